@@ -1,0 +1,5 @@
+"""Rules for torch's ATen operations, one family per file."""
+
+from paramgraph.compiler.aten import attention, convolution, elementwise, indexing, layout, linear, normalization, recurrent, reduction
+
+__all__ = ["attention", "convolution", "elementwise", "indexing", "layout", "linear", "normalization", "recurrent", "reduction"]

@@ -1,0 +1,94 @@
+"""Convolutions, pooling, padding, resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.rules import rule
+
+
+def _all(value: Any, number: int) -> bool:
+    return all(v == number for v in (value if isinstance(value, Sequence) else [value]))
+
+
+def _convolve(b: Builder, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, groups: int, transposed: bool) -> Value:
+    rank = weight.ndim - 2
+    batched = x.ndim == rank + 2
+    if not batched:
+        x = b.reshape(x, [1, *x.shape])
+    shape = list(b.shapes[0]) if batched else [1, *b.shapes[0]]
+    taps = weight.shape[2:]
+    pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0))
+    out = b.convolve(x, weight, shape, groups, transposed, pointwise, name=f"conv{rank}d" if not transposed else f"conv_transpose{rank}d")
+    if bias is not None:
+        out = b.elementwise("add", out, b.reshape(bias, [*bias.shape, *[1] * rank]), role="bias")
+    return out if batched else b.reshape(out, shape[1:])
+
+
+@rule("aten.conv1d", "aten.conv2d", "aten.conv3d")
+def conv(b: Builder, x: Value, weight: Value, bias: Value | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+         groups: int = 1) -> Value:
+    return _convolve(b, x, weight, bias, stride, padding, groups, False)
+
+
+@rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
+def conv_transpose(b: Builder, x: Value, weight: Value, bias: Value | None = None, stride: Any = 1, padding: Any = 0,
+                   output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Value:
+    return _convolve(b, x, weight, bias, stride, padding, groups, True)
+
+
+@rule("aten.convolution")
+def convolution(b: Builder, x: Value, weight: Value, bias: Value | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
+                output_padding: Any, groups: int) -> Value:
+    return _convolve(b, x, weight, bias, stride, padding, groups, transposed)
+
+
+def _pool(b: Builder, x: Value, rank: int, name: str) -> Value:
+    shape = b.shapes[0]
+    dims = [d - rank + x.ndim for d in range(rank)]
+    if all(shape[d] == 1 for d in dims) and name.endswith("avg_pool"):
+        return b.reduce(x, dims, keepdim=True, name="mean")
+    return b.resample(x, dims, shape, name)
+
+
+def _pool_rule(name: str, rank: int) -> None:
+    @rule(f"aten.{name}{rank}d", f"aten._{name}{rank}d")
+    def pool(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+        return _pool(b, x, rank, name)
+
+
+for _name in ("max_pool", "avg_pool", "adaptive_avg_pool"):
+    for _rank in (1, 2, 3):
+        _pool_rule(_name, _rank)
+
+
+@rule("aten.adaptive_max_pool1d", "aten.adaptive_max_pool2d", "aten.adaptive_max_pool3d",
+      "aten.max_pool1d_with_indices", "aten.max_pool2d_with_indices", "aten.max_pool3d_with_indices")
+def max_pool_with_indices(b: Builder, x: Value, size: Sequence[int], *args: Any, **kwargs: Any) -> tuple[Value, Value]:
+    rank = len(size)
+    return _pool(b, x, rank, "max_pool"), _pool(b, x, rank, "max_pool_indices")
+
+
+@rule("aten.pad", "aten.constant_pad_nd")
+def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", value: float | None = None) -> Value:
+    """Constant padding lays constants beside the tensor; other modes repeat positions."""
+    for place in range(len(padding) // 2):
+        dim, before, after = x.ndim - 1 - place, padding[2 * place], padding[2 * place + 1]
+        if isinstance(mode, str) and mode != "constant" and (before or after):
+            shape = [n + (before + after if d == dim else 0) for d, n in enumerate(x.shape)]
+            x = b.resample(x, [dim], shape, f"{mode} padding")
+            continue
+        if before < 0 or after < 0:
+            x = b.take(x, dim, range(max(-before, 0), x.shape[dim] - max(-after, 0)))
+        sides = [[b.fill([max(n, 0) if d == dim else have for d, have in enumerate(x.shape)])] if n > 0 else [] for n in (before, after)]
+        x = b.concat([*sides[0], x, *sides[1]], dim)
+    return x
+
+
+@rule("aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d", "aten.upsample_bilinear2d",
+      "aten.upsample_bicubic2d", "aten.upsample_linear1d", "aten.upsample_trilinear3d", "aten._upsample_bilinear2d_aa",
+      "aten._upsample_bicubic2d_aa")
+def upsample(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+    return b.resample(x, range(2, x.ndim), b.shapes[0], "upsample")

@@ -1,0 +1,86 @@
+"""Elementwise functions, by table, and operations that copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.rules import rule
+
+UNARY = """abs acos acosh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu
+hardshrink hardsigmoid hardswish hardtanh i0 isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish
+nan_to_num neg positive rad2deg reciprocal relu relu6 round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
+softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not clamp clamp_min clamp_max clip rrelu real imag angle conj""".split()
+
+BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
+logaddexp2 xlogy eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
+prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__""".split()
+
+COPIES = """clone alias detach contiguous lift_fresh lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout to _to_copy
+type_as view_as_real_copy requires_grad_ lift _assert_tensor_metadata detach_copy alias_copy""".split()
+
+
+def _elementwise(name: str) -> None:
+    @rule(f"aten.{name}")
+    def function(b: Builder, *args: Any, **kwargs: Any) -> Value:
+        values = [a for a in args if isinstance(a, Value)] + [a for a in kwargs.values() if isinstance(a, Value)]
+        others = tuple(a for a in args if not isinstance(a, Value)) + tuple(kwargs.items())
+        # Where the plain number stands matters: 1 - x is not x - 1.
+        form = tuple("x" if isinstance(a, Value) else a for a in args)
+        return b.elementwise(name.strip("_"), *values, args=others, form=form)
+
+
+for _name in (*UNARY, *BINARY):
+    _elementwise(_name)
+
+
+def _copy(name: str) -> None:
+    @rule(f"aten.{name}")
+    def copy(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value | tuple[Value, Value]:
+        if len(b.shapes) == 2:  # native_dropout returns its mask too
+            return x, b.fill(x.shape, 1.0)
+        return x
+
+
+for _name in COPIES:
+    _copy(_name)
+
+
+@rule("aten.prelu")
+def prelu(b: Builder, x: Value, slope: Value) -> Value:
+    if slope.shape != (1,) and x.ndim >= 2:
+        slope = b.reshape(slope, [*slope.shape, *[1] * (x.ndim - 2)])
+    return b.elementwise("prelu", x, slope)
+
+
+def _filled(name: str, number: float) -> None:
+    @rule(f"aten.{name}")
+    def filled(b: Builder, *args: Any, **kwargs: Any) -> Value:
+        return b.fill(b.shapes[0], number)
+
+
+for _name, _number in (("zeros_like", 0.0), ("new_zeros", 0.0), ("ones_like", 1.0), ("new_ones", 1.0), ("empty_like", 0.0),
+                       ("new_empty", 0.0), ("zeros", 0.0), ("ones", 1.0)):
+    _filled(_name, _number)
+
+
+@rule("aten.full_like", "aten.new_full")
+def full_like(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+    number = next((a for a in reversed(args) if isinstance(a, (int, float, bool))), kwargs.get("fill_value", 0.0))
+    return b.fill(b.shapes[0], float(number))
+
+
+@rule("aten.fill")
+def fill(b: Builder, x: Value, value: Any) -> Value:
+    return b.expand(value, b.shapes[0]) if isinstance(value, Value) else b.fill(b.shapes[0], float(value))
+
+
+@rule("aten.copy")
+def copy_into(b: Builder, x: Value, source: Value, *args: Any) -> Value:
+    return b.expand(source, b.shapes[0])
+
+
+@rule("aten.glu")
+def glu(b: Builder, x: Value, dim: int = -1) -> Value:
+    half = x.shape[dim] // 2
+    return b.elementwise("mul", b.take(x, dim, range(half)), b.elementwise("sigmoid", b.take(x, dim, range(half, 2 * half))))

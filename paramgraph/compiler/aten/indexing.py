@@ -1,0 +1,47 @@
+"""Indexing by values: embeddings, gather, advanced indexing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.rules import rule
+
+
+@rule("aten.embedding")
+def embedding(b: Builder, weight: Value, index: Value, *args: Any) -> Value:
+    return index_select(b, weight, 0, index)
+
+
+@rule("aten.index_select")
+def index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
+    """Distinct constant indices cut the axis; others, and values, go through gather."""
+    dim %= x.ndim
+    if index.read is not None:
+        where = np.asarray(index.read()).astype(np.int64)
+        flat = where.reshape(-1) % x.shape[dim]
+        if len(np.unique(flat)) == len(flat):
+            part = b.take(x, dim, flat)
+            return b.reshape(part, [*x.shape[:dim], *where.shape, *x.shape[dim + 1 :]])
+    return b.gather(x, dim, index)
+
+
+@rule("aten.index")
+def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
+    """Advanced indexing with one index tensor; several index tensors pin what they index."""
+    places = [(d, value) for d, value in enumerate(indices) if value is not None]
+    if len(places) == 1 and places[0][1].shape != x.shape and b.shapes[0] == _indexed(x, *places[0]):
+        return index_select(b, x, places[0][0], places[0][1])
+    return b.opaque("index", [x, *(value for _, value in places)], b.shapes[0], "indexed by several tensors or a mask")
+
+
+def _indexed(x: Value, dim: int, value: Value) -> tuple[int, ...]:
+    return (*x.shape[:dim], *value.shape, *x.shape[dim + 1 :])
+
+
+@rule("aten.one_hot")
+def one_hot(b: Builder, x: Value, classes: int = -1) -> Value:
+    return b.one_hot(x, b.shapes[0][-1])

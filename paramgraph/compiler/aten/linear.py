@@ -1,0 +1,77 @@
+"""Linear maps and products: linear, matmul, einsum, bilinear, weight norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paramgraph.compiler.program import Builder, Value, parse_einsum
+from paramgraph.compiler.rules import rule
+
+
+@rule("aten.linear")
+def linear(b: Builder, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    return b.linear(x, weight, bias)
+
+
+@rule("aten.addmm")
+def addmm(b: Builder, bias: Value, x: Value, weight: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    return b.elementwise("add", b.contract("bi,io->bo", x, weight, name="linear"), bias, role="bias", scale=(alpha, beta))
+
+
+@rule("aten.baddbmm")
+def baddbmm(b: Builder, bias: Value, x: Value, y: Value, *, beta: float = 1, alpha: float = 1) -> Value:
+    return b.elementwise("add", b.contract("bij,bjk->bik", x, y, name="matmul"), bias, scale=(alpha, beta))
+
+
+@rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+def matmul(b: Builder, x: Value, y: Value) -> Value:
+    """`matmul` with its broadcasting: the last axis of `x` with the last but one of `y`."""
+    if y.ndim == 1:
+        batch = tuple(range(x.ndim - 1))
+        return b.contract(([(*batch, "k"), ("k",)], batch), x, y, name="matmul")
+    if x.ndim == 1:
+        batch = tuple(range(y.ndim - 2))
+        return b.contract(([("k",), (*batch, "k", "j")], (*batch, "j")), x, y, name="matmul")
+    rank = max(x.ndim, y.ndim) - 2
+    batch = tuple(range(rank))
+    left, right = batch[rank - (x.ndim - 2) :], batch[rank - (y.ndim - 2) :]
+    return b.contract(([(*left, "i", "k"), (*right, "k", "j")], (*batch, "i", "j")), x, y, name="matmul")
+
+
+@rule("aten.einsum")
+def einsum(b: Builder, equation: str, operands: Sequence[Value], **_: Any) -> Value:
+    if "." in equation:
+        equation = _expand_ellipsis(equation, [value.ndim for value in operands])
+    labels, out = parse_einsum(equation)
+    if any(len(set(term)) != len(term) for term in labels):
+        return b.opaque("einsum", operands, b.shapes[0], f"einsum {equation!r} takes a diagonal")
+    return b.contract((labels, out), *operands, name="einsum")
+
+
+def _expand_ellipsis(equation: str, ranks: Sequence[int]) -> str:
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    spare = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation]
+    widths = [rank - (len(term) - 3) for term, rank in zip(terms, ranks, strict=True) if "..." in term]
+    batch = "".join(spare[: max(widths)])
+    new = []
+    for term, rank in zip(terms, ranks, strict=True):
+        width = rank - (len(term) - 3)
+        new.append(term.replace("...", batch[len(batch) - width :]) if "..." in term else term)
+    return ",".join(new) + (f"->{right.replace('...', batch)}" if arrow else "")
+
+
+@rule("aten.bilinear")
+def bilinear(b: Builder, x: Value, y: Value, weight: Value, bias: Value | None = None) -> Value:
+    batch = tuple(range(x.ndim - 1))
+    out = b.contract(([(*batch, "i"), (*batch, "j"), ("o", "i", "j")], (*batch, "o")), x, y, weight, name="bilinear")
+    return out if bias is None else b.elementwise("add", out, bias, role="bias")
+
+
+@rule("aten._weight_norm", "aten._weight_norm_interface")
+def weight_norm(b: Builder, v: Value, g: Value, dim: int = 0) -> Value | tuple[Value, Value]:
+    """g · v / ‖v‖, the norm over all axes but `dim` (Salimans & Kingma 2016, section 2)."""
+    norm = b.reduce(v, [d for d in range(v.ndim) if d != dim % v.ndim], keepdim=True, name="norm")
+    weight = b.elementwise("mul", b.elementwise("div", v, norm), g)
+    return weight if len(b.shapes) == 1 else (weight, norm)

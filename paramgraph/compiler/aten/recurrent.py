@@ -1,0 +1,110 @@
+"""Recurrent layers: one step, with the state fed back. The gates share the hidden units' space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.rules import rule
+
+
+def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int) -> tuple[list[Value], list[Value]]:
+    """Input and recurrent parts of each gate, from packed weights of `gates · n` rows."""
+    out = []
+    for value, weight, bias in ((x, params[0], params[2] if len(params) >= 4 else None),
+                                (h, params[1], params[3] if len(params) >= 4 else None)):
+        n = weight.shape[0] // gates
+        split = b.reshape(weight, [gates, n, weight.shape[1]])
+        biases = None if bias is None else b.reshape(bias, [gates, n])
+        parts = []
+        for gate in range(gates):
+            part = b.linear(value, b.select(split, 0, gate), None if biases is None else b.select(biases, 0, gate), name="recurrent")
+            parts.append(part)
+        out.append(parts)
+    return out[0], out[1]
+
+
+def _lstm_step(b: Builder, x: Value, h: Value, c: Value, params: Sequence[Value]) -> tuple[Value, Value]:
+    from_x, from_h = _gates(b, x, h, params, 4)
+    i, f, g, o = (b.elementwise("add", a, r) for a, r in zip(from_x, from_h, strict=True))
+    kept = b.elementwise("mul", b.elementwise("sigmoid", f), c)
+    new_c = b.elementwise("add", kept, b.elementwise("mul", b.elementwise("sigmoid", i), b.elementwise("tanh", g)))
+    out = b.elementwise("mul", b.elementwise("sigmoid", o), b.elementwise("tanh", new_c))
+    if len(params) in (3, 5):  # a projection of the state
+        out = b.linear(out, params[-1], name="recurrent projection")
+    return out, new_c
+
+
+def _gru_step(b: Builder, x: Value, h: Value, params: Sequence[Value]) -> Value:
+    (rx, zx, nx), (rh, zh, nh) = _gates(b, x, h, params, 3)
+    r = b.elementwise("sigmoid", b.elementwise("add", rx, rh))
+    z = b.elementwise("sigmoid", b.elementwise("add", zx, zh))
+    n = b.elementwise("tanh", b.elementwise("add", nx, b.elementwise("mul", r, nh)))
+    return b.elementwise("lerp", n, h, z)
+
+
+def _rnn_step(b: Builder, x: Value, h: Value, params: Sequence[Value], function: str) -> Value:
+    (from_x,), (from_h,) = _gates(b, x, h, params, 1)
+    return b.elementwise(function, b.elementwise("add", from_x, from_h))
+
+
+def _recurrent(b: Builder, kind: str, x: Value, initial: Sequence[Value], params: Sequence[Value], biases: bool, layers: int,
+               bidirectional: bool, batch_first: bool) -> tuple[Value, ...]:
+    """All layers and directions. A step is typed once; its state is fed back and starts from the initial state."""
+    directions = 2 if bidirectional else 1
+    per = len(params) // (layers * directions)
+    last: list[list[Value]] = [[] for _ in initial]
+    for layer in range(layers):
+        outs = []
+        for direction in range(directions):
+            place = layer * directions + direction
+            own = params[place * per : (place + 1) * per]
+            starts = [b.select(value, 0, place) for value in initial]  # each (batch, n)
+            states = [b.state(start.shape, f"{kind} state") for start in starts]
+            for state, start in zip(states, starts, strict=True):
+                b.feedback(state, start)
+            time = 1 if batch_first else 0
+            lifted = [b.reshape(s, [s.shape[0], 1, s.shape[1]] if batch_first else [1, *s.shape]) for s in states]
+            # Steps are in order: their axis is pinned, and the state is the same space at every step.
+            steps = b.mix(f"{kind} steps", x, [time], ordered=True)
+            if kind == "lstm":
+                out, cell = _lstm_step(b, steps, lifted[0], lifted[1], own)
+                results = [out, cell]
+            elif kind == "gru":
+                out = _gru_step(b, steps, lifted[0], own)
+                results = [out]
+            else:
+                out = _rnn_step(b, steps, lifted[0], own, kind.removeprefix("rnn_"))
+                results = [out]
+            for number, (state, result) in enumerate(zip(states, results, strict=True)):
+                final = b.select(result, time, result.shape[time] - 1)
+                b.feedback(state, final)
+                last[number].append(final)
+            outs.append(out)
+        x = b.concat(outs, -1)
+    finals = [b.concat([b.reshape(value, [1, *value.shape]) for value in values], 0) for values in last]
+    return (x, *finals)
+
+
+@rule("aten.lstm.input")
+def lstm(b: Builder, x: Value, initial: Sequence[Value], params: Sequence[Value], biases: bool, layers: int, dropout: float,
+         train: bool, bidirectional: bool, batch_first: bool) -> tuple[Value, ...]:
+    return _recurrent(b, "lstm", x, initial, params, biases, layers, bidirectional, batch_first)
+
+
+@rule("aten.gru.input")
+def gru(b: Builder, x: Value, initial: Value, params: Sequence[Value], biases: bool, layers: int, dropout: float, train: bool,
+        bidirectional: bool, batch_first: bool) -> tuple[Value, ...]:
+    return _recurrent(b, "gru", x, [initial], params, biases, layers, bidirectional, batch_first)
+
+
+@rule("aten.rnn_tanh.input")
+def rnn_tanh(b: Builder, x: Value, initial: Value, params: Sequence[Value], biases: bool, layers: int, dropout: float, train: bool,
+             bidirectional: bool, batch_first: bool) -> tuple[Value, ...]:
+    return _recurrent(b, "rnn_tanh", x, [initial], params, biases, layers, bidirectional, batch_first)
+
+
+@rule("aten.rnn_relu.input")
+def rnn_relu(b: Builder, x: Value, initial: Value, params: Sequence[Value], biases: bool, layers: int, dropout: float, train: bool,
+             bidirectional: bool, batch_first: bool) -> tuple[Value, ...]:
+    return _recurrent(b, "rnn_relu", x, [initial], params, biases, layers, bidirectional, batch_first)

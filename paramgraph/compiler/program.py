@@ -1,0 +1,323 @@
+"""Program: a network as a list of a few tensor operations in static single assignment, and the builder that makes it.
+
+Front ends and users' rules lower a network onto these operations; everything behind them (typing, emission of the graph) knows only
+these. An operation names its axes by labels: axes with the same label are aligned, as in an einsum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from paramgraph.symmetries.spaces import Axis
+
+Labels = tuple[Any, ...]
+
+
+class Value:
+    """One tensor of a program.
+
+    Attributes:
+        shape: its shape.
+        kind: `"input"`, `"parameter"`, `"buffer"`, `"constant"`, `"state"` (fed back by a recurrence) or `"op"`.
+        name: its name in the network, for people; state-dict name for parameters and buffers.
+        read: for constants, a function that returns the value as a numpy array.
+        parametric: computed from parameters, buffers and constants only.
+        integer: its elements are integers or booleans.
+        axes: its typed axes; set by typing.
+        indexes: for index values, the axis whose elements it names; set by typing.
+    """
+
+    __slots__ = ("axes", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape")
+
+    def __init__(self, shape: Sequence[int], kind: str = "op", name: str = "", read: Callable[[], np.ndarray] | None = None) -> None:
+        self.shape = tuple(int(n) for n in shape)
+        self.kind = kind
+        self.name = name
+        self.read = read
+        self.op: Op | None = None
+        self.parametric = kind in ("parameter", "buffer", "constant")
+        self.integer = False
+        self.axes: tuple[Axis, ...] = ()
+        self.indexes: Axis | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"%{self.name or self.kind}{list(self.shape)}"
+
+
+class Op:
+    """One operation: its kind, operands with labelled axes, result, and attributes."""
+
+    __slots__ = ("attrs", "inputs", "kind", "labels", "name", "out_labels", "output", "where")
+
+    def __init__(
+        self,
+        kind: str,
+        inputs: Sequence[Value],
+        output: Value,
+        labels: Sequence[Labels] = (),
+        out_labels: Labels = (),
+        name: str = "",
+        where: Any = None,
+        attrs: dict[str, Any] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.inputs = tuple(inputs)
+        self.output = output
+        self.labels = tuple(labels)
+        self.out_labels = tuple(out_labels)
+        self.name = name
+        self.where = where
+        self.attrs = attrs or {}
+        output.op = self
+        output.parametric = all(value.parametric for value in self.inputs) and bool(self.inputs)
+
+    def __repr__(self) -> str:
+        operands = ", ".join(map(repr, self.inputs))
+        return f"{self.output!r} = {self.kind}.{self.name}({operands})"
+
+
+class Program:
+    """Operations in order, with inputs, parameters, buffers and outputs.
+
+    Attributes:
+        name: the network's name.
+        ops: operations in execution order.
+        inputs: input values.
+        tensors: parameters and persistent buffers by state-dict name, each storage once.
+        outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
+        unknown: `(operation, place)` of operations without a rule.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ops: list[Op] = []
+        self.inputs: list[Value] = []
+        self.tensors: dict[str, Value] = {}
+        self.outputs: list[tuple[Value, Value | None]] = []
+        self.unknown: list[tuple[str, Any]] = []
+
+    def __str__(self) -> str:
+        return "\n".join(map(repr, self.ops))
+
+
+class Builder:
+    """Makes a program, one operation at a time. This is what rules write in."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.where: Any = None
+        # Shapes of the results of the operation that is being lowered.
+        self.shapes: list[tuple[int, ...]] = []
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Drop the operations that the body added if it raises."""
+        mark = len(self.program.ops)
+        try:
+            yield
+        except BaseException:
+            del self.program.ops[mark:]
+            raise
+
+    def _op(self, kind: str, inputs: Sequence[Value], shape: Sequence[int], *args: Any, **attrs: Any) -> Value:
+        labels, out_labels, name = args if args else ((), (), "")
+        output = Value(shape)
+        self.program.ops.append(Op(kind, inputs, output, labels, out_labels, name, self.where, attrs))
+        return output
+
+    # -- leaves --------------------------------------------------------------------------------------------------------
+
+    def constant(self, shape: Sequence[int], read: Callable[[], np.ndarray], name: str = "constant", integer: bool = False) -> Value:
+        """A constant; its value is read only where it could matter."""
+        value = Value(shape, "constant", name, read)
+        value.integer = integer
+        return value
+
+    def fill(self, shape: Sequence[int], number: float = 0.0) -> Value:
+        """A constant with one value everywhere: it pins nothing."""
+        return self.constant(shape, lambda: np.broadcast_to(np.float64(number), tuple(shape)), "fill")
+
+    def state(self, shape: Sequence[int], name: str = "state") -> Value:
+        """A value that a recurrence feeds back; give its next value to `feedback`."""
+        return Value(shape, "state", name)
+
+    # -- aligned operations --------------------------------------------------------------------------------------------
+
+    def contract(self, spec: str | tuple[Sequence[Labels], Labels], *operands: Value, name: str = "contract") -> Value:
+        """Products of operands, summed over the labels that the result lacks.
+
+        Args:
+            spec: an einsum equation such as `"bti,oi->bto"`, or `(labels per operand, labels of the result)`.
+            operands: the operands. Sizes must agree wherever labels do.
+            name: what the operation is to the reader of the graph, e.g. `"linear"`.
+        """
+        labels, out = parse_einsum(spec) if isinstance(spec, str) else spec
+        sizes = _sizes(labels, operands)
+        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name)
+
+    def elementwise(self, name: str, *operands: Value, **attrs: Any) -> Value:
+        """A function applied element by element, with broadcasting; `name` is the function's (`"relu"`, `"add"`, …)."""
+        shape = np.broadcast_shapes(*(value.shape for value in operands)) if operands else ()
+        rank = len(shape)
+        out = tuple(range(rank))
+        labels = [out[rank - value.ndim :] for value in operands]
+        return self._op("elementwise", operands, shape, labels, out, name, **attrs)
+
+    def reduce(self, x: Value, dims: Iterable[int], keepdim: bool = False, name: str = "sum") -> Value:
+        """A symmetric reduction (sum, mean, max, norm, …) over dimensions."""
+        axes = tuple(range(x.ndim))
+        gone = {d % x.ndim for d in dims} if x.ndim else set()
+        kept = tuple(d for d in axes if d not in gone)
+        out = self._op("reduce", [x], [x.shape[d] for d in kept], [axes], kept, name)
+        return self.reshape(out, [1 if d in gone else x.shape[d] for d in axes]) if keepdim else out
+
+    def mix(self, name: str, x: Value, dims: Iterable[int], ordered: bool = False) -> Value:
+        """An operation that mixes elements along dimensions and returns the same axes: softmax, cumulative sums, sorting.
+
+        Args:
+            ordered: the result depends on the order of the elements along `dims`; they are pinned.
+        """
+        axes = tuple(range(x.ndim))
+        mixed = tuple(d % x.ndim for d in dims)
+        return self._op("mix", [x], x.shape, [axes], axes, name, mixed=mixed, ordered=ordered)
+
+    def normalize(self, name: str, x: Value, over: Iterable[int], operands: dict[str, tuple[Value, Sequence[int]]]) -> Value:
+        """A normalisation of `x` over dimensions, with parameters aligned to some of its dimensions.
+
+        Args:
+            name: `"batch_norm"`, `"layer_norm"`, `"group_norm"`, `"rms_norm"`, …
+            x: what is normalised.
+            over: dimensions over which statistics are taken (none for batch norm in inference).
+            operands: role → `(value, dimensions of x that its axes are aligned to)`; roles are `"gain"`, `"offset"`,
+                `"running_mean"`, `"running_var"`.
+        """
+        axes = tuple(range(x.ndim))
+        labels = [axes, *(tuple(dims) for _, dims in operands.values())]
+        values = [x, *(value for value, _ in operands.values())]
+        return self._op("normalize", values, x.shape, labels, axes, name, mixed=tuple(over), ordered=False, roles=tuple(operands))
+
+    # -- layout --------------------------------------------------------------------------------------------------------
+
+    def reshape(self, x: Value, shape: Sequence[int]) -> Value:
+        if tuple(shape) == x.shape:
+            return x
+        if -1 in shape:
+            known = math.prod(n for n in shape if n != -1)
+            shape = [x_n if x_n != -1 else math.prod(x.shape) // max(known, 1) for x_n in shape]
+        return self._op("reshape", [x], shape)
+
+    def permute(self, x: Value, order: Sequence[int]) -> Value:
+        order = [d % x.ndim for d in order]
+        if order == list(range(x.ndim)):
+            return x
+        return self._op("permute", [x], [x.shape[d] for d in order], order=tuple(order))
+
+    def transpose(self, x: Value, a: int, b: int) -> Value:
+        order = list(range(x.ndim))
+        order[a], order[b] = order[b], order[a]
+        return self.permute(x, order)
+
+    def take(self, x: Value, dim: int, index: Sequence[int] | range | np.ndarray) -> Value:
+        """`x.index_select(dim, index)` for constant, distinct indices: slices, flips, rolls, constant permutations."""
+        dim %= x.ndim
+        if isinstance(index, range) and index == range(x.shape[dim]):
+            return x
+        shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]
+        return self._op("take", [x], shape, dim=dim, index=index)
+
+    def select(self, x: Value, dim: int, index: int) -> Value:
+        """`x.select(dim, index)`."""
+        dim %= x.ndim
+        index %= x.shape[dim]
+        part = self.take(x, dim, range(index, index + 1))
+        return self.reshape(part, [n for d, n in enumerate(x.shape) if d != dim])
+
+    def concat(self, values: Sequence[Value], dim: int) -> Value:
+        values = [value for value in values if value.shape != (0,)]
+        if len(values) == 1:
+            return values[0]
+        dim %= values[0].ndim
+        size = sum(value.shape[dim] for value in values)
+        return self._op("concat", values, [size if d == dim else n for d, n in enumerate(values[0].shape)], dim=dim)
+
+    def expand(self, x: Value, shape: Sequence[int]) -> Value:
+        """Broadcast to `shape`: new axes are free spaces of their own."""
+        padded = self.reshape(x, [1] * (len(shape) - x.ndim) + list(x.shape))
+        target = [have if want == -1 else want for have, want in zip(padded.shape, shape, strict=True)]
+        return padded if tuple(target) == padded.shape else self._op("expand", [padded], target)
+
+    # -- operations with positions -------------------------------------------------------------------------------------
+
+    def convolve(self, x: Value, weight: Value, shape: Sequence[int], groups: int = 1, transposed: bool = False, pointwise: bool = False,
+                 name: str = "conv") -> Value:
+        """A convolution of `x` (batch, channels, *positions) with `weight` (out, in/groups, *taps), or (in, out/groups, *taps) transposed.
+
+        Args:
+            shape: shape of the result.
+            pointwise: one tap, stride 1, no padding: positions pass through untouched.
+        """
+        return self._op("convolve", [x, weight], shape, (), (), name, groups=groups, transposed=transposed, pointwise=pointwise)
+
+    def resample(self, x: Value, dims: Sequence[int], shape: Sequence[int], name: str = "pool") -> Value:
+        """An operation along ordered positions that gives new ones: pooling, padding, interpolation. The dimensions are pinned."""
+        return self._op("resample", [x], shape, (), (), name, dims=tuple(d % x.ndim for d in dims))
+
+    def gather(self, x: Value, dim: int, index: Value, name: str = "gather") -> Value:
+        """`x.index_select` by values: the axis `dim` is replaced by the axes of `index`, whose elements name elements of `dim`."""
+        dim %= x.ndim
+        return self._op("gather", [x, index], [*x.shape[:dim], *index.shape, *x.shape[dim + 1 :]], (), (), name, dim=dim)
+
+    def topk(self, x: Value, dim: int, k: int, indices: bool, name: str = "topk") -> Value:
+        """The `k` largest elements along `dim`, in order, or (`indices`) which elements they are."""
+        dim %= x.ndim
+        out = self._op("topk", [x], [k if d == dim else n for d, n in enumerate(x.shape)], (), (), name, dim=dim, indices=indices)
+        out.integer = indices
+        return out
+
+    def one_hot(self, index: Value, classes: int) -> Value:
+        """Index values as indicator vectors over the axis that they name."""
+        return self._op("one_hot", [index], [*index.shape, classes])
+
+    def feedback(self, state: Value, value: Value) -> None:
+        """Say that `value` is the next value of `state`."""
+        self._op("feedback", [state, value], value.shape)
+
+    def opaque(self, name: str, operands: Sequence[Value], shape: Sequence[int], cause: str) -> Value:
+        """An unknown operation: everything that it touches is pinned, for the cause given."""
+        return self._op("opaque", operands, shape, (), (), name, cause=cause)
+
+    def linear(self, x: Value, weight: Value, bias: Value | None = None, name: str = "linear") -> Value:
+        """`x @ weight.T + bias`."""
+        batch = tuple(range(x.ndim - 1))
+        out = self.contract(([(*batch, "i"), ("o", "i")], (*batch, "o")), x, weight, name=name)
+        return out if bias is None else self.elementwise("add", out, bias, role="bias")
+
+
+def parse_einsum(equation: str) -> tuple[list[Labels], Labels]:
+    """Labels of an einsum equation; an implicit result holds the labels that occur once, sorted, as in torch."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    labels = [tuple(term) for term in left.split(",")]
+    if not arrow:
+        letters = [letter for term in labels for letter in term]
+        right = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+    return labels, tuple(right)
+
+
+def _sizes(labels: Sequence[Labels], operands: Sequence[Value]) -> dict[Any, int]:
+    sizes: dict[Any, int] = {}
+    for term, value in zip(labels, operands, strict=True):
+        for label, n in zip(term, value.shape, strict=True):
+            if sizes.setdefault(label, n) != n:
+                if 1 not in (sizes[label], n):
+                    raise ValueError(f"label {label!r} has sizes {sizes[label]} and {n}")
+                sizes[label] = max(sizes[label], n)
+    return sizes

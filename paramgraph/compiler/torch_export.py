@@ -1,0 +1,290 @@
+"""The torch front end: `torch.export` graphs, functional and undecomposed, lowered onto a Program by rules."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils._pytree import tree_map
+
+from paramgraph.compiler.program import Builder, Program, Value
+from paramgraph.compiler.rules import operation_rule
+from paramgraph.graph import Alias
+
+# Placements that constants are read with; dtypes and values stay the operation's own.
+_PLACEMENT = ("device", "pin_memory", "layout")
+
+
+class Storages:
+    """Which tensors of a state dict share storage: base tensors, and aliases as views of them."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+        self.aliases: dict[str, Alias] = {}
+        groups: dict[int, list[str]] = {}
+        for name, tensor in tensors.items():
+            groups.setdefault(tensor.untyped_storage()._cdata, []).append(name)
+        self.base_of: dict[str, str] = {}
+        for names in groups.values():
+            base = max(names, key=lambda name: (tensors[name].numel(), -names.index(name)))
+            for name in names:
+                self._place(name, base, tensors)
+        self.values = {name: self.values[name] for name in tensors if name in self.values}
+
+    def _place(self, name: str, base: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        tensor, root = tensors[name], tensors[base]
+        offset = tensor.storage_offset() - root.storage_offset()
+        last = offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+        if name != base and root.is_contiguous() and 0 <= offset and last < root.numel() and tensor.numel() and tensor.dtype == root.dtype:
+            self.aliases[name] = Alias(base, tuple(tensor.shape), tuple(tensor.stride()), offset)
+            self.base_of[name] = base
+        else:
+            self.values[name] = tensor
+            self.base_of[name] = name
+
+
+class Lowering:
+    """Lowers one exported program."""
+
+    def __init__(self, exported: Any, name: str, state: Mapping[str, torch.Tensor]) -> None:
+        self.exported = exported
+        self.program = Program(name)
+        self.builder = Builder(self.program)
+        self.storages = Storages(state)
+        self.values: dict[torch.fx.Node, Any] = {}
+
+    def run(self) -> Program:
+        signature = self.exported.graph_signature
+        specs = {spec.arg.name: spec for spec in signature.input_specs if hasattr(spec.arg, "name")}
+        for name, tensor in self.storages.values.items():
+            self.program.tensors[name] = Value(tensor.shape, "parameter" if tensor.is_floating_point() else "buffer", name)
+        for node in self.exported.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = self._placeholder(node, specs.get(node.name))
+            elif node.op == "call_function":
+                self.builder.where = node
+                self.values[node] = self._call(node)
+            elif node.op == "get_attr":
+                self.values[node] = self._constant(getattr_nested(self.exported.graph_module, node.target), str(node.target))
+            elif node.op == "output":
+                self._outputs(node, signature)
+        return self.program
+
+    # -- leaves --------------------------------------------------------------------------------------------------------
+
+    def _placeholder(self, node: torch.fx.Node, spec: Any) -> Any:
+        meta = node.meta.get("val")
+        kind = spec.kind if spec is not None else InputKind.USER_INPUT
+        if kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            target = spec.target
+            if target in self.storages.base_of:
+                return self._parameter(target)
+            tensor = self.exported.constants.get(target)
+            return self._constant(tensor, target)
+        if kind == InputKind.CONSTANT_TENSOR:
+            return self._constant(self.exported.constants[spec.target], spec.target)
+        if not isinstance(meta, torch.Tensor):
+            return meta
+        value = Value(meta.shape, "input", node.name)
+        value.integer = not meta.is_floating_point()
+        self.program.inputs.append(value)
+        return value
+
+    def _parameter(self, name: str) -> Value:
+        base = self.storages.base_of[name]
+        value = self.program.tensors[base]
+        if not self._moves(base):
+            return self._constant(self.storages.values[base], base)
+        return value if base == name else self._alias(value, self.storages.aliases[name])
+
+    def _moves(self, base: str) -> bool:
+        """Floating-point tensors are parameters; integer and boolean buffers are constants whose values are read."""
+        tensor = self.storages.values[base]
+        return tensor.is_floating_point() or tensor.is_complex()
+
+    def _alias(self, base: Value, alias: Alias) -> Value:
+        """A strided view of a base tensor as program operations; strides that are no permutation of a slice are opaque."""
+        b = self.builder
+        order = sorted(range(len(alias.size)), key=lambda d: -alias.stride[d])
+        sorted_size = [alias.size[d] for d in order]
+        dense, step = True, 1
+        for d in reversed(order):
+            dense = dense and (alias.size[d] == 1 or alias.stride[d] == step)
+            step *= alias.size[d]
+        if not dense:
+            return b.opaque("alias", [base], alias.size, "shares storage with another parameter under strides that are no slice of it")
+        flat = b.take(b.reshape(base, [-1]), 0, range(alias.offset, alias.offset + step)) if step != int(np.prod(base.shape)) else base
+        return b.permute(b.reshape(flat, sorted_size), np.argsort(order).tolist())
+
+    def _constant(self, tensor: Any, name: str) -> Any:
+        if not isinstance(tensor, torch.Tensor):
+            return tensor
+        return self.builder.constant(tensor.shape, lambda: to_numpy(tensor), name, integer=not tensor.is_floating_point())
+
+    # -- operations ----------------------------------------------------------------------------------------------------
+
+    def _call(self, node: torch.fx.Node) -> Any:
+        if node.target is operator.getitem:
+            source, place = node.args
+            return self.values[source][place] if source in self.values else None  # type: ignore[index]
+        args = torch.fx.node.map_arg(node.args, self.values.__getitem__)
+        kwargs = torch.fx.node.map_arg(node.kwargs, self.values.__getitem__)
+        return self.lower(node.target, args, kwargs, node.meta.get("val"))
+
+    def lower(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], meta: Any) -> Any:
+        """Lower one call: constants fold, then the rule, then a decomposition of this operation alone, then opaque."""
+        results = [meta] if not isinstance(meta, (tuple, list)) else list(meta)
+        name = target_name(target)
+        operands = list(tensors_in(args)) + list(tensors_in(kwargs))
+        if all(value.kind == "constant" for value in operands) and all(isinstance(r, torch.Tensor) for r in results) and name != "aten.rand":
+            return self._fold(target, args, kwargs, meta)
+        self.builder.shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
+        found = operation_rule(name)
+        if found is not None:
+            with self.builder.transaction():
+                out = found(self.builder, *args, **kwargs)
+            self._check(name, out, results)
+            return out
+        decomposed = self._decompose(target, args, kwargs)
+        if decomposed is not None:
+            return decomposed
+        self.program.unknown.append((name, self.builder.where))
+        cause = f"{name} has no rule"
+        if not isinstance(meta, (tuple, list)):
+            return self.builder.opaque(name, operands, results[0].shape, cause) if isinstance(meta, torch.Tensor) else meta
+        return tuple(self.builder.opaque(name, operands, r.shape, cause) if isinstance(r, torch.Tensor) else r for r in results)
+
+    def _check(self, name: str, out: Any, results: Sequence[Any]) -> None:
+        """A rule whose result has the wrong shape is a defect of the rule: say so rather than type nonsense."""
+        outs = list(out) if isinstance(out, (tuple, list)) else [out]
+        for value, result in zip(outs, results, strict=False):
+            if isinstance(value, Value) and isinstance(result, torch.Tensor) and value.shape != tuple(result.shape):
+                from paramgraph.errors import RuleError
+
+                raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {tuple(result.shape)}.")
+            if isinstance(value, Value) and isinstance(result, torch.Tensor):
+                value.integer = not result.is_floating_point()
+
+    def _fold(self, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
+        """A result that depends on constants only, computed when it is read."""
+        cache: list[Any] = []
+        kwargs = {k: v for k, v in kwargs.items() if k not in _PLACEMENT}
+
+        def compute() -> Any:
+            if not cache:
+                plain = tree_map(lambda v: torch.from_numpy(np.array(v.read())) if isinstance(v, Value) else v, (list(args), kwargs))
+                with torch.no_grad():
+                    cache.append(target(*plain[0], **plain[1]))
+            return cache[0]
+
+        def read(place: int | None) -> Callable[[], np.ndarray]:
+            return lambda: to_numpy(compute() if place is None else compute()[place])
+
+        label = target_name(target)
+        if isinstance(meta, torch.Tensor):
+            return self.builder.constant(meta.shape, read(None), label, not meta.is_floating_point())
+        return tuple(self.builder.constant(r.shape, read(i), label, not r.is_floating_point()) for i, r in enumerate(meta))
+
+    def _decompose(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Trace the operation's own decomposition and lower that; None if it has none or does not come down to known ones."""
+        from torch._decomp import decomposition_table
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        table = decomposition_table.get(target)
+        composite = isinstance(target, torch._ops.OpOverload) and target._can_decompose()
+        if table is None and not composite:
+            return None
+        function = table if table is not None else target.decompose
+        operands = list(tensors_in(args)) + list(tensors_in(kwargs))
+        try:
+            with FakeTensorMode() as mode:
+                fakes = [torch.empty(v.shape, dtype=torch.int64 if v.integer else torch.float32) for v in operands]
+
+                def call(*tensors: torch.Tensor) -> Any:
+                    it = iter(tensors)
+                    a, k = tree_map(lambda v: next(it) if isinstance(v, Value) else v, (list(args), dict(kwargs)))
+                    return function(*a, **k)
+
+                graph = make_fx(call, tracing_mode="real", pre_dispatch=False)(*fakes)
+            del mode
+            with self.builder.transaction():
+                return self._inline(graph, operands)
+        except Exception:  # a decomposition may fail in any way; the operation is then opaque, and is reported
+            return None
+
+    def _inline(self, graph: torch.fx.GraphModule, operands: Sequence[Value]) -> Any:
+        env: dict[torch.fx.Node, Any] = {}
+        it = iter(operands)
+        for node in graph.graph.nodes:
+            if node.op == "placeholder":
+                env[node] = next(it)
+            elif node.op == "get_attr":
+                env[node] = self._constant(getattr_nested(graph, node.target), str(node.target))
+            elif node.op == "output":
+                return torch.fx.node.map_arg(node.args[0], env.__getitem__)
+            elif node.target is operator.getitem:
+                env[node] = env[node.args[0]][node.args[1]]
+            else:
+                if operation_rule(target_name(node.target)) is None:
+                    raise LookupError(target_name(node.target))
+                a = torch.fx.node.map_arg(node.args, env.__getitem__)
+                k = torch.fx.node.map_arg(node.kwargs, env.__getitem__)
+                env[node] = self.lower(node.target, a, k, node.meta.get("val", node.meta.get("tensor_meta")))
+        return None
+
+    # -- outputs -------------------------------------------------------------------------------------------------------
+
+    def _outputs(self, node: torch.fx.Node, signature: Any) -> None:
+        for argument, spec in zip(node.args[0], signature.output_specs, strict=True):  # type: ignore[arg-type]
+            value = self.values.get(argument) if isinstance(argument, torch.fx.Node) else None
+            if not isinstance(value, Value):
+                continue
+            if spec.kind == OutputKind.BUFFER_MUTATION:
+                base = self.storages.base_of.get(spec.target)
+                buffer = self.program.tensors.get(base) if base else None
+                if buffer is not None and self._moves(base or ""):
+                    self.program.outputs.append((value, buffer))
+            else:
+                self.program.outputs.append((value, None))
+
+
+def tensors_in(tree: Any) -> Iterable[Value]:
+    """The program values in nested arguments, in order."""
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for item in tree.values():
+            yield from tensors_in(item)
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from tensors_in(item)
+
+
+def target_name(target: Any) -> str:
+    """`namespace.name.overload` of an operation."""
+    return str(target) if isinstance(target, torch._ops.OpOverload) else f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.device.type == "meta":
+        from paramgraph.errors import TraceError
+
+        raise TraceError(
+            "a constant of the network is on the meta device, but its values matter to the group. "
+            "Build the network with real constants (for instance on the CPU), or register the buffer as persistent."
+        )
+    tensor = tensor.detach().cpu()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return tensor.resolve_conj().resolve_neg().numpy()
+
+
+def getattr_nested(module: Any, target: str) -> Any:
+    for name in target.split("."):
+        module = getattr(module, name)
+    return module

@@ -1,0 +1,146 @@
+"""Permutation typing of a program: run every operation's typing rule, then read constants, then solve the dependencies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from paramgraph.compiler.operations.base import operation
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.symmetries.dependencies import Dependencies
+from paramgraph.symmetries.spaces import Misaligned, Space, SpaceSystem
+
+
+@dataclass
+class Typing:
+    """A typed program.
+
+    Attributes:
+        system: the spaces.
+        dependencies: the solved dependencies.
+        pins: `(operation, cause)` of operations whose operands were pinned because their rule failed.
+        used: names of the parameters and buffers that some operation reads.
+    """
+
+    system: SpaceSystem
+    dependencies: Dependencies
+    pins: list[tuple[Op, str]] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+
+def type_program(program: Program) -> Typing:
+    """Type every value of `program`; sets `Value.axes`."""
+    system = SpaceSystem()
+    pins: list[tuple[Op, str]] = []
+    for value in program.inputs:
+        value.axes = tuple(system.axis(n, value.name, f"input {value.name!r} of the network") for n in value.shape)
+        system.record(value.axes)
+    for name, value in program.tensors.items():
+        value.axes = tuple(system.axis(n, f"{name}[{d}]") for d, n in enumerate(value.shape))
+    constants: dict[int, Value] = {}
+    used: set[str] = set()
+    for op in program.ops:
+        for value in op.inputs:
+            if value.kind == "constant" and id(value) not in constants:
+                constants[id(value)] = value
+                value.axes = tuple(system.axis(n, value.name) for n in value.shape)
+                system.record(value.axes)
+            elif value.kind == "state" and not value.axes:
+                value.axes = tuple(system.axis(n, value.name) for n in value.shape)
+            elif value.kind in ("parameter", "buffer") and value.name not in used:
+                used.add(value.name)
+                system.record(value.axes)
+        cause = _type_op(system, op)
+        if cause:
+            pins.append((op, cause))
+        system.record(op.output.axes)
+    for value, buffer in program.outputs:
+        if buffer is None:
+            for axis in (*value.axes, *((value.indexes,) if value.indexes else ())):
+                system.pin(axis, "output of the network")
+        else:
+            for axis, other in zip(value.axes, buffer.axes, strict=True):
+                system.unify(axis, other)
+    for value in constants.values():
+        read_constant(system, value)
+    for name, value in program.tensors.items():
+        if name not in used:
+            for axis in value.axes:
+                system.pin(axis, "no operation reads it")
+    return Typing(system, Dependencies(system), pins, used)
+
+
+def _type_op(system: SpaceSystem, op: Op) -> str | None:
+    """Type one operation; if its rule fails, undo it and pin what it touches. Returns the cause of a failure."""
+    rule = operation(op.kind)
+    if not rule.keeps_indices:
+        for value in op.inputs:
+            if value.indexes is not None:
+                system.pin(value.indexes, f"its indices go through {op.name or op.kind}")
+    try:
+        with system.transaction():
+            rule.type(system, op)
+        return None
+    except Misaligned as error:
+        cause = f"{op.name or op.kind}: {error}"
+    for value in op.inputs:
+        for axis in value.axes:
+            system.pin(axis, cause)
+        if value.indexes is not None:
+            system.pin(value.indexes, cause)
+    op.output.axes = tuple(system.axis(n, op.name, cause) for n in op.output.shape)
+    return cause
+
+
+def read_constant(system: SpaceSystem, value: Value) -> None:
+    """Let a constant cut or pin the free spaces of its axes: elements with different slices are told apart.
+
+    Two axes on which the constant is a multiple of the identity plus a multiple of ones are unified instead.
+    """
+    axes = [system.units(axis) for axis in value.axes]
+    free = [unit for axis in axes for unit in axis if not unit.pinned]
+    if not free or value.read is None:
+        return
+    data = np.asarray(value.read())
+    if data.size == 0 or (data == data.reshape(-1)[0]).all():
+        return
+    units = [unit for axis in axes for unit in axis]
+    data = data.reshape([unit.size for unit in units])
+    label = f"constant {value.name!r} varies along it"
+    open_places = [i for i, unit in enumerate(units) if not unit.pinned]
+    varying = []
+    for i in open_places:
+        rows = np.moveaxis(data, i, 0).reshape(units[i].size, -1)
+        _, classes = np.unique(rows, axis=0, return_inverse=True)
+        classes = classes.reshape(-1)
+        if classes.max() > 0:
+            varying.append((i, classes))
+    done: set[int] = set()
+    for place, (i, _) in enumerate(varying):
+        for j, _ in varying[place + 1 :]:
+            if units[i].size == units[j].size and not {i, j} & done and _is_diagonal(data, i, j):
+                system.unify((units[i],), (units[j],))
+                done |= {i, j}
+    for i, classes in varying:
+        if i not in done:
+            cut_classes(system, units[i], classes, label)
+
+
+def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:
+    """Whether the data is invariant when one permutation acts on both axes: equal on the diagonal, and equal off it."""
+    square = np.moveaxis(data, (i, j), (0, 1))
+    n = square.shape[0]
+    flat = square.reshape(n * n, -1)
+    on = np.arange(n) * (n + 1)
+    off = np.setdiff1d(np.arange(n * n), on)
+    return bool((flat[on] == flat[on[:1]]).all() and (flat[off] == flat[off[:1]]).all())
+
+
+def cut_classes(system: SpaceSystem, unit: Space, classes: np.ndarray, cause: str) -> None:
+    """Keep the elements of each class together; classes of one element are fixed."""
+    for number in range(int(classes.max()) + 1):
+        where = np.flatnonzero(classes == number)
+        for _, axis, _ in system.pieces((unit,), where):
+            if len(where) == 1:
+                system.pin(axis, cause)

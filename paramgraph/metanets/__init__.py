@@ -1,0 +1,32 @@
+"""Metanets: models that read, score or edit other networks, written once over the backends' primitives.
+
+Importing this package does not import torch; names are resolved on first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paramgraph.metanets.edit import edited_state_dict
+    from paramgraph.metanets.gmn import GMN
+    from paramgraph.metanets.vocabulary import Vocabulary
+
+_CONTENTS = {
+    "GMN": "paramgraph.metanets.gmn",
+    "Vocabulary": "paramgraph.metanets.vocabulary",
+    "edited_state_dict": "paramgraph.metanets.edit",
+}
+
+__all__ = ["GMN", "Vocabulary", "edited_state_dict"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _CONTENTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_CONTENTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

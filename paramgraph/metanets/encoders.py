@@ -1,0 +1,82 @@
+"""Encoders of node and edge features: Lim et al. 2023 (arXiv:2312.04501), section 3 and appendix on input encodings.
+
+Numbers become `sin(Linear(number))`, types become learned vectors, and all of a node's or an edge's vectors are added.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from paramgraph.metanets.embeddings import TypeEmbeddings
+from paramgraph.metanets.structure import EdgeTable, NodeTable
+
+ORDER_FREQUENCIES = 16
+LONGEST_WAVE = 1e6
+
+
+def fourier(order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Sine and cosine of whole numbers at geometric frequencies: `(n,)` to `(n, 2·ORDER_FREQUENCIES)`.
+
+    Waves run from 2π to 2π·10⁶, so that distinct orders have codes that are distinct by far more than float32 resolves. Angles are
+    computed in float64: the angle of order 30,000 in float32 would be off by 1e-3.
+    """
+    exponents = torch.arange(ORDER_FREQUENCIES, dtype=torch.float64, device=order.device) / (ORDER_FREQUENCIES - 1)
+    angles = order.to(torch.float64)[:, None] * LONGEST_WAVE**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)
+
+
+class NodeEncoder(nn.Module):
+    """Type, activation, depth and order of nodes to initial states.
+
+    Args:
+        width: length of the states.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depth = nn.Linear(1, width)
+        self.order = nn.Linear(2 * ORDER_FREQUENCIES, width)
+        self.no_order = nn.Parameter(torch.empty(width).normal_(std=0.5))
+
+    def forward(self, embeddings: TypeEmbeddings, table: NodeTable) -> torch.Tensor:
+        """States of all nodes of a batch, `(rows, width)`. Type, activation and depth are encoded once per node set."""
+        depth = table.depth.to(self.no_order.dtype)[:, None]
+        per_set = embeddings.node_type[table.type] + embeddings.activation[table.activation] + torch.sin(self.depth(depth))
+        order = self.order(fourier(table.order, self.no_order.dtype))
+        codes = torch.cat([self.no_order[None], order])
+        return per_set.repeat_interleave(table.sizes, dim=0) + codes[table.order_row]
+
+
+class EdgeEncoder(nn.Module):
+    """Value, type, depth and position of edges to initial states.
+
+    Args:
+        width: length of the states.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(1, width)
+        # As wide as weights are small: trained weights are of the order 0.1, and the sine should not be linear in all of them.
+        with torch.no_grad():
+            self.value.weight.normal_(std=4.0)
+        self.depth = nn.Linear(1, width)
+        self.position = nn.Linear(3, width)
+        with torch.no_grad():
+            self.position.weight.normal_(std=math.pi)
+        self.structural = nn.Parameter(torch.empty(width).normal_(std=0.5))
+
+    def codes(self, embeddings: TypeEmbeddings, table: EdgeTable) -> torch.Tensor:
+        """What all edges of one edge set and position share, `(codes, width)`."""
+        dtype = self.structural.dtype
+        code = embeddings.edge_type[table.type] + torch.sin(self.depth(table.depth.to(dtype)[:, None]))
+        code = code + torch.sin(self.position(table.position.to(dtype)))
+        return code + table.structural.to(dtype)[:, None] * self.structural
+
+    def forward(self, values: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
+        """Initial edge states: values of any shape `(…)` and a code broadcastable to `(…, width)` to `(…, width)`."""
+        weight, bias = self.value.weight[:, 0], self.value.bias
+        return torch.sin(values[..., None] * weight + bias) + code

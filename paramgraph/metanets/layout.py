@@ -1,0 +1,222 @@
+"""How a batch lies in memory: one table of node rows, and edge jobs for the backend.
+
+Graphs of one structure form a group. Each node set of a group takes one run of rows, `(graphs of the group, nodes)`, so every edge set
+of the group is one block with a leading batch axis. Small edge sets of all groups together become one packed job with explicit
+indices over the whole table: what they cost is calls, not arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from paramgraph.backends.protocol import Block
+from paramgraph.backends.tiles import Tile, split, tile_edge_set
+from paramgraph.graph import EdgeSet
+from paramgraph.metanets.structure import EdgeTable, NodeTable, Structure
+from paramgraph.metanets.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes in edges, counted over all graphs of a group.
+
+    Attributes:
+        tile: edges that are processed at once.
+        pack: edge sets up to this size are packed.
+    """
+
+    tile: int
+    pack: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One edge set of one graph within a job. `start` and `stop` count edges of the packed job; they are 0 in a block job."""
+
+    graph: int
+    edges: EdgeSet
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Edges that are processed together: an edge set of a group of graphs, or all small edge sets of the batch.
+
+    Attributes:
+        parts: the edge sets, one per graph and, in a packed job, per small edge set.
+        batch: leading axis of its tensors; 1 in a packed job.
+        source: number of the source node set's run of rows; None in a packed job: the whole table.
+        target: likewise for targets.
+        codes: row of the edge code table per position `(positions,)`; in a packed job per edge `(edges,)`.
+        tiles: what to process at once, in the order of the layout.
+        packed: whether indices are explicit over the whole table.
+    """
+
+    parts: tuple[Part, ...]
+    batch: int
+    source: int | None
+    target: int | None
+    codes: torch.Tensor
+    tiles: list[Tile]
+    packed: bool = False
+
+    def code(self, table: torch.Tensor, tile: Tile) -> torch.Tensor:
+        """Codes of a tile's edges, broadcastable to `(batch, groups, m, k, positions, width)`."""
+        if self.packed:
+            return table[self.codes[tile.slices[0]]].reshape(1, -1, 1, 1, 1, table.shape[-1])
+        return table[self.codes[tile.slices[3]]]
+
+
+class Layout:
+    """The layout of a batch, from structures alone: no value is looked at, so it can be kept for the next batch.
+
+    Args:
+        groups: structures, each with its number of graphs. Graphs are numbered in this order.
+        vocabulary: rows of the type tables.
+        limits: sizes of tiles and packed edge sets.
+        device: where index tensors go.
+
+    Attributes:
+        runs: `(batch, nodes)` of each run of rows: one per group and node set.
+        graph_of_row: `(rows,)` graph number per row.
+        in_degree: `(rows,)` edges that end at each node.
+        out_degree: `(rows,)` edges that begin at each node.
+        nodes_per_graph: `(graphs,)`.
+        edges_per_graph: `(graphs,)`.
+        nodes: node features.
+        edges: edge features.
+        jobs: the edges.
+    """
+
+    def __init__(
+        self, groups: Sequence[tuple[Structure, int]], vocabulary: Vocabulary, limits: Limits, device: torch.device
+    ) -> None:
+        self.groups = tuple(groups)
+        self.device = device
+        self.runs = [(batch, nodes.size) for structure, batch in groups for nodes in structure.nodes]
+        self.run_rows = [batch * size for batch, size in self.runs]
+        self.starts = np.concatenate([[0], np.cumsum(self.run_rows, dtype=np.int64)])
+        self.num_rows = int(self.starts[-1])
+        self.num_graphs = sum(batch for _, batch in groups)
+        self._place_graphs()
+        self.nodes = self._node_table(vocabulary)
+        self.edges = self._edge_table(vocabulary)
+        self.jobs = self._make_jobs(limits)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(array, device=self.device)
+
+    def _place_graphs(self) -> None:
+        graph_of_row, in_degree, out_degree, nodes, edges = [], [], [], [], []
+        first = 0
+        for structure, batch in self.groups:
+            for number, node_set in enumerate(structure.nodes):
+                graph_of_row.append(np.repeat(np.arange(first, first + batch), node_set.size))
+                in_degree.append(np.tile(structure.in_degrees[number], batch))
+                out_degree.append(np.tile(structure.out_degrees[number], batch))
+            nodes += [structure.num_nodes] * batch
+            edges += [structure.num_edges] * batch
+            first += batch
+        empty = [np.zeros(0, np.int64)]
+        self.graph_of_row = self._tensor(np.concatenate(graph_of_row or empty))
+        self.in_degree = self._tensor(np.concatenate(in_degree or empty))
+        self.out_degree = self._tensor(np.concatenate(out_degree or empty))
+        self.nodes_per_graph = self._tensor(np.asarray(nodes, np.int64))
+        self.edges_per_graph = self._tensor(np.asarray(edges, np.int64))
+
+    def _node_table(self, vocabulary: Vocabulary) -> NodeTable:
+        sets = [nodes for structure, _ in self.groups for nodes in structure.nodes]
+        orders = []
+        for structure, batch in self.groups:
+            cuts = np.cumsum([nodes.size for nodes in structure.nodes])[:-1]
+            orders += [np.tile(part, batch) for part in np.split(structure.orders, cuts)] if structure.nodes else []
+        order, row = np.unique(np.concatenate([[-1], *orders]), return_inverse=True)
+        return NodeTable(
+            type=self._tensor(np.asarray([vocabulary.node_type_rows[nodes.type] for nodes in sets], np.int64)),
+            activation=self._tensor(np.asarray([vocabulary.activation_rows[nodes.activation] for nodes in sets], np.int64)),
+            depth=self._tensor(np.asarray([nodes.depth for nodes in sets], np.float64)),
+            sizes=self._tensor(np.asarray(self.run_rows, np.int64)),
+            order=self._tensor(order[1:].astype(np.int64)),
+            order_row=self._tensor(row.reshape(-1)[1:].astype(np.int64)),
+        )
+
+    def _edge_table(self, vocabulary: Vocabulary) -> EdgeTable:
+        sets = [edges for structure, _ in self.groups for edges in structure.edges]
+        counts = [edges.shape[3] for edges in sets]
+        positions = [edges.position_array() for edges in sets]
+        return EdgeTable(
+            type=self._tensor(np.repeat(np.asarray([vocabulary.edge_type_rows[e.type] for e in sets], np.int64), counts)),
+            depth=self._tensor(np.repeat(np.asarray([e.depth for e in sets], np.float64), counts)),
+            position=self._tensor(np.concatenate([np.zeros((0, 3), np.float32), *positions])),
+            structural=self._tensor(np.repeat(np.asarray([e.parameter is None for e in sets], bool), counts)),
+        )
+
+    def _make_jobs(self, limits: Limits) -> list[Job]:
+        jobs, small = [], _Pack()
+        graph, run, code = 0, 0, 0
+        for structure, batch in self.groups:
+            for edges in structure.edges:
+                positions = np.arange(code, code + edges.shape[3])
+                code += edges.shape[3]
+                source, target = run + structure.number[edges.source], run + structure.number[edges.target]
+                if batch * edges.num_edges <= limits.pack:
+                    small.add(structure, edges, graph, batch, int(self.starts[source]), int(self.starts[target]), positions)
+                    continue
+                parts = tuple(Part(number, edges) for number in range(graph, graph + batch))
+                tiles = _tiles(structure, edges, max(1, limits.tile // batch), self.device)
+                jobs.append(Job(parts, batch, source, target, self._tensor(positions), tiles))
+            graph += batch
+            run += len(structure.nodes)
+        return [*jobs, self._packed_job(small, limits)] if small.parts else jobs
+
+    def _packed_job(self, small: _Pack, limits: Limits) -> Job:
+        source, target = self._tensor(np.concatenate(small.source)), self._tensor(np.concatenate(small.target))
+        tiles = []
+        rows = (0, self.num_rows)
+        for slices in split((small.count, 1, 1, 1), limits.tile):
+            run = slices[0]
+            block = Block((run.stop - run.start, 1, 1, 1), *(self.num_rows,) * 2, source[run, None], target[run, None])
+            tiles.append(Tile(block, slices, rows, rows))
+        return Job(tuple(small.parts), 1, None, None, self._tensor(np.concatenate(small.codes)), tiles, packed=True)
+
+
+class _Pack:
+    """Small edge sets gathered into one list of edges over the rows of the table."""
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.source: list[np.ndarray] = []
+        self.target: list[np.ndarray] = []
+        self.codes: list[np.ndarray] = []
+        self.count = 0
+
+    def add(
+        self, structure: Structure, edges: EdgeSet, graph: int, batch: int, source_start: int, target_start: int, codes: np.ndarray
+    ) -> None:
+        """Add one edge set of `batch` graphs from number `graph` on, whose node sets' rows begin at the given starts."""
+        key = ("edge index", edges.name)
+        if key not in structure.cache:
+            structure.cache[key] = edges.edge_index()
+        source, target = structure.cache[key]
+        sizes = [structure.nodes[structure.number[end]].size for end in (edges.source, edges.target)]
+        copies = np.arange(batch)[:, None]
+        self.source.append((source_start + copies * sizes[0] + source).reshape(-1))
+        self.target.append((target_start + copies * sizes[1] + target).reshape(-1))
+        self.codes.append(np.tile(codes, batch * edges.num_edges // max(len(codes), 1)))
+        for copy in range(batch):
+            self.parts.append(Part(graph + copy, edges, self.count, self.count + edges.num_edges))
+            self.count += edges.num_edges
+
+
+def _tiles(structure: Structure, edges: EdgeSet, limit: int, device: torch.device) -> list[Tile]:
+    key = ("tiles", edges.name, limit, str(device))
+    if key not in structure.cache:
+        sizes = [structure.nodes[structure.number[end]].size for end in (edges.source, edges.target)]
+        structure.cache[key] = tile_edge_set(edges, *sizes, limit, device)
+    tiles: list[Tile] = structure.cache[key]
+    return tiles

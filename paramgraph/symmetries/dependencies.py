@@ -1,0 +1,359 @@
+"""Which space may depend on which: the greatest fixpoint over all tensors of a program.
+
+The rule: a space may depend only on spaces that occur, exactly once, in every tensor in which it occurs. What is left when all
+unifications are done is a preorder. Spaces that depend on each other are one joint space. Families whose dependency is lost are
+merged here, which may unify more; the loop runs until nothing changes, so the result does not depend on the order of operations.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, length
+
+Assign = frozenset[tuple[int, bytes]]
+_NOTHING: set[Space] = set()
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of a tensor on which every axis is a product of atomic spaces.
+
+    Attributes:
+        index: per axis, the positions of the block's elements along that axis of the tensor.
+        axes: per axis, its atomic spaces.
+        entries: the finest parts that the block lies in, `(space id, positions)`.
+    """
+
+    index: tuple[np.ndarray, ...]
+    axes: tuple[Axis, ...]
+    entries: tuple[tuple[int, bytes], ...] = ()
+
+
+class Dependencies:
+    """Solve the dependencies of a typed system. Afterwards `on[space]` holds, for each atomic space, what it depends on."""
+
+    def __init__(self, system: SpaceSystem) -> None:
+        self.system = system
+        self.on: dict[Space, set[Space]] = {}
+        for _ in range(1000):
+            if not self._round():
+                break
+        else:  # pragma: no cover - each round merges spaces or makes members of finer parts
+            raise RuntimeError("dependencies did not settle")
+        self._close()
+        # Spaces that are families over a parted space, by its id: those whose members are not all the space itself.
+        self._varying: dict[int, set[Space]] = {}
+        for (base_id, assign), member in system.members.items():
+            base = system.spaces[base_id]
+            if system.find(member) is not system.find(base):
+                for over_id, _ in assign:
+                    self._varying.setdefault(over_id, set()).add(base)
+
+    def _round(self) -> bool:
+        system = self.system
+        changed = self._normalise()
+        self._collect()
+        for (base_id, assign), member in list(system.members.items()):
+            base = system.spaces[base_id]
+            for entry in assign:
+                over = system.spaces[entry[0]]
+                if over in self.on.get(base, ()):
+                    continue
+                target = self._member(base, assign - {entry})
+                if system.find(member) is not target or member.factors is not None:
+                    changed = self._same((member,), (target,)) or changed
+        return changed or self._implicit()
+
+    # -- families ------------------------------------------------------------------------------------------------------
+
+    def _member(self, base: Space, assign: Assign) -> Space:
+        """The member of `base` at `assign`, made if there is none."""
+        if not assign or base.pinned:
+            return base
+        system = self.system
+        found = system.members.get((base.id, assign))
+        if found is None:
+            found = system.fresh(base.size, base.label)
+            found.base, found.assign = base, assign
+            system.members[(base.id, assign)] = found
+        return system.find(found)
+
+    def _same(self, a: Axis, b: Axis) -> bool:
+        if self.system.units(a) == self.system.units(b):
+            return False
+        try:
+            self.system.unify(a, b)
+        except Misaligned as error:
+            self.system.pin((*a, *b), f"family members of different shape were identified: {error}")
+        return True
+
+    def _normalise(self) -> bool:
+        """Rewrite the registry so that bases are atomic roots and keys are finest parts of parted roots."""
+        system, changed = self.system, False
+        for key, member in list(system.members.items()):
+            if system.members.get(key) is not member:
+                continue
+            base, assign = system.spaces[key[0]], key[1]
+            root = system.find(base)
+            new_assign = self._normal_assign(assign)
+            if root.pinned and not all(unit.pinned for unit in system.units((member,))):
+                system.pin((member,), root.cause or "its family is fixed")
+                changed = True
+            if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
+                del system.members[key]
+                changed = self._same((member,), (base,)) or changed
+                continue
+            if root.base is not None and root is not base:
+                new_assign |= root.assign
+                root = system.find(root.base)
+            if root.factors is not None:
+                del system.members[key]
+                target = tuple(self._member(unit, new_assign) for unit in system.units((root,)))
+                self._same((member,), target)
+                changed = True
+            elif root.parts is not None:
+                del system.members[key]
+                parts = [tuple(self._member(unit, new_assign) for unit in system.units(part)) for part in root.parts]
+                self._same((member,), (system.union(parts, root.positions, root.label),))
+                changed = True
+            elif root is not base or new_assign != assign:
+                del system.members[key]
+                kept = system.members.setdefault((root.id, new_assign), member) if new_assign and not root.pinned else root
+                changed = self._same((member,), (kept,)) or changed
+            else:
+                changed = self._refine(root, assign, member) or changed
+        return changed
+
+    def _normal_assign(self, assign: Assign) -> Assign | None:
+        out: dict[int, np.ndarray] = {}
+        for id, data in assign:
+            where = np.frombuffer(data, dtype=np.int64)
+            units = self.system.units((self.system.spaces[id],))
+            sizes = [unit.size for unit in units]
+            coordinates = np.unravel_index(where, sizes) if len(units) > 1 else (where,)
+            sets = [np.unique(c) for c in coordinates]
+            if int(np.prod([len(s) for s in sets])) != len(np.unique(where)):
+                return None
+            for unit, elements in zip(units, sets, strict=True):
+                if len(elements) == unit.size or unit.parts is None:
+                    if len(elements) != unit.size:
+                        return None
+                    continue
+                elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
+                out[unit.id] = elements
+        return frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
+
+    def _refine(self, base: Space, assign: Assign, member: Space) -> bool:
+        """Link a member over a part that was cut further with the members over its finest parts."""
+        system, changed = self.system, False
+        for entry in assign:
+            over = system.spaces[entry[0]]
+            where = set(np.frombuffer(entry[1], dtype=np.int64).tolist())
+            inside = [positions for _, positions in system.leaves(over) if where.issuperset(positions.tolist())]
+            if len(inside) <= 1:
+                continue
+            part = self._part_at(over, where)
+            for positions in inside:
+                key = assign - {entry} | {(over.id, np.sort(positions).tobytes())}
+                finest = self._member(base, key)
+                if part is None:
+                    changed = self._same((member,), (finest,)) or changed
+                    continue
+                unit, local = part
+                local_positions = np.sort(np.asarray([local[p] for p in positions.tolist()], dtype=np.int64))
+                root = system.find(member)
+                if root.factors is not None or root.parts is not None:
+                    continue  # settled by the next normalisation
+                deeper = self._member(root, frozenset({(unit.id, local_positions.tobytes())}))
+                changed = self._same((finest,), (deeper,)) or changed
+        return changed
+
+    def _part_at(self, over: Space, where: set[int]) -> tuple[Space, dict[int, int]] | None:
+        """The parted unit whose elements are `where` within `over`, with the map to its own positions."""
+        stack = [(over, np.arange(over.size))]
+        while stack:
+            space, absolute = stack.pop()
+            for part, positions in zip(space.parts or (), space.positions or (), strict=True):
+                units, here = self.system.units(part), absolute[np.asarray(positions)]
+                if len(units) == 1 and units[0].parts is not None:
+                    if set(here.tolist()) == where:
+                        return units[0], {p: i for i, p in enumerate(here.tolist())}
+                    stack.append((units[0], here))
+        return None
+
+    def _implicit(self) -> bool:
+        """Make the members of every free space that depends on a parted one: none is left to depend on a union as a whole."""
+        made = False
+        for space, on in list(self.on.items()):
+            if space.pinned or space.parts is not None:
+                continue
+            for over in on:
+                if over.parts is None:
+                    continue
+                for _, positions in self.system.leaves(over):
+                    key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))
+                    if key not in self.system.members:
+                        self._member(*(space, key[1]))
+                        made = True
+        return made
+
+    # -- contexts ------------------------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        self.on = {}
+        self._families: dict[int, set[int]] = {}
+        for base_id, assign in self.system.members:
+            for over_id, _ in assign:
+                self._families.setdefault(over_id, set()).add(base_id)
+        self._seen: set[tuple[int, ...]] = set()
+        for axes in self.system.tensors:
+            self._visit([unit for axis in axes for unit in self.system.units(axis)])
+
+    def _visit(self, units: Sequence[Space], entries: tuple[tuple[int, bytes], ...] = ()) -> None:
+        key = (tuple(sorted(unit.id for unit in units)), entries)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
+        count = Counter(units)
+        for unit in units if parted else ():
+            if unit.parts is not None:
+                count.update(self._inside(unit))
+        once = {unit for unit in units if count[unit] == 1}
+        for unit in units:
+            self._meet(unit, once)
+        for unit in parted:
+            others = list(units)
+            others.remove(unit)
+            bases = self._families.get(unit.id, set()) & {other.id if other.base is None else other.base.id for other in others}
+            expand = bool(bases) and count[unit] == 1
+            for axis, positions in self.system.leaves(unit):
+                inner = self._restricted(axis, entries)
+                if expand:
+                    entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
+                    self._visit([*inner, *self._restricted(others, (entry,))], (*entries, entry))
+                else:
+                    self._visit_inside(inner, others, entries)
+
+    def _restricted(self, axis: Iterable[Space], entries: Iterable[tuple[int, bytes]]) -> Axis:
+        """An axis where parted spaces are restricted to the finest parts `entries`: members in place of their families."""
+        out = tuple(axis)
+        for entry in entries:
+            out = tuple(self._at(space, entry) for space in out)
+        return self.system.units(out)
+
+    def _at(self, space: Space, entry: tuple[int, bytes]) -> Space:
+        base = space if space.base is None else space.base
+        found = self.system.members.get((base.id, space.assign | {entry}))
+        return space if found is None else found
+
+    def _visit_inside(self, axis: Axis, others: Sequence[Space], entries: tuple[tuple[int, bytes], ...]) -> None:
+        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part."""
+        block = [*axis, *others]
+        count = Counter(block)
+        for other in others:
+            if other.parts is not None:
+                count.update(self._inside(other))
+        once = {unit for unit in block if count[unit] == 1}
+        for unit in axis:
+            self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
+            if unit.parts is not None:
+                rest = list(block)
+                rest.remove(unit)
+                for inner, _ in self.system.leaves(unit):
+                    self._visit_inside(self._restricted(inner, entries), rest, entries)
+
+    def _inside(self, unit: Space) -> Counter[Space]:
+        out: Counter[Space] = Counter()
+        for axis, _ in self.system.leaves(unit):
+            for inner in axis:
+                out[inner] += 1
+                if inner.parts is not None:
+                    out.update(self._inside(inner))
+        return out
+
+    def _meet(self, unit: Space, candidates: Iterable[Space]) -> None:
+        found = self.on.get(unit)
+        if found is None:
+            self.on[unit] = {other for other in candidates if other is not unit}
+        else:
+            found.intersection_update(candidates)
+
+    def _close(self) -> None:
+        """Fixed spaces depend on nothing; a dependency needs all that it depends on itself."""
+        for unit, on in self.on.items():
+            if unit.pinned:
+                on.clear()
+            else:
+                on.difference_update([other for other in on if other.parts is not None])
+        changed = True
+        while changed:
+            changed = False
+            for unit, on in self.on.items():
+                bad = [other for other in on if not (self.on.get(other, set()) - {unit}) <= on]
+                if bad:
+                    on.difference_update(bad)
+                    changed = True
+
+    # -- reading a tensor ----------------------------------------------------------------------------------------------
+
+    def blocks(self, axes: Sequence[Axis]) -> list[Block]:
+        """The tensor as blocks of atomic spaces, families resolved."""
+        start = Block(tuple(np.arange(length(axis)) for axis in axes), tuple(self.system.units(axis) for axis in axes))
+        done, todo = [], [start]
+        while todo:
+            block = todo.pop()
+            place = next(
+                ((d, i) for d, axis in enumerate(block.axes) for i, unit in enumerate(axis) if unit.parts is not None), None
+            )
+            if place is None:
+                done.append(block)
+                continue
+            todo.extend(reversed(self._expand(block, *place)))
+        return done
+
+    def _expand(self, block: Block, dim: int, at: int) -> list[Block]:
+        axis = block.axes[dim]
+        unit = axis[at]
+        before, after = length(axis[:at]), length(axis[at + 1 :])
+        grid = np.arange(length(axis)).reshape(before, unit.size, after)
+        out = []
+        for part, positions in self.system.leaves(unit):
+            entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
+            inner = self._restricted(part, block.entries)
+            axes = [self._restricted(other, (entry,)) for other in block.axes]
+            axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
+            index = list(block.index)
+            index[dim] = block.index[dim][grid[:, positions].reshape(-1)]
+            out.append(Block(tuple(index), tuple(axes), (*block.entries, entry)))
+        return out
+
+    def coupled(self, axes: Sequence[Axis]) -> list[list[int]]:
+        """Dimensions that must be permuted together: a space of one depends on a space of another."""
+        deep = [self._deep(axis) for axis in axes]
+        parent = list(range(len(axes)))
+        for a in range(len(axes)):
+            for b in range(len(axes)):
+                if a != b and parent[a] != parent[b] and self._depends(deep[a], deep[b]):
+                    old, new = parent[a], parent[b]
+                    parent = [new if p == old else p for p in parent]
+        return [[d for d in range(len(axes)) if parent[d] == root] for root in dict.fromkeys(parent)]
+
+    def _deep(self, axis: Axis) -> set[Space]:
+        out: set[Space] = set()
+        for unit in self.system.units(axis):
+            out.add(unit)
+            if unit.parts is not None:
+                out |= set(self._inside(unit))
+        return out
+
+    def _depends(self, a: set[Space], b: set[Space]) -> bool:
+        for unit in a:
+            if not self.on.get(unit, _NOTHING).isdisjoint(b):
+                return True
+        return any(not self._varying.get(unit.id, _NOTHING).isdisjoint(a) for unit in b if unit.parts is not None)
