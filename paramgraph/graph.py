@@ -54,7 +54,8 @@ class NodeSet:
         name: unique within the graph.
         type: the node type. Metanets share weights by it, and automorphisms preserve it.
         size: number of nodes.
-        units: ids of the group's index units whose row-major product indexes the nodes (empty for single nodes).
+        blocks: how the group moves the nodes: pairs `(node numbers, index spaces)`. Each block is the row-major product of the
+            numbered spaces of the group; node numbers are None where a single block holds all nodes in order.
         depth: longest path from an input, in operations.
         activation: name of the function applied to the nodes' values, or None.
         order: per-node order where (part of) the index is pinned: nodes with different order are distinct. None where no
@@ -64,7 +65,7 @@ class NodeSet:
     name: str
     type: str
     size: int
-    units: tuple[int, ...] = ()
+    blocks: tuple[tuple[Array | None, tuple[int, ...]], ...] = ()
     depth: int = 0
     activation: str | None = None
     order: Array | range | None = None

@@ -60,6 +60,7 @@ class DGLBackend:
         target: torch.Tensor | None = None,
         edge: torch.Tensor | None = None,
         op: Op = "add",
+        overwrite: bool = False,
     ) -> torch.Tensor:
         """See `Backend.combine`."""
         given = next(term for term in (source, target, edge) if term is not None)

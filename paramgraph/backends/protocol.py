@@ -74,6 +74,7 @@ class Backend(Protocol):
         target: torch.Tensor | None = None,
         edge: torch.Tensor | None = None,
         op: Op = "add",
+        overwrite: bool = False,
     ) -> torch.Tensor:
         """Sum (or product) of a source term, a target term and an edge term at every edge; at least one is given.
 
@@ -81,8 +82,10 @@ class Backend(Protocol):
             block: the edges.
             source: `(batch, num_sources, width)`.
             target: `(batch, num_targets, width)`.
-            edge: `(batch, groups, m, k, positions, width)`, or broadcastable to it. Never written to.
+            edge: `(batch, groups, m, k, positions, width)`, or broadcastable to it.
             op: `"add"` or `"mul"`.
+            overwrite: the caller gives `edge` away: the result may take its memory. It must be of full shape, and no derivative may
+                need it. Large blocks are bound by memory traffic, so this counts.
 
         Returns:
             `(batch, groups, m, k, positions, width)`. The caller may write to it where autograd allows.

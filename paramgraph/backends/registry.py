@@ -61,9 +61,7 @@ def get_backend(backend: str | Backend) -> Backend:
     """
     if not isinstance(backend, str):
         if not isinstance(backend, Backend):
-            raise UnknownNameError(
-                f"expected a backend's name or an instance with {', '.join(_methods())}; got {type(backend).__name__}."
-            )
+            raise UnknownNameError(f"expected a backend's name or an instance with {', '.join(_methods())}; got {type(backend).__name__}.")
         return backend
     plugins = _plugins()
     if backend in _FACTORIES:

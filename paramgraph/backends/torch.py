@@ -26,6 +26,7 @@ class TorchBackend:
         target: torch.Tensor | None = None,
         edge: torch.Tensor | None = None,
         op: Op = "add",
+        overwrite: bool = False,
     ) -> torch.Tensor:
         """See `Backend.combine`."""
         terms = []
@@ -37,12 +38,12 @@ class TorchBackend:
             terms.append(self._spread(target, block, "target"))
         full = (terms[0].shape[0], *block.shape, terms[0].shape[-1])
         result = terms[0]
-        owned = False
+        owned = overwrite and edge is not None and edge.shape == full
         for term in terms[1:]:
             if op == "mul":
                 result = result * term
             elif owned and result.shape == full:
-                # The sum is our own and no derivative needs it, so the second addition can save a pass over memory.
+                # The sum is our own and no derivative needs it, so the next addition can save a pass over memory.
                 result = result.add_(term)
             else:
                 result = result + term

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_unflatten
 
+from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.program import Builder, Program, Value
-from paramgraph.compiler.rules import operation_rule
+from paramgraph.compiler.rules import module_rules, operation_rule
+from paramgraph.errors import RuleError
 from paramgraph.graph import Alias
 
 # Placements that constants are read with; dtypes and values stay the operation's own.
@@ -139,6 +141,8 @@ class Lowering:
         """Lower one call: constants fold, then the rule, then a decomposition of this operation alone, then opaque."""
         results = [meta] if not isinstance(meta, (tuple, list)) else list(meta)
         name = target_name(target)
+        if name == CALL:
+            return self._call_module(args, [tuple(r.shape) for r in results])
         operands = list(tensors_in(args)) + list(tensors_in(kwargs))
         if all(value.kind == "constant" for value in operands) and all(isinstance(r, torch.Tensor) for r in results) and name != "aten.rand":
             return self._fold(target, args, kwargs, meta)
@@ -158,13 +162,25 @@ class Lowering:
             return self.builder.opaque(name, operands, results[0].shape, cause) if isinstance(meta, torch.Tensor) else meta
         return tuple(self.builder.opaque(name, operands, r.shape, cause) if isinstance(r, torch.Tensor) else r for r in results)
 
+    def _call_module(self, args: Any, shapes: list[tuple[int, ...]]) -> Any:
+        """A module kept whole: its own rule says how its function uses its tensors."""
+        tensors, parameters, key, form = args
+        call = find_call(key)
+        found = module_rules()[type(call.module)]
+        self.builder.shapes = shapes
+        positional, keywords = tree_unflatten(list(tensors), call.inputs[form])
+        with self.builder.transaction():
+            out = found(self.builder, call.module, dict(zip(call.names, parameters, strict=True)), *positional, **keywords)
+        flat = [value for value in tensors_in(out)]
+        if [value.shape for value in flat] != shapes:
+            raise RuleError(f"the rule of {type(call.module).__name__} returned shapes {[v.shape for v in flat]}; its forward returns {shapes}.")
+        return flat
+
     def _check(self, name: str, out: Any, results: Sequence[Any]) -> None:
         """A rule whose result has the wrong shape is a defect of the rule: say so rather than type nonsense."""
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         for value, result in zip(outs, results, strict=False):
             if isinstance(value, Value) and isinstance(result, torch.Tensor) and value.shape != tuple(result.shape):
-                from paramgraph.errors import RuleError
-
                 raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {tuple(result.shape)}.")
             if isinstance(value, Value) and isinstance(result, torch.Tensor):
                 value.integer = not result.is_floating_point()

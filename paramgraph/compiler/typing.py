@@ -12,6 +12,10 @@ from paramgraph.symmetries.dependencies import Dependencies
 from paramgraph.symmetries.spaces import Misaligned, Space, SpaceSystem
 
 
+# Operations that move elements without computing with them.
+LAYOUT = ("reshape", "permute", "take", "concat", "expand")
+
+
 @dataclass
 class Typing:
     """A typed program.
@@ -45,17 +49,24 @@ def type_program(program: Program) -> Typing:
             if value.kind == "constant" and id(value) not in constants:
                 constants[id(value)] = value
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
-                system.record(value.axes)
+                system.record(value.axes, read=False)
             elif value.kind == "state" and not value.axes:
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
             elif value.kind in ("parameter", "buffer") and value.name not in used:
                 used.add(value.name)
-                system.record(value.axes)
+                system.record(value.axes, read=False)
+        if op.kind not in LAYOUT:
+            for value in op.inputs:
+                if value.kind != "op":
+                    system.record(value.axes)
+                elif value.op is not None and value.op.kind in LAYOUT:
+                    system.record(value.axes)
         cause = _type_op(system, op)
         if cause:
             pins.append((op, cause))
-        system.record(op.output.axes)
+        system.record(op.output.axes, read=op.kind not in LAYOUT)
     for value, buffer in program.outputs:
+        system.record(value.axes)
         if buffer is None:
             for axis in (*value.axes, *((value.indexes,) if value.indexes else ())):
                 system.pin(axis, "output of the network")

@@ -35,10 +35,13 @@ class Batch:
         self._check_finite()
 
     def tile_values(self, number: int, tile: Tile) -> torch.Tensor:
-        """Values of one tile of job `number`, `(batch, groups, m, k, positions)` or broadcastable to it, in the metanet's dtype."""
+        """Values of one tile of job `number`, `(batch, groups, m, k, positions)`, in the metanet's dtype.
+
+        Structural edges all have the value 0, so these are `(batch, 1, 1, 1, positions)`.
+        """
         values, job = self.values[number], self.layout.jobs[number]
         if values is None:
-            return torch.zeros((), dtype=self.dtype, device=self.layout.device).expand(job.batch, 1, 1, 1, 1)
+            return torch.zeros((), dtype=self.dtype, device=self.layout.device).expand(job.batch, 1, 1, 1, tile.block.shape[3])
         if job.packed:
             return values[0][tile.slices[0]].reshape(1, -1, 1, 1, 1)
         if len(values) == 1:

@@ -46,9 +46,7 @@ class GMNLayer(nn.Module):
         residual: the residual variant.
     """
 
-    def __init__(
-        self, width: int, head: str | None, mean: bool, nodes_first: bool, both: bool, use_global: bool, residual: bool
-    ) -> None:
+    def __init__(self, width: int, head: str | None, mean: bool, nodes_first: bool, both: bool, use_global: bool, residual: bool) -> None:
         super().__init__()
         self.mean = mean
         self.nodes_first = nodes_first

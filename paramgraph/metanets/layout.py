@@ -93,9 +93,7 @@ class Layout:
         jobs: the edges.
     """
 
-    def __init__(
-        self, groups: Sequence[tuple[Structure, int]], vocabulary: Vocabulary, limits: Limits, device: torch.device
-    ) -> None:
+    def __init__(self, groups: Sequence[tuple[Structure, int]], vocabulary: Vocabulary, limits: Limits, device: torch.device) -> None:
         self.groups = tuple(groups)
         self.device = device
         self.runs = [(batch, nodes.size) for structure, batch in groups for nodes in structure.nodes]

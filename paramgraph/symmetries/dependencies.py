@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,8 +74,8 @@ class Dependencies:
 
     def _member(self, base: Space, assign: Assign) -> Space:
         """The member of `base` at `assign`, made if there is none."""
-        if not assign or base.pinned:
-            return base
+        if not assign or base.pinned or base.size == 1:
+            return self.system.find(base)
         system = self.system
         found = system.members.get((base.id, assign))
         if found is None:
@@ -97,6 +98,9 @@ class Dependencies:
         system, changed = self.system, False
         for key, member in list(system.members.items()):
             if system.members.get(key) is not member:
+                continue
+            if member.size == 1:  # nothing to permute
+                del system.members[key]
                 continue
             base, assign = system.spaces[key[0]], key[1]
             root = system.find(base)
@@ -190,7 +194,7 @@ class Dependencies:
         """Make the members of every free space that depends on a parted one: none is left to depend on a union as a whole."""
         made = False
         for space, on in list(self.on.items()):
-            if space.pinned or space.parts is not None:
+            if space.pinned or space.parts is not None or space.size == 1:
                 continue
             for over in on:
                 if over.parts is None:
@@ -210,12 +214,13 @@ class Dependencies:
         for base_id, assign in self.system.members:
             for over_id, _ in assign:
                 self._families.setdefault(over_id, set()).add(base_id)
-        self._seen: set[tuple[int, ...]] = set()
-        for axes in self.system.tensors:
+        self._seen: set[tuple[Any, ...]] = set()
+        self.read: set[Space] = set()
+        for axes, self._reading in self.system.tensors:
             self._visit([unit for axis in axes for unit in self.system.units(axis)])
 
     def _visit(self, units: Sequence[Space], entries: tuple[tuple[int, bytes], ...] = ()) -> None:
-        key = (tuple(sorted(unit.id for unit in units)), entries)
+        key = (self._reading, tuple(sorted(unit.id for unit in units)), entries)
         if key in self._seen:
             return
         self._seen.add(key)
@@ -278,6 +283,8 @@ class Dependencies:
         return out
 
     def _meet(self, unit: Space, candidates: Iterable[Space]) -> None:
+        if self._reading:
+            self.read.add(unit)
         found = self.on.get(unit)
         if found is None:
             self.on[unit] = {other for other in candidates if other is not unit}
@@ -285,12 +292,17 @@ class Dependencies:
             found.intersection_update(candidates)
 
     def _close(self) -> None:
-        """Fixed spaces depend on nothing; a dependency needs all that it depends on itself."""
+        """Fixed spaces depend on nothing; a dependency needs all that it depends on itself.
+
+        Spaces of elements that are moved about but never computed with belong to no group: they are fixed.
+        """
         for unit, on in self.on.items():
-            if unit.pinned:
+            if unit not in self.read and not unit.pinned and unit.parts is None:
+                unit.pinned, unit.cause = True, "no operation reads it"
+            if unit.pinned or unit.size == 1:
                 on.clear()
             else:
-                on.difference_update([other for other in on if other.parts is not None])
+                on.difference_update([other for other in on if other.parts is not None or other.size == 1])
         changed = True
         while changed:
             changed = False
@@ -312,7 +324,8 @@ class Dependencies:
                 ((d, i) for d, axis in enumerate(block.axes) for i, unit in enumerate(axis) if unit.parts is not None), None
             )
             if place is None:
-                done.append(block)
+                atomic = tuple(tuple(unit for unit in axis if unit.size > 1) for axis in block.axes)
+                done.append(Block(block.index, atomic, block.entries))
                 continue
             todo.extend(reversed(self._expand(block, *place)))
         return done

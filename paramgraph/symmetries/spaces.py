@@ -66,7 +66,7 @@ class SpaceSystem:
 
     def __init__(self) -> None:
         self.spaces: dict[int, Space] = {}
-        self.tensors: list[tuple[Axis, ...]] = []
+        self.tensors: list[tuple[tuple[Axis, ...], bool]] = []
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
         self._trail: list[tuple[Space, str, Any]] = []
 
@@ -150,10 +150,14 @@ class SpaceSystem:
             elif not unit.pinned:
                 self._set(unit, pinned=True, cause=cause)
 
-    def record(self, axes: Sequence[Axis]) -> None:
-        """Register a tensor (real or hidden): what occurs together in it bounds what may depend on what."""
+    def record(self, axes: Sequence[Axis], read: bool = True) -> None:
+        """Register a tensor (real or hidden): what occurs together in it bounds what may depend on what.
+
+        Args:
+            read: whether an operation computes with its elements; layout operations only move them.
+        """
         axes = tuple(axes)
-        self.tensors.append(axes)
+        self.tensors.append((axes, read))
         units = [unit for axis in axes for unit in self.units(axis)]
         everything: frozenset[int] = frozenset().union(*(unit.names for unit in units)) if units else frozenset()
         for unit in units:
@@ -491,6 +495,8 @@ class SpaceSystem:
 
     def take(self, axes: Sequence[Axis], dim: int, index: Index) -> list[Axis]:
         """The axes of `tensor.index_select(dim, index)` for distinct constant indices."""
+        if self._is_plain(axes, dim):
+            return [self.axis(len(index), "position", self.cause(axis)) if d == dim else axis for d, axis in enumerate(axes)]
         pieces = self.pieces(axes[dim], index)
         size = len(index)
         if len(pieces) == 1 and np.array_equal(pieces[0][0], np.arange(size)):
@@ -504,6 +510,32 @@ class SpaceSystem:
             else:
                 out.append(self.family([self.restrict(other, cuts) for _, _, cuts in pieces], joined))
         return out
+
+    def _is_plain(self, axes: Sequence[Axis], dim: int) -> bool:
+        """Whether an axis is fixed and nothing in the tensor can depend on it: then how it is cut tells nothing apart."""
+        units = self.units(axes[dim])
+        if not all(unit.pinned for unit in units):
+            return False
+        others = [unit for d, axis in enumerate(axes) if d != dim for unit in self.units(axis) if not unit.pinned]
+        return not any(self.may_depend(other, unit) for other in others for unit in units)
+
+    def cause(self, axis: Axis) -> str:
+        """Why an axis is pinned."""
+        return next((unit.cause for unit in self.units(axis) if unit.cause), "fixed")
+
+    def concat(self, tensors: Sequence[Sequence[Axis]], dim: int) -> list[Axis]:
+        """The axes of tensors laid end to end along `dim`."""
+        parts = [axes[dim] for axes in tensors]
+        alike = all(
+            self.units(axes[d]) == self.units(tensors[0][d]) for axes in tensors[1:] for d in range(len(tensors[0])) if d != dim
+        )
+        if alike and all(self._is_plain(axes, dim) for axes in tensors):
+            joined: Axis = self.axis(sum(map(length, parts)), "position", self.cause(parts[0]))
+            return [joined if d == dim else axis for d, axis in enumerate(tensors[0])]
+        union = self.union(parts)
+        return [
+            (union,) if d == dim else self.family([axes[d] for axes in tensors], union) for d in range(len(tensors[0]))
+        ]
 
     # -- reshaping -----------------------------------------------------------------------------------------------------
 

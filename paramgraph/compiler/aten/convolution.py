@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
@@ -82,8 +84,12 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
             continue
         if before < 0 or after < 0:
             x = b.take(x, dim, range(max(-before, 0), x.shape[dim] - max(-after, 0)))
-        sides = [[b.fill([max(n, 0) if d == dim else have for d, have in enumerate(x.shape)])] if n > 0 else [] for n in (before, after)]
-        x = b.concat([*sides[0], x, *sides[1]], dim)
+        before, after = max(before, 0), max(after, 0)
+        if before + after:  # one constant for both sides, so that nothing tells its elements apart
+            size = x.shape[dim]
+            joined = b.concat([x, b.fill([before + after if d == dim else n for d, n in enumerate(x.shape)])], dim)
+            order = [*range(size, size + before), *range(size), *range(size + before, size + before + after)]
+            x = b.take(joined, dim, np.asarray(order))
     return x
 
 

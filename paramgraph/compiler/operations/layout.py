@@ -46,12 +46,7 @@ class Concat(Operation):
     keeps_indices = True
 
     def type(self, system: SpaceSystem, op: Op) -> None:
-        dim = op.attrs["dim"]
-        joined = system.union([value.axes[dim] for value in op.inputs])
-        axes = []
-        for d in range(op.output.ndim):
-            axes.append((joined,) if d == dim else system.family([value.axes[d] for value in op.inputs], joined))
-        op.output.axes = tuple(axes)
+        op.output.axes = tuple(system.concat([value.axes for value in op.inputs], op.attrs["dim"]))
         named = [value.indexes for value in op.inputs if value.indexes is not None]
         for other in named[1:]:
             system.unify(named[0], other)

@@ -1,0 +1,49 @@
+"""What the compiler has to say of a typed program: pins with their causes, unknown operations, unused tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from paramgraph.compiler.program import Program
+from paramgraph.compiler.typing import Typing
+from paramgraph.graph import Diagnostic
+from paramgraph.symmetries.spaces import Space
+
+# Pins that say nothing about the network: its interface.
+_INTERFACE = ("input ", "output of the network")
+
+
+def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
+    """Every pin of a parameter axis that is no input or output, every unknown operation, every unused tensor."""
+    for name, where in program.unknown:
+        yield Diagnostic("unknown-operation", name, "it has no rule: every space that it touches is pinned", place(where))
+    for op, cause in typing.pins:
+        yield Diagnostic("pinned", f"operands of {op.name or op.kind}", cause, place(op.where))
+    for name, value in program.tensors.items():
+        if name not in typing.used:
+            yield Diagnostic("unused", name, "no operation reads it; it belongs to no group")
+            continue
+        for d, axis in enumerate(value.axes):
+            causes = {unit.cause for unit in _atoms(typing, axis) if unit.pinned and unit.size > 1 and unit.cause}
+            for cause in sorted(causes):
+                yield Diagnostic("pinned", f"{name}[{d}]", cause)
+
+
+def _atoms(typing: Typing, axis: tuple[Space, ...]) -> Iterator[Space]:
+    for unit in typing.system.units(axis):
+        if unit.parts is None:
+            yield unit
+        else:
+            for part, _ in typing.system.leaves(unit):
+                yield from _atoms(typing, part) if part != (unit,) else (unit,)
+
+
+def place(node: Any) -> str:
+    """Module path and source line of an fx node."""
+    meta = getattr(node, "meta", None) or {}
+    stack = list((meta.get("nn_module_stack") or {}).values())
+    path = stack[-1][0] if stack else ""
+    lines = [line.strip() for line in (meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
+    source = lines[-1].replace("File ", "").replace('"', "").rsplit("/", 1)[-1] if lines else ""
+    return ", ".join(part for part in (path, source) if part)

@@ -1,0 +1,31 @@
+"""The stages after tracing: lower, type, build the group, emit the graph."""
+
+from __future__ import annotations
+
+from paramgraph.compiler.diagnose import diagnostics
+from paramgraph.compiler.torch_export import Lowering
+from paramgraph.compiler.trace import Trace
+from paramgraph.compiler.typing import type_program
+from paramgraph.graph import ParamGraph
+from paramgraph.symmetries.solution import GroupBuilder
+
+
+def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
+    """Lower, type and emit a traced network."""
+    lowering = Lowering(trace.exported, name or trace.name, trace.state)
+    program = lowering.run()
+    typing = type_program(program)
+    builder = GroupBuilder(typing.dependencies)
+    actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    node_sets, edge_sets = {}, {}
+    storages = lowering.storages
+    return ParamGraph(
+        name=program.name,
+        node_sets=node_sets,
+        edge_sets=edge_sets,
+        symmetry=builder.group(actions, storages.aliases),
+        values=storages.values,
+        aliases=storages.aliases,
+        names=tuple(trace.state),
+        diagnostics=tuple(diagnostics(program, typing)),
+    )

@@ -1,0 +1,130 @@
+"""Tracing: a network in any of its torch forms becomes one functional, undecomposed exported program."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paramgraph.compiler.calls import calls_kept_whole
+from paramgraph.errors import TraceError
+
+Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any] | None
+
+
+@dataclass
+class Trace:
+    """A traced network.
+
+    Attributes:
+        name: the network's name.
+        exported: the functional exported program.
+        state: its state dict, sharing storage with the network.
+        arguments: example arguments, `(args, kwargs)`, on the network's device.
+    """
+
+    name: str
+    exported: torch.export.ExportedProgram
+    state: dict[str, torch.Tensor]
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def trace(model: Any, example_inputs: Inputs = None, kwargs: Mapping[str, Any] | None = None) -> Trace:
+    """Export a network, keeping operations whole and rewriting in-place ones.
+
+    Args:
+        model: an `nn.Module` (an `fx.GraphModule` is one), a `torch.export.ExportedProgram`, or a path to a `.pt2` file.
+        example_inputs: one tensor, a sequence of positional arguments, or a mapping of keyword arguments.
+        kwargs: keyword arguments beside positional ones.
+
+    Raises:
+        TraceError: the model cannot be traced, the inputs do not fit it, or the file cannot be read.
+    """
+    if isinstance(model, (str, Path)):
+        model = _load(Path(model))
+    if isinstance(model, torch.export.ExportedProgram):
+        args, kw = model.example_inputs or ((), {})
+        name = type(model.module()).__name__ if not model.graph_module else "exported"
+        return Trace(name, _functional(model), dict(model.state_dict), (tuple(args), dict(kw)))
+    if not isinstance(model, nn.Module):
+        raise TraceError(
+            f"expected an nn.Module, an ExportedProgram, an fx.GraphModule or a path to a .pt2 file, got {type(model).__name__}."
+        )
+    args, kw = _arguments(model, example_inputs, kwargs)
+    state = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items() if isinstance(tensor, torch.Tensor)}
+    return Trace(type(model).__name__, export(model, args, kw), state, (args, kw))
+
+
+def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
+    """`torch.export` of a module, made functional."""
+    try:
+        with warnings.catch_warnings(), calls_kept_whole(model):
+            warnings.simplefilter("ignore")
+            return _functional(torch.export.export(model, args, kwargs, strict=False))
+    except TraceError:
+        raise
+    except Exception as error:
+        raise TraceError(_explain(model, args, kwargs, error)) from error
+
+
+def _functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return exported.run_decompositions({})
+
+
+def _arguments(model: nn.Module, inputs: Inputs, kwargs: Mapping[str, Any] | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if inputs is None and not kwargs:
+        raise TraceError(f"{type(model).__name__} needs example inputs: pass a tensor, a tuple of arguments, or a dict of keyword arguments.")
+    extra = dict(kwargs or {})
+    if isinstance(inputs, Mapping):
+        args, extra = (), {**inputs, **extra}
+    else:
+        args = () if inputs is None else (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
+    first = next(iter([*model.parameters(), *model.buffers()]), None)
+    if first is not None:
+        move = torch.utils._pytree.tree_map(lambda a: a.to(first.device) if isinstance(a, torch.Tensor) else a, (args, extra))
+        args, extra = move
+    return tuple(args), dict(extra)
+
+
+def _load(path: Path) -> torch.export.ExportedProgram:
+    if not path.exists():
+        raise TraceError(f"no file {path}. Pass a path to a .pt2 file written by torch.export.save.")
+    if path.suffix != ".pt2":
+        raise TraceError(f"{path.name}: expected a .pt2 file written by torch.export.save, got {path.suffix or 'no suffix'!r}.")
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise TraceError(f"{path.name} is not a readable .pt2 file ({_first_line(error)}). Write it again with torch.export.save.") from error
+
+
+def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
+    """What failed, where in the network's own code, and what to do."""
+    name = type(model).__name__
+    shown = ", ".join([_show(a) for a in args] + [f"{k}={_show(v)}" for k, v in kwargs.items()])
+    place = ""
+    frames = error.__traceback__
+    while frames is not None:
+        code = frames.tb_frame.f_code
+        if code.co_name == "forward" and "site-packages/torch/" not in code.co_filename.replace("\\", "/"):
+            place = f" at {Path(code.co_filename).name}:{frames.tb_lineno}"
+        frames = frames.tb_next
+    return (
+        f"{name} could not be traced with inputs ({shown}){place}: {type(error).__name__}: {_first_line(error)}\n"
+        "Check that the example inputs run through the model. If its forward branches on data, trace the traceable part alone "
+        "(backbone and head apart), or register a rule for the module class that cannot be traced (paramgraph.rule)."
+    )
+
+
+def _show(value: Any) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

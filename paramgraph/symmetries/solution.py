@@ -1,0 +1,79 @@
+"""From solved dependencies to a group: number the atomic spaces, make the factors, and say how each tensor is permuted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from paramgraph.graph import Alias
+from paramgraph.symmetries.dependencies import Block, Dependencies
+from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
+from paramgraph.symmetries.spaces import Axis, Space
+
+
+class GroupBuilder:
+    """Numbers spaces as they are met, so that the graph and the group name them alike."""
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        self.dependencies = dependencies
+        self.spaces: list[IndexSpace] = []
+        self.factors: list[Factor] = []
+        self._numbers: dict[Space, int] = {}
+        self._names: dict[str, int] = {}
+
+    def number(self, space: Space) -> int:
+        """The number of an atomic space in the group."""
+        found = self._numbers.get(space)
+        if found is not None:
+            return found
+        on = self.dependencies.on.get(space, set())
+        if space.pinned:
+            self._numbers[space] = len(self.spaces)
+            self.spaces.append(IndexSpace(space.size, space.label, -1, space.cause or "fixed"))
+            return self._numbers[space]
+        joint = [space, *(other for other in on if space in self.dependencies.on.get(other, ()))]
+        joint.sort(key=lambda unit: unit.id)
+        over = sorted((other for other in on if other not in joint), key=lambda unit: unit.id)
+        over_numbers = tuple(self.number(other) for other in over)
+        numbers = []
+        for unit in joint:
+            numbers.append(len(self.spaces))
+            self._numbers[unit] = len(self.spaces)
+            self.spaces.append(IndexSpace(unit.size, unit.label, len(self.factors)))
+        size = math.prod(unit.size for unit in joint)
+        copies = math.prod(other.size for other in over)
+        self.factors.append(Factor(self._name(joint), tuple(numbers), over_numbers, size, copies))
+        return self._numbers[space]
+
+    def _name(self, joint: Sequence[Space]) -> str:
+        label = " × ".join(unit.label for unit in joint)
+        times = self._names.get(label, 0)
+        self._names[label] = times + 1
+        return label if not times else f"{label} ({times + 1})"
+
+    def numbers(self, axis: Axis) -> tuple[int, ...]:
+        return tuple(self.number(unit) for unit in axis)
+
+    def action(self, axes: Sequence[Axis]) -> TensorAction:
+        """How the group permutes a tensor with these axes."""
+        shape = tuple(math.prod(space.size for space in axis) for axis in axes)
+        components = []
+        for dims in self.dependencies.coupled(axes):
+            blocks = self.dependencies.blocks([axes[d] for d in dims])
+            if all(unit.pinned for block in blocks for axis in block.axes for unit in axis):
+                continue
+            components.append((tuple(dims), tuple(self.block(block) for block in blocks)))
+        return TensorAction(shape, tuple(components))
+
+    def block(self, block: Block) -> ActionBlock:
+        index = tuple(None if _is_everything(i) else i for i in block.index)
+        return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
+
+    def group(self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias]) -> SymmetryGroup:
+        return SymmetryGroup(tuple(self.spaces), tuple(self.factors), dict(actions), dict(aliases))
+
+
+def _is_everything(index: np.ndarray) -> bool:
+    return len(index) == 0 or (index[0] == 0 and index[-1] == len(index) - 1 and bool((np.diff(index) == 1).all()))
