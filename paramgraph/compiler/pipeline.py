@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paramgraph.compiler.diagnose import diagnostics
+from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import type_program
@@ -17,7 +18,7 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     typing = type_program(program)
     builder = GroupBuilder(typing.dependencies)
     actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
-    node_sets, edge_sets = {}, {}
+    node_sets, edge_sets = Emitter(program, typing, builder).run()
     storages = lowering.storages
     return ParamGraph(
         name=program.name,

@@ -33,7 +33,7 @@ class TypeEmbeddings(nn.Module):
         self.width = width
         self.vocabulary: Vocabulary | None = None
         for name in _TABLES:
-            self.register_parameter(name, UninitializedParameter())
+            setattr(self, name, UninitializedParameter())
         if vocabulary is not None:
             self.materialize(vocabulary)
 

@@ -138,7 +138,7 @@ class GMN(nn.Module):
         )
         for layer in self.layers:
             state = layer(state)
-        return self.head(state)  # type: ignore[no-any-return]
+        return self.head(state)
 
     def _batch(self, graphs: Sequence[ParamGraph]) -> tuple[Batch, bool]:
         """The checked batch, and whether its edge states are kept."""

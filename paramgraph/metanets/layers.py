@@ -33,7 +33,7 @@ class EdgeFunction(nn.Module):
 
     def at_nodes(self, nodes: torch.Tensor, globals_: torch.Tensor | None, graph_of_row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Terms of the first layer as sources and as targets, `(rows, width)` each; u and the bias are counted with the targets."""
-        target_part, source_part, _, *global_part = self.first.weight.split(self.width, dim=1)
+        target_part, source_part, _, *global_part = torch.split(self.first.weight, self.width, dim=1)
         nodes = self.node_norm(nodes)
         target = F.linear(nodes, target_part, self.first.bias)
         if globals_ is not None:
@@ -85,7 +85,8 @@ class StateUpdate(nn.Module):
     def forward(self, state: torch.Tensor, *collected: torch.Tensor) -> torch.Tensor:
         """`(n, width)` each to `(n, width)`."""
         updated = self.last(F.relu(self.first(torch.cat([self.norm(state), *collected], dim=-1))))
-        return state + updated if self.residual else updated
+        result: torch.Tensor = state + updated if self.residual else updated
+        return result
 
 
 def begin_as_identity(module: EdgeFunction | StateUpdate) -> None:

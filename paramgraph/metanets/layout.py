@@ -214,7 +214,7 @@ class _Pack:
 def _tiles(structure: Structure, edges: EdgeSet, limit: int, device: torch.device) -> list[Tile]:
     key = ("tiles", edges.name, limit, str(device))
     if key not in structure.cache:
-        sizes = [structure.nodes[structure.number[end]].size for end in (edges.source, edges.target)]
-        structure.cache[key] = tile_edge_set(edges, *sizes, limit, device)
+        num_sources, num_targets = (structure.nodes[structure.number[end]].size for end in (edges.source, edges.target))
+        structure.cache[key] = tile_edge_set(edges, num_sources, num_targets, limit, device)
     tiles: list[Tile] = structure.cache[key]
     return tiles

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -31,18 +31,19 @@ class Terms:
     layout: Layout
     source: torch.Tensor
     target: torch.Tensor
+    _sources: tuple[torch.Tensor, ...] = field(init=False, repr=False)
+    _targets: tuple[torch.Tensor, ...] = field(init=False, repr=False)
 
-    @cached_property
-    def _runs(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    def __post_init__(self) -> None:
         # One split for all edge sets: its derivative is one concatenation, where slices would each cost a table of zeros.
-        return self.source.split(self.layout.run_rows), self.target.split(self.layout.run_rows)
+        self._sources = torch.split(self.source, self.layout.run_rows)
+        self._targets = torch.split(self.target, self.layout.run_rows)
 
     def at(self, job: Job, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
         """Terms in the windows of a tile, `(batch, window, width)` each."""
         if job.source is None or job.target is None:
             return self.source[None], self.target[None]
-        sources, targets = self._runs
-        return _window(sources[job.source], job, tile.sources), _window(targets[job.target], job, tile.targets)
+        return _window(self._sources[job.source], job, tile.sources), _window(self._targets[job.target], job, tile.targets)
 
 
 @dataclass
@@ -104,11 +105,13 @@ class EdgeStates:
         layout = self.batch.layout
         at_targets, at_sources, totals = _NodeSums(layout), _NodeSums(layout), _GraphSums(layout)
         emitted: list[torch.Tensor | None] = []
+        # Backward runs tiles again, when further layers may have been added: they must see the layers of now.
+        steps = tuple(self._steps)
         for number, job in enumerate(layout.jobs):
             pieces = []
             emits = emit if job.packed or job.parts[0].edges.parameter is not None else None
             for tile in job.tiles:
-                run = partial(self._run_tile, number, job, tile, forward, backward, total, emits)
+                run = partial(self._run_tile, steps, number, job, tile, forward, backward, total, emits)
                 if torch.is_grad_enabled() and not self._keep:
                     message, reverse, summed, piece = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
                 else:
@@ -131,6 +134,7 @@ class EdgeStates:
 
     def _run_tile(
         self,
+        steps: tuple[tuple[EdgeFunction, Terms], ...],
         number: int,
         job: Job,
         tile: Tile,
@@ -139,7 +143,7 @@ class EdgeStates:
         total: bool,
         emit: Callable[[torch.Tensor], torch.Tensor] | None,
     ) -> tuple[torch.Tensor | None, ...]:
-        state = self._state(number, job, tile)
+        state = self._state(steps, number, job, tile)
         message = reverse = summed = piece = None
         if forward is not None:
             hidden = forward[0].hidden(self.backend, tile.block, *forward[1].at(job, tile), state)
@@ -155,76 +159,82 @@ class EdgeStates:
             piece = out.reshape(job.batch, tile.block.num_edges, out.shape[-1])
         return message, reverse, summed, piece
 
-    def _state(self, number: int, job: Job, tile: Tile) -> torch.Tensor:
-        """Current edge states of a tile, `(batch, groups, m, k, positions, width)`."""
+    def _state(self, steps: tuple[tuple[EdgeFunction, Terms], ...], number: int, job: Job, tile: Tile) -> torch.Tensor:
+        """Edge states of a tile after `steps`, `(batch, groups, m, k, positions, width)`."""
         level, state = self._kept.get(tile, (-1, None))
         if state is None:
             level, state = 0, self._encode(self.batch.tile_values(number, tile), job.code(self._codes, tile))
             state = state.expand(job.batch, *tile.block.shape, state.shape[-1])
-        for update, terms in self._steps[level:]:
+        for update, terms in steps[level:]:
             state = update(self.backend, tile.block, *terms.at(job, tile), state)
         if self._keep:
-            self._kept[tile] = (len(self._steps), state)
+            self._kept[tile] = (len(steps), state)
         return state
 
 
 class _NodeSums:
-    """Sums over rows, added up window by window."""
+    """Sums over rows, added up window by window.
+
+    All additions are in place: a small result kept per tile would pin the memory of the large intermediates freed around it.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._whole: dict[int, torch.Tensor] = {}
-        self._windowed: dict[int, torch.Tensor] = {}
+        self._runs: dict[int, torch.Tensor] = {}
         self._table: torch.Tensor | None = None
 
     def add(self, run: int | None, window: Window, piece: torch.Tensor) -> None:
         """Add `(batch, window, width)` to a run of rows, or `(1, rows, width)` to the whole table."""
         if run is None:
-            self._table = piece[0] if self._table is None else self._table + piece[0]
+            self._table = _added(self._table, piece[0])
             return
         batch, size = self._layout.runs[run]
         if window == (0, size):
-            self._whole[run] = self._whole[run] + piece if run in self._whole else piece
+            self._runs[run] = _added(self._runs.get(run), piece)
             return
-        if run not in self._windowed:
-            self._windowed[run] = piece.new_zeros(batch, size, piece.shape[-1])
-        self._windowed[run][:, slice(*window)] += piece
+        if run not in self._runs:
+            self._runs[run] = piece.new_zeros(batch, size, piece.shape[-1])
+        self._runs[run][:, slice(*window)] += piece
 
     def result(self, like: torch.Tensor) -> torch.Tensor:
         """The table of sums, `(rows, width)`."""
-        runs = []
-        for run, rows in enumerate(self._layout.run_rows):
-            parts = [sums[run] for sums in (self._whole, self._windowed) if run in sums]
-            runs.append(sum(parts[1:], parts[0]).reshape(rows, -1) if parts else like.new_zeros(rows, like.shape[-1]))
-        table = torch.cat(runs)
+        width = like.shape[-1]
+        runs = [
+            self._runs[run].reshape(rows, width) if run in self._runs else like.new_zeros(rows, width)
+            for run, rows in enumerate(self._layout.run_rows)
+        ]
+        table = torch.cat(runs) if runs else like.new_zeros(0, width)
         return table if self._table is None else table + self._table
 
 
 class _GraphSums:
-    """Sums over graphs."""
+    """Sums over graphs, added up job by job."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._blocks: list[torch.Tensor] = []
-        self._numbers: list[int] = []
+        self._blocks: dict[int, torch.Tensor] = {}
         self._table: torch.Tensor | None = None
 
     def add(self, job: Job, piece: torch.Tensor) -> None:
         """Add `(batch, width)` to the graphs of a block job, or sums at targets, `(1, rows, width)`, of a packed one."""
         if job.packed:
-            self._table = piece[0] if self._table is None else self._table + piece[0]
-            return
-        self._blocks.append(piece)
-        self._numbers += [part.graph for part in job.parts]
+            self._table = _added(self._table, piece[0])
+        else:
+            first = job.parts[0].graph
+            self._blocks[first] = _added(self._blocks.get(first), piece)
 
     def result(self, like: torch.Tensor) -> torch.Tensor:
         """The sums, `(graphs, width)`."""
         sums = like.new_zeros(self._layout.num_graphs, like.shape[-1])
-        if self._blocks:
-            sums = sums.index_add(0, torch.as_tensor(self._numbers, device=like.device), torch.cat(self._blocks))
+        for first, block in self._blocks.items():
+            sums[first : first + block.shape[0]] += block
         if self._table is not None:
             sums = sums.index_add(0, self._layout.graph_of_row, self._table)
         return sums
+
+
+def _added(sums: torch.Tensor | None, piece: torch.Tensor) -> torch.Tensor:
+    return piece.clone() if sums is None else sums.add_(piece)
 
 
 def _window(run: torch.Tensor, job: Job, window: Window) -> torch.Tensor:

@@ -42,7 +42,9 @@ def mlp(seed: int = 0, widths: tuple[int, ...] = (3, 5, 2), dtype: torch.dtype =
         edge_sets.append(EdgeSet(weight, "weight", before, f"layer{layer}", (1, m, k, 1), parameter=view(weight, (m, k)), depth=layer))
         zeros = np.zeros((m, 1), dtype=np.int64)
         edge_sets.append(
-            EdgeSet(bias, "bias", f"bias{layer}", f"layer{layer}", (m, 1, 1, 1), source_index=zeros, parameter=view(bias, (m,)), depth=layer)
+            EdgeSet(
+                bias, "bias", f"bias{layer}", f"layer{layer}", (m, 1, 1, 1), source_index=zeros, parameter=view(bias, (m,)), depth=layer
+            )
         )
     return make_graph(name, node_sets, edge_sets, values)
 
@@ -60,7 +62,7 @@ def everything(seed: int = 0, dtype: torch.dtype = torch.float32, name: str = "e
         "gain": random(6),
         "mask": random(7),
         "tied": random(2, 6),
-        "steps": torch.arange(6) * 3,
+        "steps": torch.arange(6),
     }
     node_sets = [
         nodes("in", "input", 3, pinned=True),
@@ -72,7 +74,9 @@ def everything(seed: int = 0, dtype: torch.dtype = torch.float32, name: str = "e
     taps = np.stack(np.meshgrid(np.linspace(-1, 1, 3), np.linspace(-1, 1, 3)), -1).reshape(9, 2)
     source, target = np.array([0, 2, 2, 5, 1, 0, 3]), np.array([1, 1, 0, 4, 4, 4, 5])
     edge_sets = [
-        EdgeSet("stem", "conv", "in", "a", (1, 6, 3, 4), parameter=view("stem", (6, 3, 4)), positions=np.linspace(-1, 1, 4)[:, None], depth=1),
+        EdgeSet(
+            "stem", "conv", "in", "a", (1, 6, 3, 4), parameter=view("stem", (6, 3, 4)), positions=np.linspace(-1, 1, 4)[:, None], depth=1
+        ),
         EdgeSet("grouped", "conv", "a", "b", (2, 3, 3, 9), parameter=view("grouped", (6, 3, 9)), positions=taps, depth=2),
         EdgeSet("gain", "gain", "norm", "b", (6, 1, 1, 1), np.zeros((6, 1), np.int64), parameter=view("gain", (6,)), depth=2),
         EdgeSet("steps", "running", "norm", "b", (6, 1, 1, 1), np.zeros((6, 1), np.int64), parameter=view("steps", (6,)), depth=2),
@@ -105,7 +109,9 @@ def relabelled(graph: ParamGraph, seed: int = 0) -> tuple[ParamGraph, dict[str, 
     edge_sets, values, sequence = [], {}, {}
     for edges in graph.edge_sets.values():
         order = sequence[edges.name] = rng.permutation(edges.num_edges)
-        source, target = (np.argsort(former[end])[index] for end, index in zip((edges.source, edges.target), edges.edge_index(), strict=True))
+        source, target = (
+            np.argsort(former[end])[index] for end, index in zip((edges.source, edges.target), edges.edge_index(), strict=True)
+        )
         # Parallel edges keep a set per position, since explicit edge sets have no position per edge.
         position = np.broadcast_to(np.arange(edges.shape[3]), edges.shape).reshape(-1)
         for p in range(edges.shape[3]):

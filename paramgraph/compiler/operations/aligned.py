@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from paramgraph.compiler.operations.base import Operation
+from paramgraph.compiler.parameters import Place
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.spaces import Axis, SpaceSystem
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.emission import Component, Emitter
+
+# Functions of several operands whose order does not matter.
+COMMUTATIVE = frozenset("add mul maximum minimum eq ne logical_and logical_or logaddexp".split())
 
 
 def align(system: SpaceSystem, op: Op) -> dict[Any, Axis]:
@@ -27,6 +35,93 @@ def align(system: SpaceSystem, op: Op) -> dict[Any, Axis]:
     return table
 
 
+def emit_product(emitter: Emitter, op: Op, labels: Sequence[Sequence[Any]], out_labels: Sequence[Any]) -> None:
+    """Nodes and edges of a sum of products.
+
+    Activations meet first, element by element, in nodes for their products where something is summed over; parameters are the edges
+    from what they contract to what they produce.
+    """
+    acts = [(slot, value) for slot, value in enumerate(op.inputs) if not value.parametric]
+    params = [(slot, value) for slot, value in enumerate(op.inputs) if value.parametric and value.kind != "constant"]
+    if not acts:
+        return
+    wanted = emitter.places(op.output, out_labels)
+    operands = [emitter.labelled(value, labels[slot]) for slot, value in acts]
+    if len(acts) == 1:
+        met = operands[0]
+    else:
+        types = [f"{op.name}.{slot}" for slot, _ in acts]
+        summed = params or any(place not in wanted for components in operands for c in components for place in c.places)
+        met = emitter.join(operands, types, f"{op.name}.product" if summed else op.name, "product" if summed else op.name)
+    if params:
+        held = {place for slot, value in params for place in emitter.places(value, labels[slot])}
+        known = {place for c in met for place in c.places}
+        made = [place for place in wanted if place in held]
+        target = emitter.new_component(made, op.name, emitter.depth(met) + 1)
+        passing = emitter.keep(met, [place for place in wanted if place in known and place not in held], f"{op.name}.factor")
+        for slot, value in params:
+            role = f"{op.name}.weight" if len(params) == 1 else f"{op.name}.weight{slot}"
+            emitter.parameter(value, labels[slot], role, [target], met)
+        out = [target, *passing] if made or not passing else passing
+    else:
+        out = _summed(emitter, op, met, wanted)
+    emitter.finish(op, out, out_labels)
+
+
+def _summed(emitter: Emitter, op: Op, met: list[Component], wanted: list[Place]) -> list[Component]:
+    """The result's nodes where products of activations are summed over places of the nodes that hold them."""
+    out = []
+    for component in met:
+        kept = [place for place in component.places if place in wanted]
+        if len(kept) == len(component.places):
+            out.append(component)
+            continue
+        made = emitter.new_component(kept, op.name, emitter.depth([component]) + 1)
+        emitter.structural("sum", component, made)
+        out.append(made)
+    return out
+
+
+def emit_function(emitter: Emitter, op: Op, roles: Sequence[str], function: str | None, normalized: str | None = None) -> None:
+    """Nodes and edges of a function of aligned elements: written on the operand's nodes where nobody else reads them."""
+    acts = [(slot, value) for slot, value in enumerate(op.inputs) if not value.parametric]
+    params = [(slot, value) for slot, value in enumerate(op.inputs) if value.parametric and value.kind != "constant"]
+    if not acts:
+        return
+    wanted = emitter.places(op.output, op.out_labels)
+    operands = [emitter.labelled(value, op.labels[slot]) for slot, value in acts]
+    if len(acts) > 1:
+        types = [op.name if op.name in COMMUTATIVE else f"{op.name}.{slot}" for slot, _ in acts]
+        out = emitter.join(operands, types, op.name, op.name)
+    else:
+        touched = {place for slot, value in params for place in emitter.places(value, op.labels[slot])}
+        out = [_applied(emitter, op, acts[0][1], c, touched, function, normalized) for c in operands[0]]
+    held = {place for c in out for place in c.places}
+    new = [place for place in wanted if place not in held and any(place in emitter.places(v, op.labels[slot]) for slot, v in params)]
+    if new:
+        out.append(emitter.new_component(new, op.name, emitter.depth(out) + 1))
+    for slot, value in params:
+        emitter.parameter(value, op.labels[slot], f"{normalized or op.name}.{roles[slot]}", out)
+    emitter.finish(op, out, op.out_labels)
+
+
+def _applied(
+    emitter: Emitter, op: Op, value: Any, component: Component, touched: set[Place], function: str | None, normalized: str | None
+) -> Component:
+    """The nodes of one component after a function or a parameter was applied: the same where they are open, else new ones."""
+    involved = bool(touched & set(component.places)) or normalized is not None or not touched
+    if not involved or (function is None and normalized is None and not touched):
+        return component
+    record = emitter.nodes[component.ref.name]
+    if emitter.is_open(value, component) and (normalized is None or record.normalized is None):
+        record.activation = function or record.activation
+        record.normalized = normalized or record.normalized
+        return component
+    made = emitter.new_component(list(component.places), normalized or function or op.name, emitter.depth([component]) + 1)
+    emitter.structural(normalized or function or op.name, component, made)
+    return made
+
+
 class Contract(Operation):
     """Products of operands summed over labels: linear, matmul, einsum, bilinear."""
 
@@ -34,6 +129,9 @@ class Contract(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        emit_product(emitter, op, op.labels, op.out_labels)
 
 
 class Elementwise(Operation):
@@ -44,6 +142,11 @@ class Elementwise(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        role = op.attrs.get("role") or ("bias" if op.name in ("add", "sub", "rsub") else "scale" if op.name in ("mul", "div") else "operand")
+        plain = op.name in ("add", "sub", "mul", "div", "rsub") and sum(not v.parametric for v in op.inputs) == 1
+        emit_function(emitter, op, [role] * len(op.inputs), None if plain else op.name)
+
 
 class Reduce(Operation):
     """A symmetric reduction over some axes."""
@@ -52,6 +155,19 @@ class Reduce(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        (x,) = op.inputs
+        if x.parametric:
+            return
+        wanted = emitter.places(op.output, op.out_labels)
+        out = []
+        for component in emitter.labelled(x, op.labels[0]):
+            kept = [place for place in component.places if place in wanted]
+            made = emitter.new_component(kept, op.name, emitter.depth([component]) + 1)
+            emitter.structural(op.name, component, made)
+            out.append(made)
+        emitter.finish(op, out, op.out_labels)
 
 
 class Mix(Operation):
@@ -68,8 +184,14 @@ class Mix(Operation):
             for label in mixed:
                 system.pin(table[label], f"{op.name} depends on the order along it")
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        emit_function(emitter, op, ["operand"], op.name)
+
 
 class Normalize(Mix):
     """A normalisation with its gain, offset and statistics."""
 
     kind = "normalize"
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        emit_function(emitter, op, ["", *op.attrs["roles"]], None, normalized=op.name)

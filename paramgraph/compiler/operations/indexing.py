@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from paramgraph.compiler.operations.base import Operation
+from paramgraph.compiler.parameters import name_places
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.spaces import SpaceSystem
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.emission import Emitter
 
 
 class Gather(Operation):
@@ -23,6 +29,23 @@ class Gather(Operation):
         op.output.axes = (*x.axes[:dim], *index.axes, *x.axes[dim + 1 :])
         op.output.indexes = x.indexes
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """A table read by values: its rows are nodes, and every entry is an edge to what the row holds."""
+        x, index = op.inputs
+        if op.output.parametric:
+            return
+        if not x.parametric:
+            emitter.reconnect(op)
+            return
+        dim = op.attrs["dim"]
+        labels = ["row" if d == dim else d if d < dim else d - 1 + index.ndim for d in range(x.ndim)]
+        rows = [p for p in name_places("row", emitter.system.units(x.axes[dim])) if emitter.is_node(p[2])]
+        wanted = [p for p in emitter.places(x, labels) if p[0] != "row"]
+        source = emitter.new_component(rows, f"{x.name or op.name}.rows", 0, "token")
+        target = emitter.new_component(wanted, op.name, 1, "embedding")
+        emitter.parameter(x, labels, "embedding.weight", [target], [source])
+        emitter.finish(op, [target], range(op.output.ndim))
+
 
 class TopK(Operation):
     """The largest elements along an axis, in order: their values, or which they are."""
@@ -36,6 +59,9 @@ class TopK(Operation):
         op.output.axes = tuple(new if d == dim else axis for d, axis in enumerate(x.axes))
         if op.attrs["indices"]:
             op.output.indexes = x.axes[dim]
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        emitter.reconnect(op)
 
 
 class OneHot(Operation):
@@ -51,3 +77,6 @@ class OneHot(Operation):
         if named is None:
             named = system.axis(size, "one_hot", "input or computed values index it")
         op.output.axes = (*index.axes, named)
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        emitter.reconnect(op)

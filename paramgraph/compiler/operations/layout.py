@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from paramgraph.compiler.operations.base import Operation
-from paramgraph.compiler.program import Op
+from paramgraph.compiler.parameters import name_places
+from paramgraph.compiler.program import Op, Value
 from paramgraph.symmetries.spaces import SpaceSystem
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.emission import Component, Emitter
 
 
 class Reshape(Operation):
@@ -16,6 +24,20 @@ class Reshape(Operation):
         op.output.axes = tuple(system.reshape(x.axes, op.output.shape))
         op.output.indexes = x.indexes
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """The same nodes: the places in row-major order are the same spaces, on other dimensions."""
+        (x,) = op.inputs
+        if x.parametric:
+            return
+        system = emitter.system
+        before = [p for d, axis in enumerate(x.axes) for p in name_places(d, system.units(axis))]
+        after = [p for d, axis in enumerate(op.output.axes) for p in name_places(d, system.units(axis))]
+        if [p[2] for p in before] != [p[2] for p in after]:
+            emitter.reconnect(op)
+            return
+        renamed = dict(zip(before, after, strict=True))
+        emitter.pass_on(op, [(tuple(renamed[p] for p in c.places), c) for c in emitter.of(x)])
+
 
 class Permute(Operation):
     kind = "permute"
@@ -25,6 +47,13 @@ class Permute(Operation):
         (x,) = op.inputs
         op.output.axes = tuple(x.axes[d] for d in op.attrs["order"])
         op.output.indexes = x.indexes
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        (x,) = op.inputs
+        if x.parametric:
+            return
+        to = {source: d for d, source in enumerate(op.attrs["order"])}
+        emitter.pass_on(op, [(tuple((to[d], i, unit) for d, i, unit in c.places), c) for c in emitter.of(x)])
 
 
 class Take(Operation):
@@ -37,6 +66,42 @@ class Take(Operation):
         (x,) = op.inputs
         op.output.axes = tuple(system.take(x.axes, op.attrs["dim"], op.attrs["index"]))
         op.output.indexes = x.indexes
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """The nodes whose index along the dimension is taken; where the cut dimension is no node index, the same nodes."""
+        (x,) = op.inputs
+        if x.parametric:
+            return
+        dim, index = op.attrs["dim"], np.asarray(op.attrs["index"])
+        units = [unit for unit in emitter.system.units(x.axes[dim]) if unit.size > 1]
+        node_like = [emitter.is_node(unit) for unit in units]
+        if any(node_like) and not all(node_like):
+            emitter.reconnect(op)
+            return
+        out = []
+        for component in emitter.of(x):
+            new = self._taken(emitter, op, component, dim, index)
+            if new is None:
+                emitter.reconnect(op)
+                return
+            out.append(new)
+        emitter.finish(op, out, range(op.output.ndim))
+
+    @staticmethod
+    def _taken(emitter: Emitter, op: Op, component: Component, dim: int, index: np.ndarray) -> Component | None:
+        """A component after the cut; None where its places are not whole dimensions."""
+        dims = list(dict.fromkeys(d for d, _, _ in component.places))
+        sizes = [int(np.prod([p[2].size for p in component.places if p[0] == d])) for d in dims]
+        if [p[0] for p in component.places] != [d for d in dims for p in component.places if p[0] == d]:
+            return None
+        new = [p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2])]
+        numbers = component.ref.index
+        if dim in dims:
+            numbers = component.ref.numbers(component.size).reshape(sizes).take(index, axis=dims.index(dim)).reshape(-1)
+        expected = component.size if numbers is None else len(numbers)
+        if int(np.prod([p[2].size for p in new])) != expected:
+            return None
+        return emitter.referring(tuple(new), component.ref.name, numbers)
 
 
 class Concat(Operation):
@@ -52,6 +117,73 @@ class Concat(Operation):
             system.unify(named[0], other)
         op.output.indexes = named[0] if named else None
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """A node set for the union along a node-like dimension; elsewhere nodes that all operands flow into."""
+        if all(value.parametric for value in op.inputs):
+            return
+        dim = op.attrs["dim"]
+        places = emitter.places(op.output)
+        if any(p[0] == dim for p in places):
+            out = self._laid_end_to_end(emitter, op, dim)
+        else:
+            acts = [value for value in op.inputs if not value.parametric]
+            out = emitter.join([self._renamed(emitter, op, value) for value in acts], ["concat"] * len(acts), "concat", "concat")
+            for value in op.inputs:
+                if value.parametric and value.kind != "constant":
+                    emitter.parameter(value, range(value.ndim), "concat.value", self._as(emitter, op, out, value))
+        emitter.finish(op, out, range(op.output.ndim))
+
+    @staticmethod
+    def _renamed(emitter: Emitter, op: Op, value: Value) -> list[Component]:
+        """An operand's components under the result's places (the same spaces, where families were not told apart)."""
+        out = []
+        for c in emitter.of(value):
+            dims = list(dict.fromkeys(d for d, _, _ in c.places))
+            new = tuple(p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2]))
+            same = len(new) == len(c.places) and all(a[0] == b[0] and a[2].size == b[2].size for a, b in zip(new, c.places, strict=True))
+            out.append(emitter.referring(new, c.ref.name, c.ref.index) if same else c)
+        return out
+
+    @staticmethod
+    def _as(emitter: Emitter, op: Op, components: list[Component], value: Value) -> list[Component]:
+        """The result's components under an operand's own places."""
+        out = []
+        for c in components:
+            dims = list(dict.fromkeys(d for d, _, _ in c.places))
+            new = tuple(p for d in dims for p in name_places(d, emitter.system.units(value.axes[d])) if emitter.is_node(p[2]))
+            out.append(emitter.referring(new, c.ref.name, c.ref.index) if len(new) == len(c.places) else c)
+        return out
+
+    @staticmethod
+    def _laid_end_to_end(emitter: Emitter, op: Op, dim: int) -> list[Component]:
+        acts = [value for value in op.inputs if not value.parametric]
+        linked = {dim} | {d for v in acts for c in emitter.of(v) if any(p[0] == dim for p in c.places) for d, _, _ in c.places}
+        dims = sorted(linked)
+        places = [p for p in emitter.places(op.output) if p[0] in linked]
+        depth = max((emitter.depth(emitter.of(v)) for v in acts), default=0) + 1
+        joined = emitter.new_component(places, "concat", depth)
+        shape = [int(np.prod([p[2].size for p in places if p[0] == d])) for d in dims]
+        numbers = np.arange(joined.size).reshape(shape)
+        scale = shape[dims.index(dim)] / op.output.shape[dim]
+        start, out = 0.0, [joined]
+        for value in op.inputs:
+            size = value.shape[dim] * scale
+            part = numbers.take(np.arange(int(start), int(start + size)), axis=dims.index(dim)).reshape(-1)
+            start += size
+            own = [p for p in emitter.places(value) if p[0] in linked]
+            if int(np.prod([p[2].size for p in own])) != len(part):
+                continue
+            target = emitter.referring(tuple(own), joined.ref.name, part)
+            if value.parametric and value.kind != "constant":
+                emitter.parameter(value, range(value.ndim), "concat.value", [target])
+            elif not value.parametric:
+                for c in emitter.of(value):
+                    if any(p in own for p in c.places):
+                        emitter.structural("concat", c, target)
+                    elif c not in out and value is acts[0]:
+                        out.append(c)
+        return out
+
 
 class Expand(Operation):
     """Broadcast axes become free spaces of their own: every element along them is the same."""
@@ -64,3 +196,9 @@ class Expand(Operation):
         pairs = zip(x.shape, op.output.shape, x.axes, strict=True)
         op.output.axes = tuple(axis if have == want else system.axis(want, "expand") for have, want, axis in pairs)
         op.output.indexes = x.indexes
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """The same nodes for every copy."""
+        (x,) = op.inputs
+        if not x.parametric:
+            emitter.pass_on(op, [(c.places, c) for c in emitter.of(x)])

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from paramgraph.compiler.operations.aligned import emit_product
 from paramgraph.compiler.operations.base import Operation
+from paramgraph.compiler.parameters import Split
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.spaces import SpaceSystem
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.emission import Emitter
 
 
 class Convolve(Operation):
@@ -38,6 +45,18 @@ class Convolve(Operation):
         system.record((batch, group, inner, out, *positions, *taps))
         op.output.axes = (batch, (*group, *out), *new)
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """A product over channels, group by group; positions of the taps are edge positions."""
+        groups, rank = op.attrs["groups"], op.output.ndim - 2
+        spatial = tuple(f"x{i}" for i in range(rank))
+        taps = tuple(f"k{i}" for i in range(rank))
+        into, out_of = ("i", "o") if not op.attrs["transposed"] else ("o", "i")
+        x = ("b", Split(groups, "g", "i"), *spatial)
+        weight = (Split(groups, "g", out_of), into, *taps)
+        moved = tuple(f"y{i}" for i in range(rank)) if not op.attrs["pointwise"] else spatial
+        emit_product(emitter, op, [x, weight], ("b", Split(groups, "g", "o"), *moved))
+
+
 
 class Resample(Operation):
     """Pooling, padding, interpolation, and other maps between ordered positions."""
@@ -52,3 +71,16 @@ class Resample(Operation):
         rest = iter(axis for d, axis in enumerate(x.axes) if d not in dims)
         system.record(tuple(axis for d, axis in enumerate(x.axes) if d not in dims))
         op.output.axes = tuple(system.axis(n, "position", cause) if d in dims else next(rest) for d, n in enumerate(op.output.shape))
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        (x,) = op.inputs
+        if x.parametric:
+            return
+        dims = op.attrs["dims"]
+        out = []
+        for component in emitter.of(x):
+            kept = [place for place in component.places if place[0] not in dims]
+            made = emitter.new_component(kept, op.name, emitter.depth([component]) + 1)
+            emitter.structural(op.name, component, made)
+            out.append(made)
+        emitter.finish(op, out, range(op.output.ndim))

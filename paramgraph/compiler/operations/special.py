@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from paramgraph.compiler.operations.base import Operation
+from paramgraph.compiler.parameters import name_places
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.spaces import SpaceSystem
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.emission import Emitter
 
 
 class Feedback(Operation):
@@ -18,6 +24,19 @@ class Feedback(Operation):
             system.unify(a, b)
         op.output.axes = value.axes
 
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        """Edges from the next value's nodes to the state's: the graph has a cycle, as the network has."""
+        state, value = op.inputs
+        if value.parametric:
+            return
+        system = emitter.system
+        renamed = {p[:2]: p for d, axis in enumerate(state.axes) for p in name_places(d, system.units(axis))}
+        for source in emitter.of(value):
+            moved = emitter.referring(tuple(renamed[p[:2]] for p in source.places), source.ref.name, source.ref.index)
+            for target in emitter.of(state):
+                if set(moved.places) & set(target.places):
+                    emitter.structural("feedback", moved, target)
+
 
 class Opaque(Operation):
     """An operation without a rule: every space that it touches is pinned."""
@@ -30,3 +49,6 @@ class Opaque(Operation):
             for axis in value.axes:
                 system.pin(axis, cause)
         op.output.axes = tuple(system.axis(n, op.name, cause) for n in op.output.shape)
+
+    def emit(self, emitter: Emitter, op: Op) -> None:
+        emitter.reconnect(op)

@@ -1,0 +1,6 @@
+"""`python -m paramgraph`: the command line."""
+
+from paramgraph.cli import main
+
+if __name__ == "__main__":
+    main()

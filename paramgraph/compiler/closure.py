@@ -1,0 +1,129 @@
+"""Closing a graph's symmetry: the edges that make its automorphisms the annotated group, no more and no less.
+
+Two things can be missing after emission. Node sets that hold the same space without being linked element to element (a weight used
+twice) could be permuted apart. And a product of spaces, some of which move on their own, could be permuted as if it were one space.
+Membership edges from each node set to the nodes of every such factor mend both.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paramgraph.symmetries.spaces import Axis, Space
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.emission import Emitter
+
+Key = frozenset[int]
+
+
+class Closure:
+    """Finds node sets that hold a dependency-closed product of spaces, and links those that are not linked yet."""
+
+    def __init__(self, emitter: Emitter) -> None:
+        self.emitter = emitter
+        self.group = emitter.group
+        self.numbers_of: dict[str, list[tuple[np.ndarray | None, tuple[int, ...]]]] = {}
+        self.space_of: dict[int, Space] = {}
+        self.parent: dict[tuple[str, Key], tuple[str, Key]] = {}
+
+    def run(self) -> None:
+        holders: dict[Key, dict[str, bool]] = {}
+        for name, record in self.emitter.nodes.items():
+            for key, exact in self._keys(name, record.units).items():
+                holders.setdefault(key, {})[name] = exact
+                self.parent[name, key] = (name, key)
+        for link in self.emitter.links:
+            shared = self._atoms(link.shared)
+            for key in holders:
+                if key <= shared and link.source in holders[key] and link.target in holders[key]:
+                    self._union((link.source, key), (link.target, key))
+        for key in sorted(holders, key=lambda k: (len(k), sorted(k))):
+            self._connect(key, holders[key])
+
+    # -- keys ----------------------------------------------------------------------------------------------------------
+
+    def _blocks(self, name: str, units: Axis) -> list[tuple[np.ndarray | None, tuple[int, ...]]]:
+        found = self.numbers_of.get(name)
+        if found is None:
+            found = []
+            for block in self.emitter.typing.dependencies.blocks([units]) if units else ():
+                numbers = self.group.numbers(block.axes[0])
+                self.space_of.update(zip(numbers, block.axes[0], strict=True))
+                found.append((self.group.block(block).index[0], numbers))
+            self.numbers_of[name] = found
+        return found
+
+    def _keys(self, name: str, units: Axis) -> dict[Key, bool]:
+        """The closed products that a node set holds; True where the whole node set is indexed by exactly that product."""
+        blocks = self._blocks(name, units)
+        out: dict[Key, bool] = {}
+        for _, numbers in blocks:
+            for number in numbers:
+                if self.group.spaces[number].pinned:
+                    continue
+                key = self._closed(number)
+                if key <= set(numbers) and len(set(numbers)) == len(numbers):
+                    exact = len(blocks) == 1 and key == frozenset(numbers)
+                    out[key] = out.get(key, False) or exact
+        return out
+
+    def _closed(self, number: int) -> Key:
+        factor = self.group.factors[self.group.spaces[number].factor]
+        return frozenset((*factor.spaces, *factor.over))
+
+    def _atoms(self, units: Axis) -> Key:
+        return frozenset(n for unit in units for n in self.emitter.atoms(unit))
+
+    # -- linking -------------------------------------------------------------------------------------------------------
+
+    def _find(self, item: tuple[str, Key]) -> tuple[str, Key]:
+        while self.parent[item] != item:
+            self.parent[item] = self.parent[self.parent[item]]
+            item = self.parent[item]
+        return item
+
+    def _union(self, a: tuple[str, Key], b: tuple[str, Key]) -> None:
+        self.parent[self._find(a)] = self._find(b)
+
+    def _connect(self, key: Key, holders: dict[str, bool]) -> None:
+        """Link all holders of a product with one node set that is indexed by exactly it."""
+        clusters: dict[tuple[str, Key], list[str]] = {}
+        for name in holders:
+            clusters.setdefault(self._find((name, key)), []).append(name)
+        exact = next((name for name, is_exact in holders.items() if is_exact), None)
+        if exact is None:
+            numbers = sorted(key)
+            units = tuple(self.space_of[n] for n in numbers)
+            depth = min(self.emitter.nodes[name].depth for name in holders)
+            exact = self.emitter.add_nodes("×".join(self.group.spaces[n].label for n in numbers) or "factor", "factor", units, depth)
+            self._blocks(exact, units)
+            home = None
+        else:
+            home = self._find((exact, key))
+        for root, names in clusters.items():
+            if root != home:
+                self._membership(key, names[0], exact)
+
+    def _membership(self, key: Key, name: str, hub: str) -> None:
+        """An edge from every node to the hub node with the same elements of the product."""
+        hub_order = self._blocks(hub, self.emitter.nodes[hub].units)[0][1]
+        sources, targets = [], []
+        for index, numbers in self._blocks(name, self.emitter.nodes[name].units):
+            if not key <= set(numbers):
+                continue
+            sizes = [self.group.spaces[n].size for n in numbers]
+            grid = np.meshgrid(*(np.arange(n) for n in sizes), indexing="ij")
+            target = np.zeros(sizes, dtype=np.int64)
+            for n in hub_order:
+                target = target * self.group.spaces[n].size + grid[numbers.index(n)]
+            flat = np.arange(math.prod(sizes)) if index is None else index
+            sources.append(flat)
+            targets.append(target.reshape(-1))
+        source, target = np.concatenate(sources), np.concatenate(targets)
+        shared = tuple(self.space_of[n] for n in hub_order)
+        self.emitter.add_edges("member", name, hub, (len(source), 1, 1, 1), source[:, None], target[:, None], shared=shared)
+

@@ -1,0 +1,518 @@
+"""Emission: from a typed program to node sets and edge sets.
+
+Every activation has components: groups of its node-like index spaces, each held by one node set. Layout operations pass references on;
+operations that compute make node sets and edges. Positions (pixels, tokens, kernel taps, batch) are not nodes: they are positions on
+edges. What each operation kind adds stands beside its typing, in `paramgraph.compiler.operations`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.closure import Closure
+from paramgraph.compiler.operations.base import operation
+from paramgraph.compiler.parameters import Leaf, ParameterUses, Place, leaves_of, name_places
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.roles import node_like_spaces
+from paramgraph.compiler.typing import Typing
+from paramgraph.graph import EdgeSet, NodeSet, ParameterView
+from paramgraph.symmetries.solution import GroupBuilder
+from paramgraph.symmetries.spaces import Axis, Space
+
+@dataclass
+class Ref:
+    """Nodes of a node set: all in order, or those with the given numbers."""
+
+    name: str
+    index: np.ndarray | None = None
+
+    def numbers(self, size: int) -> np.ndarray:
+        return np.arange(size) if self.index is None else self.index
+
+
+@dataclass
+class Component:
+    """Node-like places of a tensor, row-major, and the nodes that hold them."""
+
+    places: tuple[Place, ...]
+    ref: Ref
+
+    @property
+    def size(self) -> int:
+        return math.prod(space.size for _, _, space in self.places)
+
+
+@dataclass
+class NodeRecord:
+    """A node set under construction."""
+
+    name: str
+    type: str
+    units: Axis
+    depth: int
+    activation: str | None = None
+    normalized: str | None = None
+
+    @property
+    def size(self) -> int:
+        return math.prod(unit.size for unit in self.units)
+
+
+@dataclass
+class Link:
+    """Along which spaces an edge set ties its two node sets element to element."""
+
+    source: str
+    target: str
+    shared: Axis
+
+
+class Emitter:
+    """Builds the node and edge sets of one typed program."""
+
+    def __init__(self, program: Program, typing: Typing, group: GroupBuilder) -> None:
+        self.program = program
+        self.typing = typing
+        self.system = typing.system
+        self.group = group
+        self.nodes: dict[str, NodeRecord] = {}
+        self.edges: dict[str, EdgeSet] = {}
+        self.links: list[Link] = []
+        self.components: dict[Value, list[Component]] = {}
+        self.uses = ParameterUses(program)
+        self.readers: dict[Value, int] = {}
+        for op in program.ops:
+            for value in op.inputs:
+                self.readers[value] = self.readers.get(value, 0) + 1
+        for value, _ in program.outputs:
+            self.readers[value] = self.readers.get(value, 0) + 1
+        self._node_like = node_like_spaces(program, typing)
+        self._names: dict[str, int] = {}
+        self._atoms: dict[Space, frozenset[int]] = {}
+
+    def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
+        for value in self.program.inputs:
+            self.components[value] = self.fresh_components(value, "input", value.name or "input", 0)
+        for op in self.program.ops:
+            operation(op.kind).emit(self, op)
+        for value, buffer in self.program.outputs:
+            for component in self.components.get(value, ()) if buffer is None else ():
+                record = self.nodes[component.ref.name]
+                if not record.type.endswith("output") and component.ref.index is None:
+                    record.type = f"{record.type}.output"
+        self.uses.emit_rest(self)
+        Closure(self).run()
+        return {name: self._freeze(record) for name, record in self.nodes.items()}, self.edges
+
+    # -- places --------------------------------------------------------------------------------------------------------
+
+    def is_node(self, space: Space) -> bool:
+        return space in self._node_like
+
+    def places(self, value: Value, labels: Sequence[Any] | None = None) -> list[Place]:
+        """The node-like places of a value, by its dimensions or by labels for them."""
+        names = range(value.ndim) if labels is None else labels
+        return [
+            place
+            for label, axis in zip(names, value.axes, strict=True)
+            for place in name_places(label, self.system.units(axis))
+            if self.is_node(place[2])
+        ]
+
+    def labelled(self, value: Value, labels: Sequence[Any]) -> list[Component]:
+        """The components of a value with its dimensions renamed to labels."""
+        renamed = {
+            (dim, i): place
+            for dim, label in enumerate(labels)
+            for i, place in enumerate(name_places(label, self.system.units(value.axes[dim])))
+        }
+        return [Component(tuple(renamed[dim, i] for dim, i, _ in c.places), c.ref) for c in self.of(value)]
+
+    def of(self, value: Value) -> list[Component]:
+        """The components of an activation; a state gets its nodes when first read."""
+        found = self.components.get(value)
+        if found is None:
+            found = self.components[value] = self.fresh_components(value, value.kind, value.name or value.kind, 0)
+        return found
+
+    def fresh_components(self, value: Value, type_: str, name: str, depth: int) -> list[Component]:
+        """One new node set for all node-like places of a value."""
+        places = tuple(self.places(value))
+        if not places:
+            return []
+        return [Component(places, Ref(self.add_nodes(name, type_, tuple(unit for _, _, unit in places), depth)))]
+
+    def component(self, places: tuple[Place, ...], name: str) -> Component:
+        """All nodes of a node set, as a component."""
+        return Component(places, Ref(name))
+
+    # -- nodes and edges -----------------------------------------------------------------------------------------------
+
+    def unique(self, name: str) -> str:
+        times = self._names.get(name, 0)
+        self._names[name] = times + 1
+        return name if not times else f"{name}:{times}"
+
+    def add_nodes(self, name: str, type_: str, units: Axis, depth: int) -> str:
+        name = self.unique(name)
+        self.nodes[name] = NodeRecord(name, type_, units, depth)
+        return name
+
+    def structural(self, type_: str, source: Component, target: Component) -> None:
+        """Parameter-free edges between two components: aligned along the places that both have, all pairs along the others."""
+        shared = [place for place in target.places if place in source.places]
+        own_source = [place for place in source.places if place not in shared]
+        own_target = [place for place in target.places if place not in shared]
+        groups, m, k = (math.prod(s.size for _, _, s in places) for places in (shared, own_target, own_source))
+        self.add_edges(
+            type_,
+            source.ref.name,
+            target.ref.name,
+            (groups, m, k, 1),
+            _arranged(source, [shared, own_source], (groups, k)),
+            _arranged(target, [shared, own_target], (groups, m)),
+            shared=tuple(space for _, _, space in shared),
+        )
+
+    def add_edges(
+        self,
+        type_: str,
+        source: str,
+        target: str,
+        shape: tuple[int, int, int, int],
+        source_index: np.ndarray | None = None,
+        target_index: np.ndarray | None = None,
+        parameter: ParameterView | None = None,
+        positions: np.ndarray | None = None,
+        shared: Axis = (),
+        name: str | None = None,
+    ) -> None:
+        depth = self.nodes[target].depth
+        name = self.unique(name or f"{source}→{target}")
+        self.edges[name] = EdgeSet(
+            name, type_, source, target, shape, source_index, target_index, parameter, positions, depth, explicit=False
+        )
+        if shared:
+            self.links.append(Link(source, target, shared))
+
+    def depth(self, components: Iterable[Component]) -> int:
+        return max((self.nodes[c.ref.name].depth for c in components), default=0)
+
+    # -- making components ---------------------------------------------------------------------------------------------
+
+    def gather(self, components: Sequence[Component], wanted: Sequence[Place], name: str, backwards: bool = False) -> Component:
+        """One component with exactly the wanted places, in order: one of the given, or new nodes linked with them.
+
+        Args:
+            backwards: link from the new nodes to the given ones (a parameter flows into them), instead of towards them.
+        """
+        touching = [c for c in components if any(place in c.places for place in wanted)]
+        if len(touching) == 1 and len(touching[0].places) == len(wanted):
+            own = touching[0]
+            if own.places == tuple(wanted):
+                return own
+            sizes = [space.size for _, _, space in own.places]
+            order = [own.places.index(place) for place in wanted]
+            index = own.ref.numbers(own.size).reshape(sizes).transpose(order).reshape(-1)
+            return Component(tuple(wanted), Ref(own.ref.name, index))
+        depth = self.depth(touching) + (0 if backwards else 1)
+        made = Component(tuple(wanted), Ref(self.add_nodes(name, "factor", tuple(space for _, _, space in wanted), depth)))
+        for component in touching:
+            if backwards:
+                self.structural("factor", made, component)
+            else:
+                self.structural("factor", component, made)
+        return made
+
+    def keep(self, components: Sequence[Component], kept: Sequence[Place], name: str) -> list[Component]:
+        """The components restricted to the kept places; partly kept ones become new nodes of their factor."""
+        out = []
+        for component in components:
+            places = [place for place in component.places if place in kept]
+            if len(places) == len(component.places):
+                out.append(component)
+            elif places:
+                out.append(self.gather([component], places, name))
+        return out
+
+    def join(self, operands: Sequence[list[Component]], types: Sequence[str], name: str, type_: str) -> list[Component]:
+        """New node sets for the places that several operands share, with an edge set from each operand's nodes."""
+        flat = [(c, t) for components, t in zip(operands, types, strict=True) for c in components]
+        groups: list[tuple[list[Place], list[tuple[Component, str]]]] = []
+        for component, t in flat:
+            meeting = [g for g in groups if any(place in g[0] for place in component.places)]
+            places = list(dict.fromkeys([p for g in meeting for p in g[0]] + list(component.places)))
+            members = [m for g in meeting for m in g[1]] + [(component, t)]
+            groups = [g for g in groups if g not in meeting] + [(places, members)]
+        out = []
+        for places, members in groups:
+            depth = self.depth([c for c, _ in members]) + 1
+            made = Component(tuple(places), Ref(self.add_nodes(name, type_, tuple(space for _, _, space in places), depth)))
+            for component, t in members:
+                self.structural(t, component, made)
+            out.append(made)
+        return out
+
+    def new_component(self, places: Sequence[Place], name: str, depth: int, type_: str | None = None) -> Component:
+        """A new node set for the given places."""
+        return Component(tuple(places), Ref(self.add_nodes(name, type_ or name, tuple(place[2] for place in places), depth)))
+
+    def referring(self, places: tuple[Place, ...], name: str, index: np.ndarray | None) -> Component:
+        """Some nodes of a node set, as a component with places of its own."""
+        return Component(places, Ref(name, index))
+
+    def pass_on(self, op: Op, components: Sequence[tuple[tuple[Place, ...], Component]]) -> None:
+        """The result has the operand's nodes, under other places."""
+        self.components[op.output] = [Component(places, component.ref) for places, component in components]
+        self._copied(op)
+
+    def _copied(self, op: Op) -> None:
+        """A layout operation adds no reader of its own: who reads its result reads the operand."""
+        (x,) = [value for value in op.inputs if not value.parametric]
+        if self.readers.get(x, 0) > 1:
+            self.readers[op.output] = max(self.readers.get(op.output, 0), 2)
+
+    def finish(self, op: Op, components: Sequence[Component], labels: Sequence[Any]) -> None:
+        """Give the result its components, with labels turned back into dimensions."""
+        back = {
+            place[:2]: (dim, i, unit)
+            for dim, (label, axis) in enumerate(zip(labels, op.output.axes, strict=True))
+            for i, (place, unit) in enumerate(
+                zip(name_places(label, self.system.units(axis)), [u for u in self.system.units(axis) if u.size > 1], strict=True)
+            )
+        }
+        out = []
+        for c in components:
+            if all(place[:2] in back for place in c.places):
+                out.append(Component(tuple(back[place[:2]] for place in c.places), c.ref))
+        self.components[op.output] = out
+        if op.kind == "take":
+            self._copied(op)
+
+    def reconnect(self, op: Op) -> None:
+        """New nodes for a result whose relation to its operands' nodes is not element to element: all flow through one node."""
+        acts = [value for value in op.inputs if not value.parametric]
+        params = [value for value in op.inputs if value.parametric and value.kind != "constant"]
+        name = op.name or op.kind
+        depth = max((self.depth(self.of(value)) for value in acts), default=0)
+        hub = Component((), Ref(self.add_nodes(f"{name}.through", "through", (), depth + 1)))
+        for slot, value in enumerate(op.inputs):
+            for c in self.of(value) if value in acts else ():
+                self.structural(f"{name}.{slot}", c, hub)
+        for value in params:
+            if value.kind in ("parameter", "buffer"):
+                self.parameter(value, [None] * value.ndim, f"{name}.operand", [hub])
+        out = self.fresh_components(op.output, name, name, depth + 2)
+        for c in out:
+            self.structural(name, hub, c)
+        self.components[op.output] = out
+
+    # -- parameters ----------------------------------------------------------------------------------------------------
+
+    def parameter(
+        self,
+        value: Value,
+        labels: Sequence[Any],
+        role: str,
+        targets: Sequence[Component],
+        sources: Sequence[Component] = (),
+    ) -> None:
+        """Edges for every parameter that a parametric value is computed from.
+
+        Args:
+            value: the parametric operand.
+            labels: labels of its dimensions, as in the places of the components.
+            role: the edge type, e.g. `"linear.weight"`.
+            targets: components of the result.
+            sources: components of what the operand multiplies; without them the edges come from a single node of the parameter's own.
+        """
+        for leaf in leaves_of(value, labels, self.system):
+            self._leaf(leaf, role if not leaf.path else f"{role}/{leaf.path}", list(targets), list(sources))
+
+    def _leaf(self, leaf: Leaf, role: str, targets: list[Component], sources: list[Component]) -> None:
+        tags = leaf.places(self.system)
+        known_t = {place for c in targets for place in c.places}
+        known_s = {place for c in sources for place in c.places}
+        to = [place for place in tags if place is not None and place in known_t]
+        hidden = [p for p in tags if p is not None and p not in known_t and p not in known_s and self.is_node(p[2])]
+        both = [p for p in to if p in known_s] if sources else []
+        from_ = [p for p in tags if p is not None and p in known_s and p not in to]
+        base = leaf.value.name
+        if hidden:
+            made = self.uses.hidden(self, hidden, base, [*targets, *sources])
+            if to and not from_:
+                sources, from_ = [*sources, made], [*from_, *hidden]
+            elif from_ and not to:
+                targets, to = [*targets, made], [*to, *hidden]
+            else:
+                targets, to = [*targets, made], [*to, *hidden]
+        if not to and not from_:
+            if targets:  # the same for every node: an edge to all of them
+                target = targets[0]
+            else:
+                target = Component((), Ref(self.add_nodes(f"{base}.value", "parameter", (), 0)))
+        elif to:
+            ordered = _in_order(to, targets)
+            target = self.gather(targets, ordered, f"{base}.target", backwards=True)
+        else:  # it only meets what is contracted: it belongs to the source's nodes
+            target, from_ = self.gather(sources, _in_order(from_, sources), f"{base}.target"), []
+        if from_:
+            wanted = _in_order([*both, *from_], sources)
+            source = self.gather(sources, wanted, f"{base}.source")
+            own = [place for place in source.places if place not in both]
+        else:
+            source = Component((), Ref(self.add_nodes(base, f"{role}.node", (), 0)))
+            both, own = [], []
+        self.parameter_edges(leaf, tags, role, source, target, both, own)
+
+    def parameter_edges(
+        self, leaf: Leaf, tags: list[Place | None], role: str, source: Component, target: Component, both: list[Place], own: list[Place]
+    ) -> None:
+        """The edge set(s) of one leaf between two components; `both` are the places that the two share, `own` the source's others."""
+        rows = [place for place in target.places if place in tags and place not in both]
+        missing = [place for place in target.places if place not in tags]
+        order = [tags.index(place) for place in (*both, *rows, *own)]
+        rest = [i for i in range(len(tags)) if i not in order]
+        sizes = leaf.sizes(self.system)
+        groups, m, k, p = (math.prod(sizes[i] for i in part) for part in _cut(order, len(both), len(rows), rest))
+        if missing and not (rows or both):
+            m = target.size
+            k_target = _arranged(target, [list(target.places)], (1, m))
+        else:
+            k_target = _arranged(target, [both, rows], (groups, m))
+        coordinates = _coordinates([sizes[i] for i in rest])
+        source_index = _arranged(source, [both, own], (groups, k)) if source.places else None
+        broadcast = m if (missing and not (rows or both)) else 0
+        for view, shape_index in self.uses.views(leaf, [*order, *rest], (groups, m if not broadcast else 1, k, p), role, sizes):
+            self._emit_view(view, shape_index, role, source, target, (groups, m, k, p), source_index, k_target, coordinates, both, broadcast)
+
+    def _emit_view(
+        self,
+        view: ParameterView,
+        elements: np.ndarray | None,
+        role: str,
+        source: Component,
+        target: Component,
+        shape: tuple[int, int, int, int],
+        source_index: np.ndarray | None,
+        target_index: np.ndarray | None,
+        positions: np.ndarray | None,
+        both: list[Place],
+        broadcast: int,
+    ) -> None:
+        name = view.name if view.use == 0 else f"{view.name} (use {view.use + 1})"
+        shared = tuple(space for _, _, space in both)
+        groups, m, k, p = shape
+        if broadcast:  # one value for all nodes: it is held by a node of its own, linked to every node
+            made = Component((), Ref(self.add_nodes(f"{view.name}.shared", "factor", (), self.nodes[target.ref.name].depth)))
+            self.structural("factor", made, target)
+            self.add_edges(role, source.ref.name, made.ref.name, (1, 1, k, p), source_index, None, view, positions, (), name)
+            return
+        if elements is None:
+            self.add_edges(role, source.ref.name, target.ref.name, shape, source_index, target_index, view, positions, shared, name)
+            return
+        g, i, j, q = np.unravel_index(elements, shape)
+        s = np.arange(groups * k).reshape(groups, k) if source_index is None else source_index
+        t = np.arange(groups * m).reshape(groups, m) if target_index is None else target_index
+        edge_set_name = self.unique(name)
+        self.edges[edge_set_name] = EdgeSet(
+            edge_set_name, f"{role}.part", source.ref.name, target.ref.name, (len(elements), 1, 1, 1),
+            s[g, j][:, None], t[g, i][:, None], view, None, self.nodes[target.ref.name].depth, explicit=True,
+        )  # fmt: skip
+
+    # -- functions of nodes --------------------------------------------------------------------------------------------
+
+    def is_open(self, value: Value, component: Component) -> bool:
+        """Whether what is done next to a value can be written on its nodes: nobody else reads them, no function is applied yet."""
+        record = self.nodes[component.ref.name]
+        return (
+            self.readers.get(value, 0) == 1
+            and component.ref.index is None
+            and record.activation is None
+            and record.type not in ("input", "state", "factor")
+        )
+
+    # -- freezing ------------------------------------------------------------------------------------------------------
+
+    def _freeze(self, record: NodeRecord) -> NodeSet:
+        blocks = self.typing.dependencies.blocks([record.units]) if record.units else []
+        out: list[tuple[np.ndarray | None, tuple[int, ...]]] = []
+        order: np.ndarray | None = None
+        for block in blocks:
+            action = self.group.block(block)
+            out.append((action.index[0], action.spaces[0]))
+        pinned = [any(self.group.spaces[s].pinned for s in spaces) or not spaces for _, spaces in out]
+        if len(out) == 1 and pinned[0] and all(self.group.spaces[s].pinned for s in out[0][1]):
+            whole: np.ndarray | range | None = range(record.size) if record.size > 1 else None
+            return NodeSet(record.name, _type_of(record), record.size, tuple(out), record.depth, record.activation, whole)
+        if any(pinned):
+            order = np.full(record.size, -1, dtype=np.int64)
+            start = 0
+            for (index, spaces), fixed in zip(out, pinned, strict=True):
+                if not fixed:
+                    continue
+                code = np.zeros((), dtype=np.int64)
+                sizes = [self.group.spaces[s].size for s in spaces]
+                for i, s in enumerate(spaces):
+                    if self.group.spaces[s].pinned:
+                        axis = np.arange(sizes[i]).reshape([-1 if e == i else 1 for e in range(len(sizes))])
+                        code = code * sizes[i] + axis
+                flat = np.broadcast_to(code, sizes).reshape(-1) + start
+                order[np.arange(record.size) if index is None else index] = flat
+                start = int(flat.max()) + 1
+        return NodeSet(record.name, _type_of(record), record.size, tuple(out), record.depth, record.activation, order)
+
+    def atoms(self, unit: Space) -> frozenset[int]:
+        """Numbers of the atomic spaces that a unit is made of."""
+        found = self._atoms.get(unit)
+        if found is None:
+            blocks = self.typing.dependencies.blocks([(unit,)])
+            found = frozenset(n for block in blocks for n in self.group.numbers(block.axes[0]))
+            self._atoms[unit] = found
+        return found
+
+
+def _type_of(record: NodeRecord) -> str:
+    return record.type if record.normalized is None else f"{record.type}.{record.normalized}"
+
+
+def _in_order(places: Sequence[Place], components: Sequence[Component]) -> list[Place]:
+    """Places in the order in which the components hold them."""
+    ranked = [place for c in components for place in c.places]
+    return sorted(dict.fromkeys(places), key=ranked.index)
+
+
+def _cut(order: list[int], both: int, rows: int, rest: list[int]) -> tuple[list[int], list[int], list[int], list[int]]:
+    return order[:both], order[both : both + rows], order[both + rows :], rest
+
+
+def _arranged(component: Component, parts: Sequence[Sequence[Place]], shape: tuple[int, int]) -> np.ndarray | None:
+    """Node numbers of a component with its places in the order of `parts`, reshaped; None where they are the implied ones."""
+    wanted = [place for part in parts for place in part]
+    if list(component.places) == wanted and component.ref.index is None:
+        return None
+    sizes = [space.size for _, _, space in component.places]
+    numbers = component.ref.numbers(component.size).reshape(sizes)
+    order = [component.places.index(place) for place in wanted]
+    return np.ascontiguousarray(numbers.transpose(order).reshape(shape))
+
+
+def _coordinates(sizes: Sequence[int]) -> np.ndarray | None:
+    """Coordinates in [-1, 1] of the row-major product of position axes, shape `(positions, axes)`; None for one position."""
+    sizes = [n for n in sizes if n > 1]
+    if not sizes:
+        return None
+    if len(sizes) > 3:
+        sizes = [math.prod(sizes[:-2]), *sizes[-2:]]
+    axes = [np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in sizes]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sizes))
+
+
+def only_activations(op: Op) -> list[tuple[int, Value]]:
+    """Operands that depend on an input or a state, with their slots."""
+    return [(slot, value) for slot, value in enumerate(op.inputs) if not value.parametric]

@@ -1,0 +1,74 @@
+"""Which index spaces are nodes, and which are positions.
+
+Channels, units, heads, inputs and outputs are nodes: the axes that parameters contract or produce, and everything that the group moves.
+Pixels, tokens, taps and batch are positions, unless a parameter contracts them alone (token mixing).
+"""
+
+from __future__ import annotations
+
+from paramgraph.compiler.program import Op, Program
+from paramgraph.compiler.typing import Typing
+from paramgraph.symmetries.spaces import Axis, Space
+
+
+def node_like_spaces(program: Program, typing: Typing) -> set[Space]:
+    """The units (atomic or parted spaces) that index nodes."""
+    system = typing.system
+    positions: set[Space] = set()
+    features: list[Axis] = []
+    for op in program.ops:
+        positions.update(unit for axis in _position_axes(op) for unit in system.units(axis))
+        features.extend(_feature_axes(op))
+    out: set[Space] = set()
+    for axis in features:
+        units = [unit for unit in system.units(axis) if unit.size > 1]
+        kept = [unit for unit in units if not (unit.pinned and unit in positions)]
+        out.update(kept or units)
+    values = [*program.inputs, *program.tensors.values(), *(op.output for op in program.ops)]
+    everything = {unit for value in values for axis in value.axes for unit in system.units(axis) if unit.size > 1}
+    free = {unit for unit in everything if not unit.pinned}
+    out |= free
+    on = typing.dependencies.on
+    needed = {other for unit in [*free, *_inner(typing, free)] for other in on.get(unit, ())}
+    out.update(unit for unit in everything if unit in needed)
+    return out
+
+
+def _inner(typing: Typing, units: set[Space]) -> set[Space]:
+    out: set[Space] = set()
+    for unit in units:
+        if unit.parts is not None:
+            out |= {space for block in typing.dependencies.blocks([(unit,)]) for space in block.axes[0]}
+    return out
+
+
+def _position_axes(op: Op) -> list[Axis]:
+    if op.kind == "convolve" and not op.attrs["pointwise"]:
+        return [*op.inputs[0].axes[2:], *op.output.axes[2:]]
+    if op.kind == "resample":
+        dims = op.attrs["dims"]
+        return [value.axes[d] for value in (op.inputs[0], op.output) for d in dims]
+    if op.kind == "mix" and op.attrs["ordered"]:
+        return [op.inputs[0].axes[d] for d in op.attrs["mixed"]]
+    return []
+
+
+def _feature_axes(op: Op) -> list[Axis]:
+    """Axes that a parameter contracts or produces."""
+    if op.kind == "convolve" and op.inputs[1].parametric:
+        return [op.inputs[0].axes[1], op.output.axes[1]]
+    if op.kind == "gather" and op.inputs[0].parametric and not op.inputs[1].parametric:
+        return list(op.inputs[0].axes)
+    if op.kind != "contract":
+        return []
+    others = [labels for labels, value in zip(op.labels, op.inputs, strict=True) if not value.parametric]
+    if not others:
+        return []
+    seen = {label for labels in others for label in labels}
+    out = []
+    for labels, value in zip(op.labels, op.inputs, strict=True):
+        for label, axis in zip(labels, value.axes, strict=True):
+            contracted = label not in op.out_labels
+            if value.parametric and (contracted or label not in seen):
+                out.append(axis)
+    return out

@@ -1,0 +1,338 @@
+"""The checks of a verification, one method each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from paramgraph.compiler.trace import Trace
+from paramgraph.graph import ParamGraph
+from paramgraph.symmetries.group import GroupElement
+from paramgraph.verification.compare import act_on, deviation, without_nan
+from paramgraph.verification.execute import Execution, Outputs
+from paramgraph.verification.original import run_original
+from paramgraph.verification.randomise import Randomiser, draw_inputs
+from paramgraph.verification.report import FactorReport, Report
+
+State = dict[str, torch.Tensor]
+
+# Factors are tested alone up to this many; more are tested in this many bundles.
+BUNDLES = 24
+# What must change the outputs must change them by more than this.
+CHANGE = 1e-6
+# The exported graph and the network itself may differ by casts inside the network.
+SAME_FUNCTION = 1e-5
+# Permutations outside the group that are tried.
+OUTSIDE = 3
+
+
+class Checks:
+    """One verification: draws states, inputs and elements, and writes what it finds into a report."""
+
+    def __init__(self, graph: ParamGraph, report: Report, execution: Execution, randomiser: Randomiser, examples: Sequence[Any],
+                 generator: torch.Generator, progress: Callable[[int, int, str], None] | None) -> None:
+        self.graph = graph
+        self.group = graph.symmetry
+        self.report = report
+        self.execution = execution
+        self.randomiser = randomiser
+        self.examples = examples
+        self.generator = generator
+        self.progress = progress
+        self.total = 0
+        self.movable = [name for name, action in self.group.actions.items() if any(not self.group.spaces[s].pinned for s in action.spaces())]
+
+    # -- the protocol --------------------------------------------------------------------------------------------------
+
+    def run(self, model: nn.Module | None, traced: Trace, leave_out: int | None) -> None:
+        """Run all checks."""
+        report = self.report
+        report.movable = len(self.movable)
+        leave_out = len(self.movable) if leave_out is None else min(leave_out, len(self.movable))
+        bundles = self._bundles()
+        self.total = report.inputs * (2 + report.elements * (len(bundles) + 1)) + 2 + leave_out + OUTSIDE
+        if not self._settle():
+            return
+        self._notes(traced)
+        if not self.group.factors:
+            report.notes.append("the group is trivial: nothing to verify")
+        worst = [0.0] * len(self.group.factors)
+        moved: list[set[str]] = [set() for _ in self.group.factors]
+        for number in range(report.inputs):
+            state, inputs = self._state(), draw_inputs(self.examples, self.generator)
+            base = self._run(state, inputs, "base", keep=True)
+            if not without_nan(base.values):
+                report.problems.append("the outputs are not finite under random parameters: nothing can be compared")
+                return
+            if number == 0:
+                self._original(model, state, inputs, base)
+            for bundle in bundles:
+                self._factors(bundle, state, inputs, base, worst, moved)
+            if self.group.factors:
+                self._whole(state, inputs, base)
+            if number == report.inputs - 1:
+                self._outside(state, inputs, base)
+                self._leave_out(leave_out, state, inputs)
+        sizes = {number: len(bundle) for bundle in bundles for number in bundle}
+        report.factors = [FactorReport(factor.name, worst[n], tuple(sorted(moved[n])), sizes[n]) for n, factor in enumerate(self.group.factors)]
+        self._laws()
+
+    def _bundles(self) -> list[list[int]]:
+        """Factors in neighbouring bundles: those late in the network leave most of a run unchanged."""
+        numbers = list(range(len(self.group.factors)))
+        return [part.tolist() for part in np.array_split(numbers, min(BUNDLES, len(numbers)))] if numbers else []
+
+    def _notes(self, traced: Trace) -> None:
+        noise = self.execution.stochastic
+        if "dropout" in noise:
+            self.report.notes.append("dropout is taken as the identity")
+        if noise - {"dropout"}:
+            self.report.notes.append(f"random operations draw the same numbers in every run: {', '.join(sorted(noise - {'dropout'}))}")
+        kept = sum(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool for leaf in self.examples)
+        if kept:
+            self.report.notes.append(f"{kept} boolean inputs keep the example's values")
+        if any(isinstance(leaf, torch.Tensor) and leaf.device.type == "meta" and not leaf.is_floating_point() for leaf in self.examples):
+            self.report.notes.append("integer inputs on the meta device are drawn from {0, 1}")
+        if any(sizes > 1 for sizes in map(len, self._bundles())):
+            self.report.notes.append(f"{len(self.group.factors)} factors were tested in {BUNDLES} bundles of neighbours, not each alone")
+        unused = [name for name in traced.state if name not in self.execution.state_names and name not in self.graph.aliases]
+        if unused:
+            self.report.notes.append(f"{len(unused)} tensors are not read by the function: {', '.join(unused[:4])}{'…' if len(unused) > 4 else ''}")
+
+    # -- drawing and running -------------------------------------------------------------------------------------------
+
+    def _state(self) -> State:
+        """Random parameters and buffers, tied ones equal."""
+        state = self.randomiser.draw_state(self.generator, self.execution.state_names)
+        for name, alias in self.graph.aliases.items():
+            if name in state:
+                state[name] = alias.read(state)
+        return state
+
+    def _run(self, state: State, inputs: Sequence[Any], what: str, base: Outputs | None = None, changed: set[str] | None = None,
+             keep: bool = False) -> Outputs:
+        if changed is not None:
+            changed = changed | {name for name, alias in self.graph.aliases.items() if alias.base in changed}
+        out = self.execution.run(state, inputs, base if base is not None and base.nodes else None, changed, keep)
+        self.report.runs += 1
+        if self.progress is not None:
+            self.progress(min(self.report.runs, self.total), self.total, what)
+        return out
+
+    def _with(self, state: State, tensors: State) -> State:
+        """The state with some tensors replaced; aliases follow their bases."""
+        out = {**state, **tensors}
+        for name, alias in self.graph.aliases.items():
+            if name in state and alias.base in tensors:
+                out[name] = alias.read(out)
+        return out
+
+    def _settle(self) -> bool:
+        """Damp the weights of networks that amplify rounding errors, until the tolerance is within reach."""
+        for _ in range(5):
+            state, inputs = self._state(), draw_inputs(self.examples, self.generator)
+            base = self._run(state, inputs, "rounding errors")
+            last_bit = {name: tensor * (1 + 2.0**-52 * (torch.randint(0, 2, tensor.shape, generator=self.generator) * 2 - 1))
+                        for name, tensor in state.items() if tensor.is_floating_point()}
+            other = self._run(self._with(state, last_bit), inputs, "rounding errors")
+            self.report.rounding = deviation(base.values, other.values)
+            if self.report.rounding < self.report.tolerance / 30:
+                return True
+            self.randomiser.damping /= 4
+        if self.report.rounding < self.report.tolerance:
+            return True
+        self.report.problems.append(
+            f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
+        return False
+
+    def _element(self, numbers: Iterable[int]) -> GroupElement:
+        """A random element that moves every one of the factors."""
+        parts: dict[int, Any] = {}
+        for number in numbers:
+            for _ in range(200):
+                element = self.group.sample(self.generator, factors=[number])
+                if not element.is_identity():
+                    break
+            parts.update(element.parts)
+        return GroupElement(self.group, parts)
+
+    # -- soundness -----------------------------------------------------------------------------------------------------
+
+    def _factors(self, bundle: list[int], state: State, inputs: Sequence[Any], base: Outputs, worst: list[float], moved: list[set[str]]) -> None:
+        """Random elements of a bundle of factors; each factor must move what it claims to move."""
+        for _ in range(self.report.elements):
+            element = self._element(bundle)
+            for number in bundle:
+                self._moves(number, element, state, moved[number])
+            found = self._deviation(element, state, inputs, base)
+            for number in bundle:
+                alone = found
+                if len(bundle) > 1 and found > self.report.tolerance:  # find the culprit
+                    alone = self._deviation(GroupElement(self.group, {number: element.parts[number]}), state, inputs, base)
+                worst[number] = max(worst[number], alone)
+                if alone > self.report.tolerance:
+                    self._problem(f"factor {self.group.factors[number]} changes the outputs by {alone:.1e}")
+            if found > self.report.tolerance >= max(worst[number] for number in bundle):
+                self._problem(f"factors {', '.join(self.group.factors[n].name for n in bundle)} together change the outputs by {found:.1e}")
+
+    def _moves(self, number: int, element: GroupElement, state: State, moved: set[str]) -> None:
+        claimed = self.group.moved_by(number)
+        alone = GroupElement(self.group, {number: element.parts[number]})
+        for name in claimed:
+            if torch.equal(act_on(alone, {name: state[name]})[name], state[name]):
+                self._problem(f"factor {self.group.factors[number].name} claims to move {name}, but leaves it as it is")
+            else:
+                moved.add(name)
+        if not claimed:
+            self._problem(f"factor {self.group.factors[number].name} moves no tensor")
+
+    def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
+        """How much an element changes the outputs."""
+        names = {name for number in element.parts for name in self.group.moved_by(number)}
+        acted = act_on(element, {name: state[name] for name in names})
+        changed = {name for name in names if not torch.equal(acted[name], state[name])}
+        out = self._run(self._with(state, acted), inputs, "factors", base, changed)
+        return self._compare(element, base, out)
+
+    def _compare(self, element: GroupElement, base: Outputs, out: Outputs) -> float:
+        """Outputs must be the same; new values of buffers must be permuted as the buffers are."""
+        found = deviation(base.values, out.values)
+        if base.buffers:
+            expected = act_on(element, base.buffers)
+            found = max(found, deviation(list(expected.values()), [out.buffers[name] for name in expected]))
+        return found
+
+    def _whole(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
+        """Random elements of the whole group, through the state dict that users see."""
+        for _ in range(self.report.elements):
+            element = self.group.sample(self.generator)
+            acted = element.act(state)
+            for name, alias in self.graph.aliases.items():
+                if name in acted and not torch.equal(acted[name], alias.read(acted)):
+                    self._problem(f"{name} and {alias.base} are tied, but not after the action")
+            found = self._compare(element, base, self._run(acted, inputs, "whole group"))
+            self.report.whole = max(self.report.whole, found)
+            if found > self.report.tolerance:
+                self._problem(f"an element of the whole group changes the outputs by {found:.1e}")
+
+    def _laws(self) -> None:
+        """Composition, inverse and identity, on tensors whose elements are all different."""
+        laws = {"(gh)θ = g(hθ)": True, "g⁻¹(gθ) = θ": True, "eθ = θ": True}
+        g, h = self.group.sample(self.generator), self.group.sample(self.generator)
+        both, inverse, identity = g @ h, g.inverse(), self.group.identity()
+        for name in self.movable:
+            shape = self.group.actions[name].shape
+            theta = {name: torch.arange(int(np.prod(shape)), dtype=torch.int32).reshape(shape)}
+            moved = act_on(g, theta)
+            laws["(gh)θ = g(hθ)"] &= torch.equal(act_on(both, theta)[name], act_on(g, act_on(h, theta))[name])
+            laws["g⁻¹(gθ) = θ"] &= torch.equal(act_on(inverse, moved)[name], theta[name])
+            laws["eθ = θ"] &= torch.equal(act_on(identity, theta)[name], theta[name])
+        if self.movable:
+            self.report.laws = laws
+        for law, holds in laws.items():
+            if not holds:
+                self._problem(f"the group law {law} fails")
+
+    # -- the check can fail --------------------------------------------------------------------------------------------
+
+    def _leave_out(self, count: int, state: State, inputs: Sequence[Any]) -> None:
+        """One tensor left out of the action must change the outputs, unless its values have no influence at all."""
+        if not count:
+            if self.movable:
+                self.report.notes.append("no tensor was left out of the action: whether every tensor must move was not checked")
+            return
+        order = torch.randperm(len(self.movable), generator=self.generator).tolist()
+        chosen = [self.movable[i] for i in sorted(order[:count])]
+        if count < len(self.movable):
+            self.report.notes.append(f"{count} of {len(self.movable)} tensors were left out of the action; the others were not checked so")
+        element = self._element(range(len(self.group.factors)))
+        acted = self._with(state, act_on(element, {name: state[name] for name in self.movable}))
+        base = self._run(acted, inputs, "base", keep=True)
+        idle = []
+        for name in chosen:
+            out = self._run(self._with(acted, {name: state[name]}), inputs, f"without {name}", base, {name})
+            change = self._change(base, out, {name})
+            if change > CHANGE:
+                self.report.left_out[name] = change
+            elif self._influence(name, acted, inputs, base) <= CHANGE:
+                idle.append(name)
+            else:
+                self.report.left_out[name] = change
+                self._problem(f"leaving {name} out of the action changes the outputs by {change:.1e} only: the group may be too small")
+        self.report.without_influence = tuple(idle)
+        if idle:
+            self.report.notes.append(f"without influence on the outputs, so nothing to leave out: {', '.join(idle)}")
+
+    def _change(self, base: Outputs, out: Outputs, but: set[str]) -> float:
+        """How much the outputs changed, and new values of buffers other than those that were changed themselves."""
+        names = [name for name in base.buffers if name not in but]
+        return max(deviation(base.values, out.values),
+                   deviation([base.buffers[name] for name in names], [out.buffers[name] for name in names]))
+
+    def _influence(self, name: str, state: State, inputs: Sequence[Any], base: Outputs) -> float:
+        """How much other values of one tensor change the outputs."""
+        other = self._state()[name]
+        return self._change(base, self._run(self._with(state, {name: other}), inputs, f"influence of {name}", base, {name}), {name})
+
+    def _outside(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
+        """Permute one axis of one tensor alone, where the group moves other tensors along with it: the outputs must change."""
+        candidates = self._axes()
+        order = torch.randperm(len(candidates), generator=self.generator).tolist()
+        for name, dim in (candidates[i] for i in order):
+            if len(self.report.outside) >= OUTSIDE:
+                break
+            size = state[name].shape[dim]
+            permutation = torch.roll(torch.arange(size), int(torch.randint(1, size, (), generator=self.generator)))
+            out = self._run(self._with(state, {name: state[name].index_select(dim, permutation)}), inputs, "outside", base, {name})
+            change = self._change(base, out, {name})
+            if change <= CHANGE and self._influence(name, state, inputs, base) <= CHANGE:
+                continue
+            self.report.outside[f"axis {dim} of {name} alone"] = change
+            if change <= CHANGE:
+                self._problem(f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only")
+        if not self.report.outside:
+            self.report.notes.append("no permutation outside the group was found to try")
+
+    def _axes(self) -> list[tuple[str, int]]:
+        """Axes that cannot be permuted alone: every space along them moves other tensors too; with a trivial group, all axes."""
+        shared = {number for number in range(len(self.group.factors)) if len(self.group.moved_by(number)) > 1}
+        found, others = [], []
+        for name, action in self.group.actions.items():
+            if name not in self.execution.state_names:
+                continue
+            along: list[set[int]] = [set() for _ in action.shape]
+            for dims, blocks in action.components:
+                for block in blocks:
+                    for dim, spaces in zip(dims, block.spaces, strict=True):
+                        along[dim] |= {self.group.spaces[s].factor for s in spaces}
+            for dim, factors in enumerate(along):
+                if action.shape[dim] > 1 and factors and factors <= shared:
+                    found.append((name, dim))
+                elif action.shape[dim] > 1 and not factors - {-1}:
+                    others.append((name, dim))
+        return found or others
+
+    # -- the exported graph --------------------------------------------------------------------------------------------
+
+    def _original(self, model: nn.Module | None, state: State, inputs: Sequence[Any], base: Outputs) -> None:
+        """The exported graph must be the network itself."""
+        if model is None:
+            self.report.notes.append("an exported program was given: there is no other network to compare it with")
+        elif self.execution.stochastic:
+            self.report.notes.append("the exported graph was not compared with the network itself, which draws random numbers")
+        else:
+            values, why = run_original(model, state, inputs, self.execution.exported)
+            if values is None:
+                self.report.notes.append(f"the exported graph was not compared with the network itself: {why}")
+                return
+            self.report.exported = deviation([v for v in base.values if isinstance(v, torch.Tensor)], values)
+            if self.report.exported > SAME_FUNCTION:
+                self._problem(f"the exported graph differs from the network itself by {self.report.exported:.1e}")
+
+    def _problem(self, text: str) -> None:
+        if text not in self.report.problems and len(self.report.problems) < 50:
+            self.report.problems.append(text)

@@ -1,0 +1,111 @@
+"""`verify`: random elements of each factor and of the whole group leave the function unchanged, and whatever is outside changes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten
+
+from paramgraph.compiler.torch_export import Lowering
+from paramgraph.compiler.trace import Trace, trace
+from paramgraph.errors import GroupError
+from paramgraph.graph import ParamGraph, check_state_dict
+from paramgraph.verification.checks import Checks
+from paramgraph.verification.execute import Execution
+from paramgraph.verification.randomise import Randomiser
+from paramgraph.verification.report import Report
+
+# Relative deviation that counts as unchanged; rounding errors alone usually amount to 1e-15.
+TOLERANCE = 1e-10
+# How many tensors `leave_one_out="sample"` leaves out, one at a time.
+SAMPLE = 16
+
+Progress = Callable[[int, int, str], None]
+
+
+def verify(
+    graph: ParamGraph,
+    model: Any,
+    example_inputs: Any = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    elements: int = 3,
+    inputs: int = 3,
+    seed: int = 0,
+    leave_one_out: Literal["sample", "all"] | int = "sample",
+    tolerance: float = TOLERANCE,
+    progress: Progress | None = None,
+) -> Report:
+    """Check a graph's symmetry group against its network, numerically.
+
+    The network's exported graph is run in float64, with casts to lower precisions rewritten, under random parameters, buffers and inputs.
+    Checked: every factor alone (where there are more than 24, in at most 24 bundles of neighbours; `report.factors` says which were moved
+    together) and the whole group leave every output unchanged; every element moves all tensors that it claims to move; composition,
+    inverse and identity are those of a group, and tied parameters stay tied; leaving a single tensor out of the action changes the
+    outputs, and so do permutations outside the group. In training mode, dropout is taken as the identity, and new values of buffers are
+    outputs that must be permuted as the buffers are.
+
+    Args:
+        graph: the compiled network.
+        model: the network: whatever `paramgraph.compile` takes. Networks on the meta device are run with random values on the CPU.
+        example_inputs: as for `paramgraph.compile`. Random inputs have their shapes, ranges and kinds.
+        kwargs: keyword arguments beside positional ones.
+        elements: random elements per factor and input.
+        inputs: random inputs; parameters are drawn anew for each.
+        seed: of all random numbers.
+        leave_one_out: how many tensors to leave out of the action, one at a time: `"sample"` for 16, `"all"`, or a number.
+        tolerance: largest relative deviation that counts as unchanged.
+        progress: called as `progress(done, total, what)`.
+
+    Raises:
+        TraceError: the network cannot be traced, or needs values that are on the meta device.
+        StateDictError: the graph is not this network's.
+        GroupError: there is nothing to draw.
+    """
+    if elements < 1 or inputs < 1:
+        raise GroupError(f"expected at least one element and one input, got elements={elements} and inputs={inputs}.")
+    start = time.perf_counter()
+    traced = trace(model, example_inputs, kwargs)
+    check_state_dict(graph, traced.state)
+    program = Lowering(traced.exported, traced.name, traced.state).run()
+    report = Report(graph.name, tolerance, elements=elements, inputs=inputs)
+    checks = Checks(graph, report, Execution(traced.exported), Randomiser(program, traced.state), _leaves(traced, example_inputs, kwargs),
+                    torch.Generator().manual_seed(seed), progress)
+    checks.run(model if isinstance(model, nn.Module) else None, traced, _count(leave_one_out))
+    report.seconds = time.perf_counter() - start
+    return report
+
+
+def _count(leave_one_out: str | int) -> int | None:
+    if leave_one_out == "all":
+        return None
+    if leave_one_out == "sample":
+        return SAMPLE
+    if isinstance(leave_one_out, int):
+        return leave_one_out
+    raise GroupError(f"leave_one_out: expected 'sample', 'all' or a number, got {leave_one_out!r}.")
+
+
+def _leaves(traced: Trace, example_inputs: Any, kwargs: Mapping[str, Any] | None) -> list[Any]:
+    """The example's flat leaves in the order of the exported graph, with values where the caller's have them."""
+    args, keywords = traced.arguments
+    if isinstance(example_inputs, Mapping):
+        args, keywords = (), {**example_inputs, **(kwargs or {})}
+    elif example_inputs is not None:
+        args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+        keywords = dict(kwargs or {})
+    elif kwargs:
+        keywords = dict(kwargs)
+    order = _keyword_order(traced)
+    keywords = {name: keywords[name] for name in (*(n for n in order if n in keywords), *(n for n in keywords if n not in order))}
+    return tree_flatten((tuple(args), keywords))[0]
+
+
+def _keyword_order(traced: Trace) -> list[str]:
+    """Keyword arguments as the exported graph orders them."""
+    example = traced.exported.example_inputs
+    return list(example[1]) if example else []
