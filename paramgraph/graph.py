@@ -55,7 +55,7 @@ class NodeSet:
         type: the node type. Metanets share weights by it, and automorphisms preserve it.
         size: number of nodes.
         blocks: how the group moves the nodes: pairs `(node numbers, index spaces)`. Each block is the row-major product of the
-            numbered spaces of the group; node numbers are None where a single block holds all nodes in order.
+            numbered spaces of the group; node numbers are None for the first nodes, in order.
         depth: longest path from an input, in operations.
         activation: name of the function applied to the nodes' values, or None.
         order: per-node order where (part of) the index is pinned: nodes with different order are distinct. None where no

@@ -39,11 +39,16 @@ def _atoms(typing: Typing, axis: tuple[Space, ...]) -> Iterator[Space]:
                 yield from _atoms(typing, part) if part != (unit,) else (unit,)
 
 
+def module_path(node: Any) -> str:
+    """Dotted path of the module that an fx node comes from."""
+    stack = (getattr(node, "meta", None) or {}).get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""
+
+
 def place(node: Any) -> str:
     """Module path and source line of an fx node."""
     meta = getattr(node, "meta", None) or {}
-    stack = list((meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
+    path = module_path(node)
     lines = [line.strip() for line in (meta.get("stack_trace") or "").splitlines() if line.strip().startswith("File ")]
     source = lines[-1].replace("File ", "").replace('"', "").rsplit("/", 1)[-1] if lines else ""
     return ", ".join(part for part in (path, source) if part)

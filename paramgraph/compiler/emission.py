@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from paramgraph.compiler.closure import Closure
+from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.parameters import Leaf, ParameterUses, Place, leaves_of, name_places
 from paramgraph.compiler.program import Op, Program, Value
@@ -92,13 +93,15 @@ class Emitter:
         for value, _ in program.outputs:
             self.readers[value] = self.readers.get(value, 0) + 1
         self._node_like = node_like_spaces(program, typing)
-        self._names: dict[str, int] = {}
+        self._names: dict[tuple[bool, str], int] = {}
+        self._path = ""
         self._atoms: dict[Space, frozenset[int]] = {}
 
     def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
         for value in self.program.inputs:
             self.components[value] = self.fresh_components(value, "input", value.name or "input", 0)
         for op in self.program.ops:
+            self._path = module_path(op.where)
             operation(op.kind).emit(self, op)
         for value, buffer in self.program.outputs:
             for component in self.components.get(value, ()) if buffer is None else ():
@@ -107,7 +110,22 @@ class Emitter:
                     record.type = f"{record.type}.output"
         self.uses.emit_rest(self)
         Closure(self).run()
+        self._tell_parallels_apart()
         return {name: self._freeze(record) for name, record in self.nodes.items()}, self.edges
+
+    def _tell_parallels_apart(self) -> None:
+        """Parameters that are merely added (two biases of one layer) get distinct types: exchanging them is left out of the group."""
+        seen: dict[tuple[str, str, str], int] = {}
+        for name, edges in self.edges.items():
+            if edges.parameter is None:
+                continue
+            source = "" if self.nodes[edges.source].type == f"{edges.type}.node" else edges.source
+            key = (edges.type, source, edges.target)
+            times = seen[key] = seen.get(key, 0) + 1
+            if times > 1:
+                self.edges[name] = replace(edges, type=f"{edges.type}~{times}")
+                if not source:
+                    self.nodes[edges.source].type = f"{edges.type}~{times}.node"
 
     # -- places --------------------------------------------------------------------------------------------------------
 
@@ -153,9 +171,9 @@ class Emitter:
 
     # -- nodes and edges -----------------------------------------------------------------------------------------------
 
-    def unique(self, name: str) -> str:
-        times = self._names.get(name, 0)
-        self._names[name] = times + 1
+    def unique(self, name: str, edges: bool = False) -> str:
+        times = self._names.get((edges, name), 0)
+        self._names[edges, name] = times + 1
         return name if not times else f"{name}:{times}"
 
     def add_nodes(self, name: str, type_: str, units: Axis, depth: int) -> str:
@@ -193,7 +211,7 @@ class Emitter:
         name: str | None = None,
     ) -> None:
         depth = self.nodes[target].depth
-        name = self.unique(name or f"{source}→{target}")
+        name = self.unique(name or f"{source} → {target}", edges=True)
         self.edges[name] = EdgeSet(
             name, type_, source, target, shape, source_index, target_index, parameter, positions, depth, explicit=False
         )
@@ -252,7 +270,7 @@ class Emitter:
         out = []
         for places, members in groups:
             depth = self.depth([c for c, _ in members]) + 1
-            made = Component(tuple(places), Ref(self.add_nodes(name, type_, tuple(space for _, _, space in places), depth)))
+            made = self.new_component(places, name, depth, type_)
             for component, t in members:
                 self.structural(t, component, made)
             out.append(made)
@@ -260,7 +278,8 @@ class Emitter:
 
     def new_component(self, places: Sequence[Place], name: str, depth: int, type_: str | None = None) -> Component:
         """A new node set for the given places."""
-        return Component(tuple(places), Ref(self.add_nodes(name, type_ or name, tuple(place[2] for place in places), depth)))
+        full = f"{self._path}.{name}" if self._path else name
+        return Component(tuple(places), Ref(self.add_nodes(full, type_ or name, tuple(place[2] for place in places), depth)))
 
     def referring(self, places: tuple[Place, ...], name: str, index: np.ndarray | None) -> Component:
         """Some nodes of a node set, as a component with places of its own."""
@@ -419,7 +438,7 @@ class Emitter:
         g, i, j, q = np.unravel_index(elements, shape)
         s = np.arange(groups * k).reshape(groups, k) if source_index is None else source_index
         t = np.arange(groups * m).reshape(groups, m) if target_index is None else target_index
-        edge_set_name = self.unique(name)
+        edge_set_name = self.unique(name, edges=True)
         self.edges[edge_set_name] = EdgeSet(
             edge_set_name, f"{role}.part", source.ref.name, target.ref.name, (len(elements), 1, 1, 1),
             s[g, j][:, None], t[g, i][:, None], view, None, self.nodes[target.ref.name].depth, explicit=True,
@@ -450,12 +469,11 @@ class Emitter:
         if len(out) == 1 and pinned[0] and all(self.group.spaces[s].pinned for s in out[0][1]):
             whole: np.ndarray | range | None = range(record.size) if record.size > 1 else None
             return NodeSet(record.name, _type_of(record), record.size, tuple(out), record.depth, record.activation, whole)
-        if any(pinned):
-            order = np.full(record.size, -1, dtype=np.int64)
+        if any(pinned) or len(out) > 1:
+            # Nodes of different blocks are never exchanged, so each block has codes of its own.
+            order = np.empty(record.size, dtype=np.int64)
             start = 0
-            for (index, spaces), fixed in zip(out, pinned, strict=True):
-                if not fixed:
-                    continue
+            for index, spaces in out:
                 code = np.zeros((), dtype=np.int64)
                 sizes = [self.group.spaces[s].size for s in spaces]
                 for i, s in enumerate(spaces):
@@ -463,8 +481,8 @@ class Emitter:
                         axis = np.arange(sizes[i]).reshape([-1 if e == i else 1 for e in range(len(sizes))])
                         code = code * sizes[i] + axis
                 flat = np.broadcast_to(code, sizes).reshape(-1) + start
-                order[np.arange(record.size) if index is None else index] = flat
-                start = int(flat.max()) + 1
+                order[np.arange(len(flat)) if index is None else index] = flat
+                start = int(flat.max(initial=start - 1)) + 1
         return NodeSet(record.name, _type_of(record), record.size, tuple(out), record.depth, record.activation, order)
 
     def atoms(self, unit: Space) -> frozenset[int]:

@@ -80,7 +80,7 @@ class ActionBlock:
     """A part of a tensor (restricted to some dimensions) on which every dimension is a product of index spaces.
 
     Attributes:
-        index: per dimension, the positions of its elements; None for all, in order.
+        index: per dimension, the positions of its elements; None for the first ones, in order.
         spaces: per dimension, numbers of its index spaces, row-major.
     """
 

@@ -8,7 +8,7 @@ from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
 
-def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int) -> tuple[list[Value], list[Value]]:
+def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int, name: str) -> tuple[list[Value], list[Value]]:
     """Input and recurrent parts of each gate, from packed weights of `gates · n` rows."""
     out = []
     for value, weight, bias in ((x, params[0], params[2] if len(params) >= 4 else None),
@@ -18,33 +18,33 @@ def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int) 
         biases = None if bias is None else b.reshape(bias, [gates, n])
         parts = []
         for gate in range(gates):
-            part = b.linear(value, b.select(split, 0, gate), None if biases is None else b.select(biases, 0, gate), name="recurrent")
+            part = b.linear(value, b.select(split, 0, gate), None if biases is None else b.select(biases, 0, gate), name=name)
             parts.append(part)
         out.append(parts)
     return out[0], out[1]
 
 
-def _lstm_step(b: Builder, x: Value, h: Value, c: Value, params: Sequence[Value]) -> tuple[Value, Value]:
-    from_x, from_h = _gates(b, x, h, params, 4)
+def _lstm_step(b: Builder, x: Value, h: Value, c: Value, params: Sequence[Value], name: str) -> tuple[Value, Value]:
+    from_x, from_h = _gates(b, x, h, params, 4, name)
     i, f, g, o = (b.elementwise("add", a, r) for a, r in zip(from_x, from_h, strict=True))
     kept = b.elementwise("mul", b.elementwise("sigmoid", f), c)
     new_c = b.elementwise("add", kept, b.elementwise("mul", b.elementwise("sigmoid", i), b.elementwise("tanh", g)))
     out = b.elementwise("mul", b.elementwise("sigmoid", o), b.elementwise("tanh", new_c))
     if len(params) in (3, 5):  # a projection of the state
-        out = b.linear(out, params[-1], name="recurrent projection")
+        out = b.linear(out, params[-1], name=f"{name}.projection")
     return out, new_c
 
 
-def _gru_step(b: Builder, x: Value, h: Value, params: Sequence[Value]) -> Value:
-    (rx, zx, nx), (rh, zh, nh) = _gates(b, x, h, params, 3)
+def _gru_step(b: Builder, x: Value, h: Value, params: Sequence[Value], name: str) -> Value:
+    (rx, zx, nx), (rh, zh, nh) = _gates(b, x, h, params, 3, name)
     r = b.elementwise("sigmoid", b.elementwise("add", rx, rh))
     z = b.elementwise("sigmoid", b.elementwise("add", zx, zh))
     n = b.elementwise("tanh", b.elementwise("add", nx, b.elementwise("mul", r, nh)))
     return b.elementwise("lerp", n, h, z)
 
 
-def _rnn_step(b: Builder, x: Value, h: Value, params: Sequence[Value], function: str) -> Value:
-    (from_x,), (from_h,) = _gates(b, x, h, params, 1)
+def _rnn_step(b: Builder, x: Value, h: Value, params: Sequence[Value], function: str, name: str) -> Value:
+    (from_x,), (from_h,) = _gates(b, x, h, params, 1, name)
     return b.elementwise(function, b.elementwise("add", from_x, from_h))
 
 
@@ -58,6 +58,7 @@ def _recurrent(b: Builder, kind: str, x: Value, initial: Sequence[Value], params
         outs = []
         for direction in range(directions):
             place = layer * directions + direction
+            name = f"{kind}.reverse" if direction else kind
             own = params[place * per : (place + 1) * per]
             starts = [b.select(value, 0, place) for value in initial]  # each (batch, n)
             states = [b.state(start.shape, f"{kind} state") for start in starts]
@@ -68,13 +69,13 @@ def _recurrent(b: Builder, kind: str, x: Value, initial: Sequence[Value], params
             # Steps are in order: their axis is pinned, and the state is the same space at every step.
             steps = b.mix(f"{kind} steps", x, [time], ordered=True)
             if kind == "lstm":
-                out, cell = _lstm_step(b, steps, lifted[0], lifted[1], own)
+                out, cell = _lstm_step(b, steps, lifted[0], lifted[1], own, name)
                 results = [out, cell]
             elif kind == "gru":
-                out = _gru_step(b, steps, lifted[0], own)
+                out = _gru_step(b, steps, lifted[0], own, name)
                 results = [out]
             else:
-                out = _rnn_step(b, steps, lifted[0], own, kind.removeprefix("rnn_"))
+                out = _rnn_step(b, steps, lifted[0], own, kind.removeprefix("rnn_"), name)
                 results = [out]
             for number, (state, result) in enumerate(zip(states, results, strict=True)):
                 final = b.select(result, time, result.shape[time] - 1)
