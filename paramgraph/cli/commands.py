@@ -21,7 +21,7 @@ Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, package
 GraphFile = Annotated[Path, typer.Argument(help="A .pgraph file.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,
-    typer.Option("--input-shape", "-s", help="Shape of an input, e.g. 2,3,224,224 or 2,16:int64; once per input. Default: the model's own."),
+    typer.Option("--input-shape", "-s", help="Shape of an input, such as 2,3,224,224 or 2,16:int64; once per input."),
 ]
 Meta = Annotated[bool, typer.Option("--meta", help="Build the model on the meta device: structure and group without values.")]
 Train = Annotated[bool, typer.Option("--train", help="Compile the model in train mode instead of eval mode.")]
@@ -66,7 +66,7 @@ def inspect(
     file: GraphFile,
     sets: Annotated[bool, typer.Option("--sets", help="List every edge set.")] = False,
     factors: Annotated[bool, typer.Option("--factors", help="List every factor of the group.")] = False,
-    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="List what was pinned and why, unknown operations, unused parameters.")] = False,
+    diagnostics: Annotated[bool, typer.Option("--diagnostics", help="List what was pinned and why, and unused parameters.")] = False,
 ) -> None:
     """Print what is in a graph: nodes and edges by type, and the group."""
     from paramgraph import report
@@ -86,7 +86,7 @@ def inspect(
 @app.command()
 def verify(
     model: Model,
-    graph_file: Annotated[Path | None, typer.Option("--graph", "-g", help="A .pgraph file of this model; else the model is compiled.")] = None,
+    graph_file: Annotated[Path | None, typer.Option("--graph", "-g", help="A .pgraph file of this model. Default: compile it.")] = None,
     input_shape: Shapes = None,
     train: Train = False,
     batch: Batch = 2,

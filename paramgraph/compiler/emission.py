@@ -358,7 +358,8 @@ class Emitter:
         known_t = {place for c in targets for place in c.places}
         known_s = {place for c in sources for place in c.places}
         to = [place for place in tags if place is not None and place in known_t]
-        hidden = [p for p in tags if p is not None and p not in known_t and p not in known_s and self.is_node(p[2])]
+        loose = [p for p in tags if p is not None and p not in known_t and p not in known_s]
+        hidden = [p for p in loose if self.is_node(p[2]) and not p[2].pinned]
         both = [p for p in to if p in known_s] if sources else []
         from_ = [p for p in tags if p is not None and p in known_s and p not in to]
         base = leaf.value.name

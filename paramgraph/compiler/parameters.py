@@ -196,7 +196,8 @@ def _labels_through_reshape(operand: Value, output: Value, labels: tuple[Any, ..
     """
     after = [place for label, axis in zip(labels, output.axes, strict=True) for place in name_places(label, system.units(axis))]
     before = [(d, unit) for d, axis in enumerate(operand.axes) for unit in system.units(axis) if unit.size > 1]
-    if [unit for _, unit in before] != [place[2] for place in after]:
+    units = [unit for axis in output.axes for unit in system.units(axis) if unit.size > 1]
+    if [unit for _, unit in before] != units or len(after) != len(units):
         return (None,) * operand.ndim
     out: list[Any] = []
     at = 0
