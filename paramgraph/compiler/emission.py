@@ -92,7 +92,7 @@ class Emitter:
                 self.readers[value] = self.readers.get(value, 0) + 1
         for value, _ in program.outputs:
             self.readers[value] = self.readers.get(value, 0) + 1
-        self._node_like = node_like_spaces(program, typing)
+        self._node_like = node_like_spaces(program, typing, group)
         self._names: dict[tuple[bool, str], int] = {}
         self._path = ""
         self._atoms: dict[Space, frozenset[int]] = {}
@@ -246,6 +246,14 @@ class Emitter:
             else:
                 self.structural("factor", component, made)
         return made
+
+    def whole(self, components: Sequence[Component], places: Sequence[Place], name: str) -> list[Component]:
+        """The components, with those that hold only some of the given places brought together into one that holds all."""
+        touching = [c for c in components if any(place in places for place in c.places)]
+        if len(touching) < 2:
+            return list(components)
+        wanted = [place for c in touching for place in c.places]
+        return [*(c for c in components if c not in touching), self.gather(touching, sorted(wanted, key=lambda p: p[:2]), name)]
 
     def keep(self, components: Sequence[Component], kept: Sequence[Place], name: str) -> list[Component]:
         """The components restricted to the kept places; partly kept ones become new nodes of their factor."""

@@ -18,6 +18,7 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     typing = type_program(program)
     builder = GroupBuilder(typing.dependencies)
     actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    builder.close()
     node_sets, edge_sets = Emitter(program, typing, builder).run()
     storages = lowering.storages
     return ParamGraph(

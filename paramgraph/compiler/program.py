@@ -105,6 +105,18 @@ class Program:
         self.outputs: list[tuple[Value, Value | None]] = []
         self.unknown: list[tuple[str, Any]] = []
 
+    def drop_dead(self) -> None:
+        """Remove operations that no output depends on, through recurrences too."""
+        live = {value for value, _ in self.outputs}
+        size = -1
+        while len(live) != size:
+            size = len(live)
+            for op in reversed(self.ops):
+                if op.output in live or (op.kind == "feedback" and op.inputs[0] in live):
+                    live.update(op.inputs)
+                    live.add(op.output)
+        self.ops = [op for op in self.ops if op.output in live]
+
     def __str__(self) -> str:
         return "\n".join(map(repr, self.ops))
 

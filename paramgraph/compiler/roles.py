@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from paramgraph.compiler.program import Op, Program
 from paramgraph.compiler.typing import Typing
+from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Axis, Space
 
 
-def node_like_spaces(program: Program, typing: Typing) -> set[Space]:
-    """The units (atomic or parted spaces) that index nodes."""
+def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> set[Space]:
+    """The units (atomic or parted spaces) that index nodes; `group` knows the spaces that move parameters."""
     system = typing.system
     positions: set[Space] = set()
     features: list[Axis] = []
@@ -26,20 +27,19 @@ def node_like_spaces(program: Program, typing: Typing) -> set[Space]:
         out.update(kept or units)
     values = [*program.inputs, *program.tensors.values(), *(op.output for op in program.ops)]
     everything = {unit for value in values for axis in value.axes for unit in system.units(axis) if unit.size > 1}
-    free = {unit for unit in everything if not unit.pinned}
-    out |= free
-    on = typing.dependencies.on
-    needed = {other for unit in [*free, *_inner(typing, free)] for other in on.get(unit, ())}
-    out.update(unit for unit in everything if unit in needed)
-    return out
+    moved = {space for space in group.known() if not space.pinned}
+    needed = {other for space in moved for other in typing.dependencies.on.get(space, ())} | moved
+    # Families that move parameters through their members.
+    for (base_id, assign), member in system.members.items():
+        if system.find(member) is not system.spaces[base_id] and not needed.isdisjoint(_atoms(typing, system.units((member,)))):
+            needed |= {system.spaces[base_id], *(system.spaces[over_id] for over_id, _ in assign)}
+    return out | {unit for unit in everything if unit in needed or not needed.isdisjoint(_atoms(typing, (unit,)))}
 
 
-def _inner(typing: Typing, units: set[Space]) -> set[Space]:
-    out: set[Space] = set()
-    for unit in units:
-        if unit.parts is not None:
-            out |= {space for block in typing.dependencies.blocks([(unit,)]) for space in block.axes[0]}
-    return out
+def _atoms(typing: Typing, axis: Axis) -> set[Space]:
+    if all(unit.parts is None for unit in axis):
+        return set(axis)
+    return {space for block in typing.dependencies.blocks([axis]) for space in block.axes[0]}
 
 
 def _position_axes(op: Op) -> list[Axis]:

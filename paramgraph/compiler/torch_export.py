@@ -74,6 +74,7 @@ class Lowering:
                 self.values[node] = self._constant(getattr_nested(self.exported.graph_module, node.target), str(node.target))
             elif node.op == "output":
                 self._outputs(node, signature)
+        self.program.drop_dead()
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

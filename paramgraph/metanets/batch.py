@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from paramgraph.backends.tiles import Tile
 from paramgraph.errors import MetanetError
 from paramgraph.graph import EdgeSet, ParamGraph
 from paramgraph.metanets.layout import Job, Layout, Limits
@@ -23,7 +22,8 @@ class Batch:
         graphs: the graphs, numbered by the layout: those of one structure stand together.
         order: `order[i]` is the number of the i-th graph as given.
         layout: structure in memory.
-        values: per job a tensor of `edge_set.shape` for each graph, or one flat tensor if packed, or None if structural.
+        values: per job a tensor of `edge_set.shape` for each graph, or one flat tensor if packed, or None if structural. Integers of block
+            jobs are converted tile by tile.
     """
 
     def __init__(self, graphs: Sequence[ParamGraph], order: Sequence[int], layout: Layout, dtype: torch.dtype) -> None:
@@ -33,20 +33,6 @@ class Batch:
         self.dtype = dtype
         self.values = [self._read_packed(job) if job.packed else self._read(job) for job in layout.jobs]
         self._check_finite()
-
-    def tile_values(self, number: int, tile: Tile) -> torch.Tensor:
-        """Values of one tile of job `number`, `(batch, groups, m, k, positions)`, in the metanet's dtype.
-
-        Structural edges all have the value 0, so these are `(batch, 1, 1, 1, positions)`.
-        """
-        values, job = self.values[number], self.layout.jobs[number]
-        if values is None:
-            return torch.zeros((), dtype=self.dtype, device=self.layout.device).expand(job.batch, 1, 1, 1, tile.block.shape[3])
-        if job.packed:
-            return values[0][tile.slices[0]].reshape(1, -1, 1, 1, 1)
-        if len(values) == 1:
-            return values[0][tile.slices][None].to(self.dtype)
-        return torch.stack([value[tile.slices] for value in values]).to(self.dtype)
 
     def _read(self, job: Job) -> list[torch.Tensor] | None:
         if job.parts[0].edges.parameter is None:

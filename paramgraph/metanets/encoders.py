@@ -76,8 +76,12 @@ class EdgeEncoder(nn.Module):
         code = code + torch.sin(self.position(table.position.to(dtype)))
         return code + table.structural.to(dtype)[:, None] * self.structural
 
-    def forward(self, values: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
-        """Initial edge states: values of any shape `(…)` and a code broadcastable to `(…, width)` to `(…, width)`."""
-        weight, bias = self.value.weight[:, 0], self.value.bias
-        # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
-        return torch.sin((values[..., None] * weight).add_(bias)).add_(code)
+    def edge_tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The parameters that work on edges, for `encode`."""
+        return self.value.weight[:, 0], self.value.bias
+
+
+def encode(values: torch.Tensor, code: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Initial edge states: values of any shape `(…)` and a code broadcastable to `(…, width)` to `(…, width)`."""
+    # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
+    return torch.sin((values[..., None] * weight).add_(bias)).add_(code)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from paramgraph.backends.protocol import Backend, Block
+
+Ends = tuple[torch.Tensor, torch.Tensor]
 
 
 class EdgeFunction(nn.Module):
@@ -40,16 +44,32 @@ class EdgeFunction(nn.Module):
             target = target + F.linear(globals_, global_part[0])[graph_of_row]
         return F.linear(nodes, source_part), target
 
-    def hidden(self, backend: Backend, block: Block, source: torch.Tensor, target: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
-        """What the first layer gives at every edge, `(batch, groups, m, k, positions, width)`."""
+    def edge_tensors(self) -> tuple[torch.Tensor, ...]:
+        """The parameters that work on edges. They are handed around openly, so that a pass can be computed again in backward."""
         edge_part = self.first.weight[:, 2 * self.width : 3 * self.width]
-        return backend.combine(block, source, target, F.linear(self.edge_norm(edge), edge_part), overwrite=True).relu_()
+        norm = (self.edge_norm.weight, self.edge_norm.bias) if isinstance(self.edge_norm, nn.LayerNorm) else ()
+        return (edge_part, self.last.weight, self.last.bias, *norm)
 
-    def forward(self, backend: Backend, block: Block, source: torch.Tensor, target: torch.Tensor, edge: torch.Tensor) -> torch.Tensor:
-        """New edge states, `(batch, groups, m, k, positions, width)`."""
+    def hidden(self, tensors: Sequence[torch.Tensor], backend: Backend, block: Block, ends: Ends, edge: torch.Tensor) -> torch.Tensor:
+        """What the first layer gives at every edge.
+
+        Args:
+            tensors: of `edge_tensors`.
+            backend: the engine.
+            block: the edges.
+            ends: terms of the nodes in the block's windows, `(batch, nodes, width)` for sources and targets.
+            edge: `(batch, groups, m, k, positions, width)`, like the result.
+        """
+        edge_part, _, _, *norm = tensors
+        if norm:
+            edge = F.layer_norm(edge, (self.width,), norm[0], norm[1])
+        return backend.combine(block, *ends, F.linear(edge, edge_part), overwrite=True).relu_()
+
+    def updated(self, tensors: Sequence[torch.Tensor], backend: Backend, block: Block, ends: Ends, edge: torch.Tensor) -> torch.Tensor:
+        """New edge states, from the same arguments."""
         # The bias is added in place: torch's fused product first copies it to every row, which takes longer than the product.
-        updated = F.linear(self.hidden(backend, block, source, target, edge), self.last.weight).add_(self.last.bias)
-        return updated.add_(edge) if self.residual else updated
+        new = F.linear(self.hidden(tensors, backend, block, ends, edge), tensors[1]).add_(tensors[2])
+        return new.add_(edge) if self.residual else new
 
 
 class MessageFunction(EdgeFunction):

@@ -65,11 +65,10 @@ class Job:
     tiles: list[Tile]
     packed: bool = False
 
-    def code(self, table: torch.Tensor, tile: Tile) -> torch.Tensor:
-        """Codes of a tile's edges, broadcastable to `(batch, groups, m, k, positions, width)`."""
-        if self.packed:
-            return table[self.codes[tile.slices[0]]].reshape(1, -1, 1, 1, 1, table.shape[-1])
-        return table[self.codes[tile.slices[3]]]
+    @property
+    def structural(self) -> bool:
+        """Whether its edges carry no parameter. Structural edges of a packed job have the value 0 among the others."""
+        return not self.packed and self.parts[0].edges.parameter is None
 
 
 class Layout:

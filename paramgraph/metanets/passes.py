@@ -2,26 +2,23 @@
 
 The state of an edge after layer l follows from its value, its code and node terms of layers up to l. So a graph whose edge states do
 not fit in memory is streamed: each pass takes one tile of raw values at a time, runs it through all layers so far, reduces it, and
-forgets it. Only node states are kept. With gradients, each tile is a checkpoint: backward recomputes it once more, and gradients are
-exact. Graphs that do fit keep their edge states between passes.
+forgets it. Only node states are kept; backward runs tiles once more, and gradients are exact. Graphs that do fit keep their edge states
+between passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from paramgraph.backends.protocol import Backend
-from paramgraph.backends.tiles import Tile, Window
 from paramgraph.metanets.batch import Batch
-from paramgraph.metanets.layers import EdgeFunction
+from paramgraph.metanets.encoders import EdgeEncoder
+from paramgraph.metanets.job_pass import JobPass, Streamed
+from paramgraph.metanets.layers import EdgeFunction, Ends
 from paramgraph.metanets.layout import Job, Layout
-
-Encode = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -39,11 +36,18 @@ class Terms:
         self._sources = torch.split(self.source, self.layout.run_rows)
         self._targets = torch.split(self.target, self.layout.run_rows)
 
-    def at(self, job: Job, tile: Tile) -> tuple[torch.Tensor, torch.Tensor]:
-        """Terms in the windows of a tile, `(batch, window, width)` each."""
+    def at(self, job: Job) -> Ends:
+        """Terms of a job's node sets, `(batch, nodes, width)` each; of the whole table in a packed job."""
         if job.source is None or job.target is None:
             return self.source[None], self.target[None]
-        return _window(self._sources[job.source], job, tile.sources), _window(self._targets[job.target], job, tile.targets)
+        width = self.source.shape[-1]
+        return (
+            self._sources[job.source].reshape(*self.layout.runs[job.source], width),
+            self._targets[job.target].reshape(*self.layout.runs[job.target], width),
+        )
+
+
+Step = tuple[EdgeFunction, Terms]
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Reduced:
         target: sums of messages at edges' targets, `(rows, width)`.
         source: sums of reverse messages at edges' sources, `(rows, width)`.
         total: sums of edge states, `(graphs, width)`.
-        emitted: per job, what was computed per edge, `(batch, edges, out)`; None for structural edge sets.
+        emitted: per job, what was computed per edge, `(batch, edges, out)`; None for edge sets that are structural or have no edges.
     """
 
     target: torch.Tensor | None = None
@@ -69,174 +73,152 @@ class EdgeStates:
     Args:
         backend: the engine.
         batch: the graphs.
-        encode: values and codes to initial states.
+        encoder: values and codes to initial states.
         codes: the edge code table, `(codes, width)`.
-        keep: keep edge states in memory between passes; else recompute them tile by tile.
+        keep: keep edge states in memory between passes (the layout must have one tile per job); else recompute them tile by tile.
     """
 
-    def __init__(self, backend: Backend, batch: Batch, encode: Encode, codes: torch.Tensor, keep: bool) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, batch: Batch, encoder: EdgeEncoder, codes: torch.Tensor, keep: bool) -> None:
         self.batch = batch
-        self._encode = encode
+        self._backend = backend
+        self._encoder = encoder
         self._codes = codes
         self._keep = keep
-        self._steps: list[tuple[EdgeFunction, Terms]] = []
-        self._kept: dict[Tile, tuple[int, torch.Tensor]] = {}
+        self._steps: list[Step] = []
+        self._kept: dict[int, tuple[int, torch.Tensor]] = {}
 
     def advance(self, update: EdgeFunction, terms: Terms) -> None:
         """Put one more edge update between the raw values and the current edge states."""
         self._steps.append((update, terms))
 
     def reduce(
-        self,
-        forward: tuple[EdgeFunction, Terms] | None = None,
-        backward: tuple[EdgeFunction, Terms] | None = None,
-        total: bool = False,
-        emit: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        self, forward: Step | None = None, backward: Step | None = None, total: bool = False, emit: nn.Linear | None = None
     ) -> Reduced:
         """One pass over all edges at their current states.
 
         Args:
             forward: messages to sum at the targets, up to and without their last linear layer, which commutes with the sum.
-            backward: messages to sum at the sources.
+            backward: messages to sum at the sources, likewise.
             total: whether to sum the edge states of each graph.
-            emit: function of edge states to return per edge.
+            emit: linear function of edge states to return per edge.
         """
-        layout = self.batch.layout
-        at_targets, at_sources, totals = _NodeSums(layout), _NodeSums(layout), _GraphSums(layout)
+        layout, width = self.batch.layout, self._codes.shape[-1]
+        at_targets, at_sources, totals = _Sums(layout, width), _Sums(layout, width), _Totals(layout, width)
         emitted: list[torch.Tensor | None] = []
-        # Backward runs tiles again, when further layers may have been added: they must see the layers of now.
-        steps = tuple(self._steps)
         for number, job in enumerate(layout.jobs):
-            pieces = []
-            emits = emit if job.packed or job.parts[0].edges.parameter is not None else None
-            for tile in job.tiles:
-                run = partial(self._run_tile, steps, number, job, tile, forward, backward, total, emits)
-                if torch.is_grad_enabled() and not self._keep:
-                    message, reverse, summed, piece = checkpoint(run, use_reentrant=False, preserve_rng_state=False)
-                else:
-                    message, reverse, summed, piece = run()
-                if message is not None:
-                    at_targets.add(job.target, tile.targets, message)
-                if reverse is not None:
-                    at_sources.add(job.source, tile.sources, reverse)
-                if summed is not None:
-                    totals.add(job, summed)
-                if piece is not None:
-                    pieces.append(piece)
-            emitted.append(torch.cat(pieces, dim=1) if pieces else None)
+            emits = None if job.structural else emit
+            found = iter(self._run(number, job, forward, backward, total, emits) if job.tiles else ())
+            if forward is not None:
+                at_targets.add(job.target, next(found, None))
+            if backward is not None:
+                at_sources.add(job.source, next(found, None))
+            if total:
+                totals.add(job, next(found, None))
+            emitted.append(next(found, None) if emits is not None else None)
         return Reduced(
-            at_targets.result(forward[1].source) if forward else None,
-            at_sources.result(backward[1].source) if backward else None,
+            at_targets.result(self._codes) if forward else None,
+            at_sources.result(self._codes) if backward else None,
             totals.result(self._codes) if total else None,
             emitted,
         )
 
-    def _run_tile(
-        self,
-        steps: tuple[tuple[EdgeFunction, Terms], ...],
-        number: int,
-        job: Job,
-        tile: Tile,
-        forward: tuple[EdgeFunction, Terms] | None,
-        backward: tuple[EdgeFunction, Terms] | None,
-        total: bool,
-        emit: Callable[[torch.Tensor], torch.Tensor] | None,
-    ) -> tuple[torch.Tensor | None, ...]:
-        state = self._state(steps, number, job, tile)
-        message = reverse = summed = piece = None
-        if forward is not None:
-            hidden = forward[0].hidden(self.backend, tile.block, *forward[1].at(job, tile), state)
-            message = self.backend.to_nodes(tile.block, hidden, "target")
-        if backward is not None:
-            hidden = backward[0].hidden(self.backend, tile.block, *backward[1].at(job, tile), state)
-            reverse = self.backend.to_nodes(tile.block, hidden, "source")
-        if total:
-            # In a packed job, edges of several graphs meet; their targets tell them apart.
-            summed = self.backend.to_nodes(tile.block, state) if job.packed else self.backend.to_graph(tile.block, state)
-        if emit is not None:
-            out = emit(state)
-            piece = out.reshape(job.batch, tile.block.num_edges, out.shape[-1])
-        return message, reverse, summed, piece
-
-    def _state(self, steps: tuple[tuple[EdgeFunction, Terms], ...], number: int, job: Job, tile: Tile) -> torch.Tensor:
-        """Edge states of a tile after `steps`, `(batch, groups, m, k, positions, width)`."""
-        level, state = self._kept.get(tile, (-1, None))
+    def _run(
+        self, number: int, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: nn.Linear | None
+    ) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
+        level, state = self._kept.get(number, (0, None))
+        steps = self._steps[level:]
+        inputs: list[tuple[str, torch.Tensor]] = []
         if state is None:
-            level, state = 0, self._encode(self.batch.tile_values(number, tile), job.code(self._codes, tile))
-            state = state.expand(job.batch, *tile.block.shape, state.shape[-1])
-        for update, terms in steps[level:]:
-            state = update(self.backend, tile.block, *terms.at(job, tile), state)
+            inputs += [("values", value) for value in self.batch.values[number] or ()]
+            inputs += [("whole", tensor) for tensor in (self._codes, *self._encoder.edge_tensors())]
+        for function, terms in (*steps, *(message for message in (forward, backward) if message is not None)):
+            inputs += zip(("sources", "targets"), terms.at(job), strict=True)
+            inputs += [("whole", tensor) for tensor in function.edge_tensors()]
+        if emit is not None:
+            inputs += [("whole", emit.weight), ("whole", emit.bias)]
+        job_pass = JobPass(
+            backend=self._backend,
+            job=job,
+            steps=tuple(function for function, _ in steps),
+            forward=forward[0] if forward else None,
+            backward=backward[0] if backward else None,
+            total=total,
+            emit=emit is not None,
+            kinds=tuple(kind for kind, _ in inputs),
+            shapes=self._shapes(job, forward, backward, total, emit),
+        )
+        tensors = [tensor for _, tensor in inputs]
         if self._keep:
-            self._kept[tile] = (len(steps), state)
-        return state
+            found, state = job_pass.compute(job.tiles[0], job_pass.seen(job.tiles[0], tensors), state)
+            self._kept[number] = (len(self._steps), state)
+            return found
+        streamed: tuple[torch.Tensor, ...] = Streamed.apply(job_pass, *tensors)
+        return streamed
+
+    def _shapes(
+        self, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: nn.Linear | None
+    ) -> tuple[tuple[int, ...], ...]:
+        width, rows = self._codes.shape[-1], self.batch.layout.num_rows
+        sizes = {end: rows if run is None else self.batch.layout.runs[run][1] for end, run in (("s", job.source), ("t", job.target))}
+        shapes: list[tuple[int, ...]] = [(job.batch, sizes["t"], width)] if forward else []
+        shapes += [(job.batch, sizes["s"], width)] if backward else []
+        shapes += [(1, rows, width) if job.packed else (job.batch, width)] if total else []
+        shapes += [(job.batch, sum(tile.block.num_edges for tile in job.tiles), emit.out_features)] if emit is not None else []
+        return tuple(shapes)
 
 
-class _NodeSums:
-    """Sums over rows, added up window by window.
+class _Sums:
+    """Sums over rows, added up job by job."""
 
-    All additions are in place: a small result kept per tile would pin the memory of the large intermediates freed around it.
-    """
-
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, width: int) -> None:
         self._layout = layout
-        self._runs: dict[int, torch.Tensor] = {}
-        self._table: torch.Tensor | None = None
+        self._width = width
+        self._runs: dict[int | None, torch.Tensor] = {}
 
-    def add(self, run: int | None, window: Window, piece: torch.Tensor) -> None:
-        """Add `(batch, window, width)` to a run of rows, or `(1, rows, width)` to the whole table."""
-        if run is None:
-            self._table = _added(self._table, piece[0])
+    def add(self, run: int | None, piece: torch.Tensor | None) -> None:
+        """Add `(batch, nodes, width)` to a run of rows, or `(1, rows, width)` to the whole table. An implied edge set may end early."""
+        if piece is None:
             return
-        batch, size = self._layout.runs[run]
-        if window == (0, size):
-            self._runs[run] = _added(self._runs.get(run), piece)
-            return
-        if run not in self._runs:
-            self._runs[run] = piece.new_zeros(batch, size, piece.shape[-1])
-        self._runs[run][:, slice(*window)] += piece
+        if run is not None and piece.shape[1] < self._layout.runs[run][1]:
+            piece = torch.nn.functional.pad(piece, (0, 0, 0, self._layout.runs[run][1] - piece.shape[1]))
+        self._runs[run] = self._runs[run] + piece if run in self._runs else piece
 
     def result(self, like: torch.Tensor) -> torch.Tensor:
         """The table of sums, `(rows, width)`."""
-        width = like.shape[-1]
+        empty = like.new_zeros(1, self._width)
         runs = [
-            self._runs[run].reshape(rows, width) if run in self._runs else like.new_zeros(rows, width)
+            self._runs[run].reshape(rows, self._width) if run in self._runs else empty.expand(rows, -1)
             for run, rows in enumerate(self._layout.run_rows)
         ]
-        table = torch.cat(runs) if runs else like.new_zeros(0, width)
-        return table if self._table is None else table + self._table
+        table = torch.cat(runs) if runs else empty[:0]
+        return table + self._runs[None][0] if None in self._runs else table
 
 
-class _GraphSums:
+class _Totals:
     """Sums over graphs, added up job by job."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, width: int) -> None:
         self._layout = layout
-        self._blocks: dict[int, torch.Tensor] = {}
+        self._width = width
+        self._blocks: list[torch.Tensor] = []
+        self._numbers: list[int] = []
         self._table: torch.Tensor | None = None
 
-    def add(self, job: Job, piece: torch.Tensor) -> None:
-        """Add `(batch, width)` to the graphs of a block job, or sums at targets, `(1, rows, width)`, of a packed one."""
+    def add(self, job: Job, piece: torch.Tensor | None) -> None:
+        """Add `(batch, width)` to the graphs of a block job, or sums at targets, `(1, rows, width)`, of the packed one."""
+        if piece is None:
+            return
         if job.packed:
-            self._table = _added(self._table, piece[0])
-        else:
-            first = job.parts[0].graph
-            self._blocks[first] = _added(self._blocks.get(first), piece)
+            self._table = piece[0]
+            return
+        self._blocks.append(piece)
+        self._numbers += [part.graph for part in job.parts]
 
     def result(self, like: torch.Tensor) -> torch.Tensor:
         """The sums, `(graphs, width)`."""
-        sums = like.new_zeros(self._layout.num_graphs, like.shape[-1])
-        for first, block in self._blocks.items():
-            sums[first : first + block.shape[0]] += block
+        sums = like.new_zeros(self._layout.num_graphs, self._width)
+        if self._blocks:
+            sums = sums.index_add(0, torch.as_tensor(self._numbers, device=like.device), torch.cat(self._blocks))
         if self._table is not None:
             sums = sums.index_add(0, self._layout.graph_of_row, self._table)
         return sums
-
-
-def _added(sums: torch.Tensor | None, piece: torch.Tensor) -> torch.Tensor:
-    return piece.clone() if sums is None else sums.add_(piece)
-
-
-def _window(run: torch.Tensor, job: Job, window: Window) -> torch.Tensor:
-    states = run.reshape(job.batch, -1, run.shape[-1])
-    return states if window == (0, states.shape[1]) else states[:, slice(*window)]

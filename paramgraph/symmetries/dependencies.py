@@ -235,8 +235,8 @@ class Dependencies:
         for unit in parted:
             others = list(units)
             others.remove(unit)
-            bases = self._families.get(unit.id, set()) & {other.id if other.base is None else other.base.id for other in others}
-            expand = bool(bases) and count[unit] == 1
+            families = self._families.get(unit.id)
+            expand = families is not None and count[unit] == 1 and not families.isdisjoint(self._bases(others))
             for axis, positions in self.system.leaves(unit):
                 inner = self._restricted(axis, entries)
                 if expand:
@@ -272,6 +272,14 @@ class Dependencies:
                 rest.remove(unit)
                 for inner, _ in self.system.leaves(unit):
                     self._visit_inside(self._restricted(inner, entries), rest, entries)
+
+    def _bases(self, units: Iterable[Space]) -> set[int]:
+        """Ids under which the units, and the spaces inside their parts, have families."""
+        out = set()
+        for unit in units:
+            for space in (unit, *(self._inside(unit) if unit.parts is not None else ())):
+                out.add(space.id if space.base is None else space.base.id)
+        return out
 
     def _inside(self, unit: Space) -> Counter[Space]:
         out: Counter[Space] = Counter()

@@ -22,6 +22,15 @@ class GroupBuilder:
         self.factors: list[Factor] = []
         self._numbers: dict[Space, int] = {}
         self._names: dict[str, int] = {}
+        self._closed = False
+
+    def known(self) -> set[Space]:
+        """The spaces numbered so far."""
+        return set(self._numbers)
+
+    def close(self) -> None:
+        """Say that all tensors have been seen: free spaces met from now on move no parameter, and are no part of the group."""
+        self._closed = True
 
     def number(self, space: Space) -> int:
         """The number of an atomic space in the group."""
@@ -29,9 +38,9 @@ class GroupBuilder:
         if found is not None:
             return found
         on = self.dependencies.on.get(space, set())
-        if space.pinned:
+        if space.pinned or self._closed:
             self._numbers[space] = len(self.spaces)
-            self.spaces.append(IndexSpace(space.size, space.label, -1, space.cause or "fixed"))
+            self.spaces.append(IndexSpace(space.size, space.label, -1, space.cause or "it indexes no parameter"))
             return self._numbers[space]
         joint = [space, *(other for other in on if space in self.dependencies.on.get(other, ()))]
         joint.sort(key=lambda unit: unit.id)

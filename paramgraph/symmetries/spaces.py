@@ -459,7 +459,7 @@ class SpaceSystem:
 
     def member(self, space: Space, over: Space, where: np.ndarray) -> Space:
         """`space` where `over` is restricted to the elements `where`; `space` itself if it cannot depend on `over`."""
-        if space is over or space.pinned or space.size == 1 or not self.may_depend(space, over):
+        if space is over or self.is_fixed(space) or not self.may_depend(space, over):
             return space
         base = space if space.base is None else space.base
         assign = space.assign | {(over.id, np.asarray(where, dtype=np.int64).tobytes())}
@@ -470,6 +470,14 @@ class SpaceSystem:
             self.members[(base.id, assign)] = found
         return found
 
+    def is_fixed(self, space: Space) -> bool:
+        """Whether no element can move: pinned, single, or cut into parts that are."""
+        if space.pinned or space.size == 1:
+            return True
+        if space.parts is None:
+            return False
+        return all(self.is_fixed(unit) for part in space.parts for unit in self.units(part))
+
     def family(self, members: Sequence[Axis], over: Space) -> Axis:
         """An axis that is `members[j]` on part j of the union `over`."""
         first = members[0]
@@ -477,7 +485,7 @@ class SpaceSystem:
             return first
         size = length(first)
         assert over.positions is not None
-        if all(unit.pinned for member in members for unit in self.units(member)):
+        if all(self.is_fixed(unit) for member in members for unit in self.units(member)):
             for member in members[1:]:
                 try:
                     self.unify(first, member)

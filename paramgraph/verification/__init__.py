@@ -1,4 +1,4 @@
-"""Numerical verification that the annotated group leaves a network's function unchanged, and that it is coupled as tightly as it must be."""
+"""Numerical verification: the annotated group leaves a network's function unchanged, and whatever is outside changes it."""
 
 from __future__ import annotations
 

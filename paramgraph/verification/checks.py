@@ -20,8 +20,6 @@ from paramgraph.verification.report import FactorReport, Report
 
 State = dict[str, torch.Tensor]
 
-# Factors are tested alone up to this many; more are tested in this many bundles.
-BUNDLES = 24
 # What must change the outputs must change them by more than this.
 CHANGE = 1e-6
 # The exported graph and the network itself may differ by casts inside the network.
@@ -34,7 +32,7 @@ class Checks:
     """One verification: draws states, inputs and elements, and writes what it finds into a report."""
 
     def __init__(self, graph: ParamGraph, report: Report, execution: Execution, randomiser: Randomiser, examples: Sequence[Any],
-                 generator: torch.Generator, progress: Callable[[int, int, str], None] | None) -> None:
+                 generator: torch.Generator, bundles: int, progress: Callable[[int, int, str], None] | None) -> None:
         self.graph = graph
         self.group = graph.symmetry
         self.report = report
@@ -42,9 +40,11 @@ class Checks:
         self.randomiser = randomiser
         self.examples = examples
         self.generator = generator
+        self.bundles = self._bundles(bundles)
         self.progress = progress
         self.total = 0
-        self.movable = [name for name, action in self.group.actions.items() if any(not self.group.spaces[s].pinned for s in action.spaces())]
+        free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
+        self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -53,9 +53,9 @@ class Checks:
         report = self.report
         report.movable = len(self.movable)
         leave_out = len(self.movable) if leave_out is None else min(leave_out, len(self.movable))
-        bundles = self._bundles()
-        self.total = report.inputs * (2 + report.elements * (len(bundles) + 1)) + 2 + leave_out + OUTSIDE
-        if not self._settle():
+        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1)) + 2 + leave_out + OUTSIDE
+        settled = self._settle()
+        if settled is None:
             return
         self._notes(traced)
         if not self.group.factors:
@@ -63,28 +63,28 @@ class Checks:
         worst = [0.0] * len(self.group.factors)
         moved: list[set[str]] = [set() for _ in self.group.factors]
         for number in range(report.inputs):
-            state, inputs = self._state(), draw_inputs(self.examples, self.generator)
-            base = self._run(state, inputs, "base", keep=True)
+            state, inputs, base = settled if number == 0 else self._start()
             if not without_nan(base.values):
-                report.problems.append("the outputs are not finite under random parameters: nothing can be compared")
+                report.problems.append("the outputs hold NaN under random parameters: nothing can be compared")
                 return
             if number == 0:
                 self._original(model, state, inputs, base)
-            for bundle in bundles:
+            for bundle in self.bundles:
                 self._factors(bundle, state, inputs, base, worst, moved)
             if self.group.factors:
                 self._whole(state, inputs, base)
             if number == report.inputs - 1:
                 self._outside(state, inputs, base)
                 self._leave_out(leave_out, state, inputs)
-        sizes = {number: len(bundle) for bundle in bundles for number in bundle}
-        report.factors = [FactorReport(factor.name, worst[n], tuple(sorted(moved[n])), sizes[n]) for n, factor in enumerate(self.group.factors)]
+        sizes = {number: len(bundle) for bundle in self.bundles for number in bundle}
+        for number, factor in enumerate(self.group.factors):
+            report.factors.append(FactorReport(factor.name, worst[number], tuple(sorted(moved[number])), sizes[number]))
         self._laws()
 
-    def _bundles(self) -> list[list[int]]:
-        """Factors in neighbouring bundles: those late in the network leave most of a run unchanged."""
+    def _bundles(self, count: int) -> list[list[int]]:
+        """Factors in bundles of neighbours: those late in the network leave most of a run unchanged."""
         numbers = list(range(len(self.group.factors)))
-        return [part.tolist() for part in np.array_split(numbers, min(BUNDLES, len(numbers)))] if numbers else []
+        return [part.tolist() for part in np.array_split(numbers, min(count, len(numbers)))] if numbers else []
 
     def _notes(self, traced: Trace) -> None:
         noise = self.execution.stochastic
@@ -97,11 +97,13 @@ class Checks:
             self.report.notes.append(f"{kept} boolean inputs keep the example's values")
         if any(isinstance(leaf, torch.Tensor) and leaf.device.type == "meta" and not leaf.is_floating_point() for leaf in self.examples):
             self.report.notes.append("integer inputs on the meta device are drawn from {0, 1}")
-        if any(sizes > 1 for sizes in map(len, self._bundles())):
-            self.report.notes.append(f"{len(self.group.factors)} factors were tested in {BUNDLES} bundles of neighbours, not each alone")
+        if len(self.bundles) < len(self.group.factors):
+            many = f"{len(self.group.factors)} factors were tested in {len(self.bundles)} bundles of neighbours, not each alone"
+            self.report.notes.append(many)
         unused = [name for name in traced.state if name not in self.execution.state_names and name not in self.graph.aliases]
         if unused:
-            self.report.notes.append(f"{len(unused)} tensors are not read by the function: {', '.join(unused[:4])}{'…' if len(unused) > 4 else ''}")
+            some = ", ".join(unused[:4]) + ("…" if len(unused) > 4 else "")
+            self.report.notes.append(f"{len(unused)} tensors are not read by the function: {some}")
 
     # -- drawing and running -------------------------------------------------------------------------------------------
 
@@ -131,23 +133,25 @@ class Checks:
                 out[name] = alias.read(out)
         return out
 
-    def _settle(self) -> bool:
-        """Damp the weights of networks that amplify rounding errors, until the tolerance is within reach."""
-        for _ in range(5):
-            state, inputs = self._state(), draw_inputs(self.examples, self.generator)
-            base = self._run(state, inputs, "rounding errors")
-            last_bit = {name: tensor * (1 + 2.0**-52 * (torch.randint(0, 2, tensor.shape, generator=self.generator) * 2 - 1))
-                        for name, tensor in state.items() if tensor.is_floating_point()}
+    def _start(self) -> tuple[State, list[Any], Outputs]:
+        """A random state, random inputs, and the run that others are compared with."""
+        state, inputs = self._state(), draw_inputs(self.examples, self.generator)
+        return state, inputs, self._run(state, inputs, "base", keep=True)
+
+    def _settle(self) -> tuple[State, list[Any], Outputs] | None:
+        """A start whose rounding errors leave the tolerance within reach; weights of networks that amplify them are damped."""
+        for _ in range(6):
+            state, inputs, base = self._start()
+            up = torch.tensor(torch.inf, dtype=torch.float64)
+            last_bit = {name: torch.nextafter(tensor, up) for name, tensor in state.items() if tensor.is_floating_point()}
             other = self._run(self._with(state, last_bit), inputs, "rounding errors")
             self.report.rounding = deviation(base.values, other.values)
             if self.report.rounding < self.report.tolerance / 30:
-                return True
+                return state, inputs, base
             self.randomiser.damping /= 4
-        if self.report.rounding < self.report.tolerance:
-            return True
         self.report.problems.append(
             f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
-        return False
+        return None
 
     def _element(self, numbers: Iterable[int]) -> GroupElement:
         """A random element that moves every one of the factors."""
@@ -162,12 +166,16 @@ class Checks:
 
     # -- soundness -----------------------------------------------------------------------------------------------------
 
-    def _factors(self, bundle: list[int], state: State, inputs: Sequence[Any], base: Outputs, worst: list[float], moved: list[set[str]]) -> None:
+    def _factors(self, bundle: list[int], state: State, inputs: Sequence[Any], base: Outputs, worst: list[float],
+                 moved: list[set[str]]) -> None:
         """Random elements of a bundle of factors; each factor must move what it claims to move."""
         for _ in range(self.report.elements):
             element = self._element(bundle)
+            changed: set[str] = set()
             for number in bundle:
-                self._moves(number, element, state, moved[number])
+                if len(bundle) == 1 or not moved[number]:
+                    changed |= self._moves(number, element, state)
+                    moved[number] |= changed & set(self.group.moved_by(number))
             found = self._deviation(element, state, inputs, base)
             for number in bundle:
                 alone = found
@@ -179,24 +187,23 @@ class Checks:
             if found > self.report.tolerance >= max(worst[number] for number in bundle):
                 self._problem(f"factors {', '.join(self.group.factors[n].name for n in bundle)} together change the outputs by {found:.1e}")
 
-    def _moves(self, number: int, element: GroupElement, state: State, moved: set[str]) -> None:
+    def _moves(self, number: int, element: GroupElement, state: State) -> set[str]:
+        """The tensors that one factor of an element moves; they must be all that it claims to move."""
         claimed = self.group.moved_by(number)
-        alone = GroupElement(self.group, {number: element.parts[number]})
-        for name in claimed:
-            if torch.equal(act_on(alone, {name: state[name]})[name], state[name]):
-                self._problem(f"factor {self.group.factors[number].name} claims to move {name}, but leaves it as it is")
-            else:
-                moved.add(name)
         if not claimed:
-            self._problem(f"factor {self.group.factors[number].name} moves no tensor")
+            self._problem(f"factor {self.group.factors[number]} moves no tensor")
+        acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in claimed})
+        moved = {name for name in claimed if not torch.equal(acted[name], state[name])}
+        for name in claimed:
+            if name not in moved:
+                self._problem(f"factor {self.group.factors[number]} claims to move {name}, but leaves it as it is")
+        return moved
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
         """How much an element changes the outputs."""
         names = {name for number in element.parts for name in self.group.moved_by(number)}
         acted = act_on(element, {name: state[name] for name in names})
-        changed = {name for name in names if not torch.equal(acted[name], state[name])}
-        out = self._run(self._with(state, acted), inputs, "factors", base, changed)
-        return self._compare(element, base, out)
+        return self._compare(element, base, self._run(self._with(state, acted), inputs, "factors", base, names))
 
     def _compare(self, element: GroupElement, base: Outputs, out: Outputs) -> float:
         """Outputs must be the same; new values of buffers must be permuted as the buffers are."""
@@ -275,7 +282,7 @@ class Checks:
 
     def _influence(self, name: str, state: State, inputs: Sequence[Any], base: Outputs) -> float:
         """How much other values of one tensor change the outputs."""
-        other = self._state()[name]
+        other = self.randomiser.draw(name, self.generator)
         return self._change(base, self._run(self._with(state, {name: other}), inputs, f"influence of {name}", base, {name}), {name})
 
     def _outside(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:

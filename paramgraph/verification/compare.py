@@ -12,7 +12,7 @@ from paramgraph.symmetries.group import GroupElement, SymmetryGroup
 
 
 def deviation(reference: Sequence[Any], other: Sequence[Any]) -> float:
-    """Largest difference of two lists of output leaves, relative to the largest element of each leaf; infinite where they cannot be compared."""
+    """Largest difference of two lists of leaves, relative to the largest element of each; infinite where they cannot be compared."""
     worst = 0.0
     for a, b in zip(reference, other, strict=True):
         if isinstance(a, torch.Tensor):

@@ -122,9 +122,10 @@ class Execution:
             return self._attribute(str(node.target))
         args = torch.fx.node.map_arg(node.args, env.__getitem__)
         kwargs = torch.fx.node.map_arg(node.kwargs, env.__getitem__)
+        operands: Any = args
         if node.target is operator.getitem:
-            return args[0][args[1]]
-        return self._call(node.target, args, dict(kwargs), number)
+            return operands[0][operands[1]]
+        return self._call(node.target, operands, dict(kwargs), number)
 
     def _attribute(self, target: str) -> Any:
         value: Any = self.module

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 from paramgraph.verification.execute import default_float64, wide
 
 
-def run_original(model: nn.Module, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], exported: Any) -> tuple[list[torch.Tensor] | None, str]:
+def run_original(model: nn.Module, state: Mapping[str, torch.Tensor], inputs: Sequence[Any],
+                 exported: Any) -> tuple[list[torch.Tensor] | None, str]:
     """The output tensors of a network under a float64 state, or None and why there are none.
 
     The network's own tensors are left as they are: training mode updates copies of its buffers.

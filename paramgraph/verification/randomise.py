@@ -15,9 +15,9 @@ from paramgraph.compiler.program import Program, Value
 from paramgraph.errors import TraceError
 
 # Elementwise functions of a parameter that are finite for positive arguments only.
-_POSITIVE = frozenset("sqrt rsqrt log log2 log10 log1p lgamma digamma logit acosh".split())
+_POSITIVE = frozenset(["sqrt", "rsqrt", "log", "log2", "log10", "log1p", "lgamma", "digamma", "logit", "acosh"])
 # Functions of one parameter and plain numbers through which positivity is asked of the parameter itself.
-_THROUGH = frozenset("add sub mul div clamp clamp_min maximum reciprocal abs".split())
+_THROUGH = frozenset(["add", "sub", "mul", "div", "clamp", "clamp_min", "maximum", "reciprocal", "abs"])
 _MOVES = frozenset(("reshape", "permute", "take", "concat", "expand"))
 # Weights keep the size of a signal through a ReLU (He et al. 2015).
 _GAIN = math.sqrt(2.0)
@@ -71,12 +71,14 @@ class Randomiser:
             generator: where the numbers come from.
             read: names that the function reads.
         """
-        return {name: self._draw(name, tensor, generator, read) for name, tensor in self.state.items()}
+        return {name: self.draw(name, generator, name in read) for name in self.state}
 
-    def _draw(self, name: str, tensor: torch.Tensor, generator: torch.Generator, read: set[str]) -> torch.Tensor:
+    def draw(self, name: str, generator: torch.Generator, read: bool = True) -> torch.Tensor:
+        """Random values of one tensor."""
+        tensor = self.state[name]
         shape = tuple(tensor.shape)
         if not (tensor.is_floating_point() or tensor.is_complex()):
-            return _integers(name, tensor, name in read)
+            return _integers(name, tensor, read)
         if tensor.is_complex():
             return torch.randn(shape, generator=generator, dtype=torch.complex128)
         if name in self.positive:
@@ -110,9 +112,9 @@ def _draw_input(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     value = leaf.detach().cpu().double()
     if not bool(value.isfinite().all()):
         return value
-    low, high = float(value.min()), float(value.max())
-    if low >= 0 and high > low:  # values that may have to be positive, or in [0, 1]
-        return low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
+    least, most = float(value.min()), float(value.max())
+    if least >= 0 and most > least:  # values that may have to be positive, or in [0, 1]
+        return least + (most - least) * torch.rand(shape, generator=generator, dtype=torch.float64)
     deviation = float(value.std(correction=0))
     return value.mean() + noise * deviation if deviation > 0 else noise
 

@@ -23,6 +23,8 @@ from paramgraph.verification.report import Report
 TOLERANCE = 1e-10
 # How many tensors `leave_one_out="sample"` leaves out, one at a time.
 SAMPLE = 16
+# Factors are tested alone up to this many; more are tested in this many bundles.
+BUNDLES = 24
 
 Progress = Callable[[int, int, str], None]
 
@@ -37,17 +39,18 @@ def verify(
     inputs: int = 3,
     seed: int = 0,
     leave_one_out: Literal["sample", "all"] | int = "sample",
+    bundles: int = BUNDLES,
     tolerance: float = TOLERANCE,
     progress: Progress | None = None,
 ) -> Report:
     """Check a graph's symmetry group against its network, numerically.
 
     The network's exported graph is run in float64, with casts to lower precisions rewritten, under random parameters, buffers and inputs.
-    Checked: every factor alone (where there are more than 24, in at most 24 bundles of neighbours; `report.factors` says which were moved
-    together) and the whole group leave every output unchanged; every element moves all tensors that it claims to move; composition,
-    inverse and identity are those of a group, and tied parameters stay tied; leaving a single tensor out of the action changes the
-    outputs, and so do permutations outside the group. In training mode, dropout is taken as the identity, and new values of buffers are
-    outputs that must be permuted as the buffers are.
+    Checked: every factor alone (where there are more than `bundles`, in that many bundles of neighbours; `report.factors` says how many
+    were moved together) and the whole group leave every output unchanged; every element moves all tensors that it claims to move;
+    composition, inverse and identity are those of a group, and tied parameters stay tied; leaving a single tensor out of the action
+    changes the outputs, and so do permutations outside the group. In training mode, dropout is taken as the identity, and new values of
+    buffers are outputs that must be permuted as the buffers are.
 
     Args:
         graph: the compiled network.
@@ -58,6 +61,7 @@ def verify(
         inputs: random inputs; parameters are drawn anew for each.
         seed: of all random numbers.
         leave_one_out: how many tensors to leave out of the action, one at a time: `"sample"` for 16, `"all"`, or a number.
+        bundles: largest number of tests per element and input: a bundle that fails is taken apart.
         tolerance: largest relative deviation that counts as unchanged.
         progress: called as `progress(done, total, what)`.
 
@@ -66,15 +70,15 @@ def verify(
         StateDictError: the graph is not this network's.
         GroupError: there is nothing to draw.
     """
-    if elements < 1 or inputs < 1:
-        raise GroupError(f"expected at least one element and one input, got elements={elements} and inputs={inputs}.")
+    if min(elements, inputs, bundles) < 1:
+        raise GroupError(f"expected at least one element, input and bundle, got elements={elements}, inputs={inputs}, bundles={bundles}.")
     start = time.perf_counter()
     traced = trace(model, example_inputs, kwargs)
     check_state_dict(graph, traced.state)
     program = Lowering(traced.exported, traced.name, traced.state).run()
     report = Report(graph.name, tolerance, elements=elements, inputs=inputs)
     checks = Checks(graph, report, Execution(traced.exported), Randomiser(program, traced.state), _leaves(traced, example_inputs, kwargs),
-                    torch.Generator().manual_seed(seed), progress)
+                    torch.Generator().manual_seed(seed), bundles, progress)
     checks.run(model if isinstance(model, nn.Module) else None, traced, _count(leave_one_out))
     report.seconds = time.perf_counter() - start
     return report

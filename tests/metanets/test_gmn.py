@@ -140,6 +140,16 @@ def _as(values, dtype):
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
 
 
+def test_an_edge_set_may_leave_the_last_nodes_out():
+    graph = everything(dtype=torch.float64)
+    longer = {**graph.node_sets, **{name: replace(graph.node_sets[name], size=8) for name in ("a", "b")}}
+    graph = replace(graph, node_sets=longer)
+    expected, gradients = values_and_gradients(gmn(), [graph])
+    for backend, way in product(("torch", "dgl"), ({"pack_edges": 0}, {"pack_edges": 0, "keep_edges": 0, "tile_edges": 30})):
+        found, others = values_and_gradients(gmn(backend=backend, **way), [graph])
+        assert deviation([found, *others], [expected, *gradients]) < 1e-10
+
+
 def test_streaming_without_gradients_agrees():
     graphs = [everything(0, torch.float64), mlp(1, dtype=torch.float64)]
     with torch.no_grad():

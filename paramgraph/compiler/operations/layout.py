@@ -79,7 +79,8 @@ class Take(Operation):
             emitter.reconnect(op)
             return
         out = []
-        for component in emitter.of(x):
+        cut = [p for p in emitter.places(x) if p[0] == dim]
+        for component in emitter.whole(emitter.of(x), cut, op.name or "take"):
             new = self._taken(emitter, op, component, dim, index)
             if new is None:
                 emitter.reconnect(op)
