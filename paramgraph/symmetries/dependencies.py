@@ -61,9 +61,15 @@ class Dependencies:
         self._collect()
         for (base_id, assign), member in list(system.members.items()):
             base = system.spaces[base_id]
+            if base.alias is not None or base.factors is not None or base.parts is not None:
+                changed = True  # merged in this round: settled by the next normalisation
+                continue
             for entry in assign:
                 over = system.spaces[entry[0]]
-                if over in self.on.get(base, ()):
+                if over.alias is not None or over.factors is not None:
+                    changed = True
+                    continue
+                if base not in self.on or over in self.on[base]:
                     continue
                 target = self._member(base, assign - {entry})
                 if system.find(member) is not target or member.factors is not None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from paramgraph.compiler.trace import Trace
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import act_on, deviation, without_nan
@@ -44,11 +43,13 @@ class Checks:
         self.progress = progress
         self.total = 0
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
+        aliases = graph.aliases
+        self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
         self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
-    def run(self, model: nn.Module | None, traced: Trace, leave_out: int | None) -> None:
+    def run(self, model: nn.Module | None, leave_out: int | None) -> None:
         """Run all checks."""
         report = self.report
         report.movable = len(self.movable)
@@ -57,7 +58,7 @@ class Checks:
         settled = self._settle()
         if settled is None:
             return
-        self._notes(traced)
+        self._notes()
         if not self.group.factors:
             report.notes.append("the group is trivial: nothing to verify")
         worst = [0.0] * len(self.group.factors)
@@ -86,7 +87,7 @@ class Checks:
         numbers = list(range(len(self.group.factors)))
         return [part.tolist() for part in np.array_split(numbers, min(count, len(numbers)))] if numbers else []
 
-    def _notes(self, traced: Trace) -> None:
+    def _notes(self) -> None:
         noise = self.execution.stochastic
         if "dropout" in noise:
             self.report.notes.append("dropout is taken as the identity")
@@ -100,7 +101,7 @@ class Checks:
         if len(self.bundles) < len(self.group.factors):
             many = f"{len(self.group.factors)} factors were tested in {len(self.bundles)} bundles of neighbours, not each alone"
             self.report.notes.append(many)
-        unused = [name for name in traced.state if name not in self.execution.state_names and name not in self.graph.aliases]
+        unused = [name for name in self.graph.values if name not in self.read]
         if unused:
             some = ", ".join(unused[:4]) + ("…" if len(unused) > 4 else "")
             self.report.notes.append(f"{len(unused)} tensors are not read by the function: {some}")
@@ -109,7 +110,7 @@ class Checks:
 
     def _state(self) -> State:
         """Random parameters and buffers, tied ones equal."""
-        state = self.randomiser.draw_state(self.generator, self.execution.state_names)
+        state = self.randomiser.draw_state(self.generator, self.read)
         for name, alias in self.graph.aliases.items():
             if name in state:
                 state[name] = alias.read(state)
@@ -309,7 +310,7 @@ class Checks:
         shared = {number for number in range(len(self.group.factors)) if len(self.group.moved_by(number)) > 1}
         found, others = [], []
         for name, action in self.group.actions.items():
-            if name not in self.execution.state_names:
+            if name not in self.read:
                 continue
             along: list[set[int]] = [set() for _ in action.shape]
             for dims, blocks in action.components:

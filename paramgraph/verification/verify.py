@@ -79,7 +79,7 @@ def verify(
     report = Report(graph.name, tolerance, elements=elements, inputs=inputs)
     checks = Checks(graph, report, Execution(traced.exported), Randomiser(program, traced.state), _leaves(traced, example_inputs, kwargs),
                     torch.Generator().manual_seed(seed), bundles, progress)
-    checks.run(model if isinstance(model, nn.Module) else None, traced, _count(leave_one_out))
+    checks.run(model if isinstance(model, nn.Module) else None, _count(leave_one_out))
     report.seconds = time.perf_counter() - start
     return report
 
