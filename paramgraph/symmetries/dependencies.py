@@ -235,7 +235,8 @@ class Dependencies:
         for unit in units if parted else ():
             if unit.parts is not None:
                 count.update(self._inside(unit))
-        once = {unit for unit in units if count[unit] == 1}
+        # On one part of a space, everything occurs together with that space still.
+        once = {unit for unit in units if count[unit] == 1} | {self.system.spaces[id] for id, _ in entries}
         for unit in units:
             self._meet(unit, once)
         for unit in parted:
@@ -270,7 +271,7 @@ class Dependencies:
         for other in others:
             if other.parts is not None:
                 count.update(self._inside(other))
-        once = {unit for unit in block if count[unit] == 1}
+        once = {unit for unit in block if count[unit] == 1} | {self.system.spaces[id] for id, _ in entries}
         for unit in axis:
             self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
             if unit.parts is not None:

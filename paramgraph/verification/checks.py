@@ -253,10 +253,15 @@ class Checks:
             if self.movable:
                 self.report.notes.append("no tensor was left out of the action: whether every tensor must move was not checked")
             return
-        order = torch.randperm(len(self.movable), generator=self.generator).tolist()
-        chosen = [self.movable[i] for i in sorted(order[:count])]
-        if count < len(self.movable):
-            self.report.notes.append(f"{count} of {len(self.movable)} tensors were left out of the action; the others were not checked so")
+        shared = self._shared()
+        coupled = [name for name in self.movable if any(name in self.group.moved_by(number) for number in shared)]
+        order = torch.randperm(len(coupled), generator=self.generator).tolist()
+        chosen = [coupled[i] for i in sorted(order[:count])]
+        if len(chosen) < len(coupled):
+            self.report.notes.append(f"{len(chosen)} of {len(coupled)} tensors were left out of the action; the others were not checked so")
+        if len(coupled) < len(self.movable):
+            alone = ", ".join(name for name in self.movable if name not in coupled)
+            self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
         element = self._element(range(len(self.group.factors)))
         acted = self._with(state, act_on(element, {name: state[name] for name in self.movable}))
         base = self._run(acted, inputs, "base", keep=True)
@@ -288,7 +293,7 @@ class Checks:
 
     def _outside(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """Permute one axis of one tensor alone, where the group moves other tensors along with it: the outputs must change."""
-        candidates = self._axes()
+        candidates, certain = self._axes()
         order = torch.randperm(len(candidates), generator=self.generator).tolist()
         for name, dim in (candidates[i] for i in order):
             if len(self.report.outside) >= OUTSIDE:
@@ -299,15 +304,23 @@ class Checks:
             change = self._change(base, out, {name})
             if change <= CHANGE and self._influence(name, state, inputs, base) <= CHANGE:
                 continue
-            self.report.outside[f"axis {dim} of {name} alone"] = change
-            if change <= CHANGE:
-                self._problem(f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only")
+            what = f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only"
+            if change > CHANGE or certain:
+                self.report.outside[f"axis {dim} of {name} alone"] = change
+            if change <= CHANGE and certain:
+                self._problem(what)
+            elif change <= CHANGE:  # nothing says that an axis is fixed for a reason
+                self.report.notes.append(f"{what}: the group may be too small")
         if not self.report.outside:
             self.report.notes.append("no permutation outside the group was found to try")
 
-    def _axes(self) -> list[tuple[str, int]]:
-        """Axes that cannot be permuted alone: every space along them moves other tensors too; with a trivial group, all axes."""
-        shared = {number for number in range(len(self.group.factors)) if len(self.group.moved_by(number)) > 1}
+    def _shared(self) -> set[int]:
+        """Factors that move more than one tensor."""
+        return {number for number in range(len(self.group.factors)) if len(self.group.moved_by(number)) > 1}
+
+    def _axes(self) -> tuple[list[tuple[str, int]], bool]:
+        """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""
+        shared = self._shared()
         found, others = [], []
         for name, action in self.group.actions.items():
             if name not in self.read:
@@ -322,7 +335,7 @@ class Checks:
                     found.append((name, dim))
                 elif action.shape[dim] > 1 and not factors - {-1}:
                     others.append((name, dim))
-        return found or others
+        return (found, True) if found else (others, False)
 
     # -- the exported graph --------------------------------------------------------------------------------------------
 
