@@ -56,8 +56,10 @@ class Dependencies:
                     self._varying.setdefault(over_id, set()).add(base)
 
     def _round(self) -> bool:
-        system = self.system
-        changed = self._normalise()
+        system, changed = self.system, False
+        # What follows from the families alone comes first: a dependency is judged when its spaces have settled.
+        while self._normalise():
+            changed = True
         self._collect()
         for (base_id, assign), member in list(system.members.items()):
             base = system.spaces[base_id]
@@ -74,7 +76,23 @@ class Dependencies:
                 target = self._member(base, assign - {entry})
                 if system.find(member) is not target or member.factors is not None:
                     changed = self._same((member,), (target,)) or changed
-        return changed or self._implicit()
+        return self._collapse() or changed or self._implicit()
+
+    def _collapse(self) -> bool:
+        """A family whose members are all the same space is that space."""
+        system, changed = self.system, False
+        families: dict[tuple[int, Assign, int], list[Space]] = {}
+        for (base_id, assign), member in system.members.items():
+            for entry in assign:
+                families.setdefault((base_id, assign - {entry}, entry[0]), []).append(member)
+        for (base_id, rest, over_id), members in families.items():
+            over = system.spaces[over_id]
+            first = system.units((members[0],))
+            if over.parts is None or len(members) < len(system.leaves(over)):
+                continue
+            if all(system.units((member,)) == first for member in members[1:]):
+                changed = self._same((members[0],), (self._member(system.spaces[base_id], rest),)) or changed
+        return changed
 
     # -- families ------------------------------------------------------------------------------------------------------
 
@@ -111,9 +129,10 @@ class Dependencies:
             base, assign = system.spaces[key[0]], key[1]
             root = system.find(base)
             new_assign = self._normal_assign(assign)
-            if root.pinned and not all(unit.pinned for unit in system.units((member,))):
-                system.pin((member,), root.cause or "its family is fixed")
-                changed = True
+            if root.factors is None and system.is_fixed(root):  # what cannot move is the same everywhere
+                del system.members[key]
+                changed = self._same((member,), (root,)) or changed
+                continue
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
                 changed = self._same((member,), (base,)) or changed

@@ -294,7 +294,7 @@ class SpaceSystem:
         if x.parts is not None and y.parts is None:
             x, y = y, x
         if x.parts is None:  # x is atomic: it becomes a name of y, unless y is a relabelling of x itself
-            if y.parts is not None and self._contains(y, x):
+            if y.parts is not None and self._holds(y, x):
                 self._merge_relabelled(x, y)
                 return
             if y.parts is None and y.base is not None and x.base is None:
@@ -327,7 +327,7 @@ class SpaceSystem:
             self.pin((y,), x.cause or y.cause or "")
             self.pin((x,), x.cause or y.cause or "")
         if self.find(x) is not self.find(y):
-            self._alias(x, y)
+            self._alias(*((y, x) if self._holds(y, x) else (x, y)))
 
     def _alias(self, x: Space, y: Space) -> None:
         hint = y.hint if x.hint is None else x.hint
@@ -339,14 +339,19 @@ class SpaceSystem:
     def _answers(self, id: int, hint: frozenset[int]) -> bool:
         return id in hint or any(not unit.names.isdisjoint(hint) for unit in self.units((self.spaces[id],)))
 
-    def _contains(self, space: Space, inner: Space) -> bool:
-        return any(inner in self.units(axis) for axis, _ in self.leaves(space))
+    def _holds(self, space: Space, inner: Space) -> bool:
+        """Whether `inner` is somewhere inside the parts of `space`."""
+        for part in space.parts or ():
+            for unit in self.units(part):
+                if unit is inner or self._holds(unit, inner):
+                    return True
+        return False
 
     def _merge_relabelled(self, x: Space, y: Space) -> None:
         (axis, positions), *_ = self.leaves(y)
-        local = np.empty(x.size, dtype=np.int64)
-        local[positions] = np.arange(x.size)
-        if self.units(axis) == (x,):
+        if len(positions) == x.size and self.units(axis) == (x,):
+            local = np.empty(x.size, dtype=np.int64)
+            local[positions] = np.arange(x.size)
             self._pin_moved((x,), np.arange(x.size), local)
         else:
             self.pin((x,), "a space was identified with a rearrangement of a product that contains it")

@@ -1,0 +1,218 @@
+"""Small networks that cut, join and mix axes: the cases that permutation typing must not get wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.support.cases import case, lam
+
+
+class Viewed(nn.Module):
+    """A hidden layer of 6 seen as (2, 3), a function of it, and a linear layer over all 6 (or what the function leaves)."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], *shapes: tuple[int, ...], out: int = 6) -> None:
+        super().__init__()
+        self.function, self.i, self.o = function, nn.Linear(4, 6), nn.Linear(out, 2)
+        self.tables = nn.ParameterList([nn.Parameter(torch.randn(*shape)) for shape in shapes])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.function(self.i(x).view(-1, 2, 3), *self.tables)
+        return self.o(torch.tanh(y).flatten(1))
+
+
+BOTH = lam(2) + lam(3)  # rows and columns of (2, 3), each as one
+ROWS = lam(2) + 2 * lam(3)  # rows, and columns for each row: S_3 ≀ S_2
+COLUMNS = lam(3) + 3 * lam(2)  # columns, and rows for each column: S_2 ≀ S_3
+
+VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...], ...], int]] = [
+    ("view and a table of its shape", lam(6), lambda y, p: y + p, ((2, 3),), 6),
+    ("view and a table of its columns", COLUMNS, lambda y, p: y + p, ((3,),), 6),
+    ("view and a table of its rows", ROWS, lambda y, p: y * p[:, None], ((2,),), 6),
+    ("softmax over columns", ROWS, lambda y: 5 * y.softmax(-1), (), 6),
+    ("softmax over rows", COLUMNS, lambda y: 5 * y.softmax(1), (), 6),
+    ("softmax over all", lam(6), lambda y: 5 * y.flatten(1).softmax(-1), (), 6),
+    ("norm over columns", ROWS, lambda y: F.normalize(y, dim=-1), (), 6),
+    ("layer norm over columns", ROWS, lambda y: F.layer_norm(y, [3]), (), 6),
+    ("layer norm over columns with a gain", BOTH, lambda y, p: F.layer_norm(y, [3], p), ((3,),), 6),
+    ("layer norm over both", lam(6), lambda y: F.layer_norm(y, [2, 3]), (), 6),
+    ("sum over columns", ROWS, lambda y: (y * y).sum(-1), (), 2),
+    ("sum over rows", COLUMNS, lambda y: (y * y).sum(1), (), 3),
+    ("maximum over rows", COLUMNS, lambda y: y.amax(1), (), 3),
+    ("cumulative sum over columns", lam(2), lambda y: y.cumsum(-1), (), 6),  # in order, and rows permuted as wholes
+    ("cumulative sum over rows", lam(3), lambda y: y.cumsum(1), (), 6),
+    ("sort along columns", ROWS, lambda y: y.sort(-1).values, (), 6),
+    ("roll alone", lam(6), lambda y: y.roll(1, -1), (), 6),  # a relabelling
+    ("flip alone", lam(6), lambda y: y.flip(-1), (), 6),
+    ("roll of columns added", lam(2), lambda y: y + 2 * y.roll(1, -1), (), 6),  # order 2 · 3² as a group of cyclic shifts is not annotated
+    ("roll of rows added", lam(3), lambda y: y + 2 * y.roll(1, 1), (), 6),  # nor is the exchange of two rows that is such a shift
+    ("pooling along columns", lam(2), lambda y: F.avg_pool1d(y, 3, 1, 1), (), 6),
+    ("attention between rows", BOTH, lambda y: (y @ y.transpose(1, 2)).softmax(-1) @ y, (), 6),
+    ("attention between columns", BOTH, lambda y: (y @ (y.transpose(1, 2) @ y).softmax(-1)), (), 6),
+    ("transposed and viewed", ROWS, lambda y, p: y.transpose(1, 2).reshape(-1, 3, 2) + p, ((2,),), 6),
+    ("rows against columns", 0.0, lambda y, p: y.transpose(1, 2).reshape(-1, 2, 3) + y + p, ((3,),), 6),
+    ("rows repeated", COLUMNS + 3 * lam(2), lambda y, p: (y.sum(1)[:, None].expand(-1, 2, 3) + p), ((2, 3),), 6),
+]
+
+
+def _view(function: Callable[..., torch.Tensor], shapes: tuple[tuple[int, ...], ...], out: int) -> Callable[[], nn.Module]:
+    return lambda: Viewed(function, *shapes, out=out)
+
+
+for _name, _order, _function, _shapes, _out in VIEWS:
+    case(_name, _order, (5, 4))(_view(_function, _shapes, _out))
+
+
+class Table(nn.Module):
+    """A function of an input and a few free tables."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.tables = nn.ParameterList([nn.Parameter(torch.randn(*shape)) for shape in shapes])
+
+    def forward(self, *x: torch.Tensor) -> torch.Tensor:
+        return self.function(*x, *self.tables)
+
+
+# The rows of e occur twice in its Gram matrix: columns cannot depend on them.
+@case("gram matrix", lam(5) + lam(6), (7, 4))
+def gram() -> nn.Module:
+    return Table(lambda x, a, e: (x @ a @ torch.tanh(e @ e.T)).sum(-1), (4, 5), (5, 6))
+
+
+@case("differences of rows", lam(5) + lam(6), (7,))
+def differences() -> nn.Module:
+    return Table(lambda x, e: (e[:, None] - e[None]).abs().sum(-1).pow(2).sum() * x, (5, 6))
+
+
+# The mask tells the diagonal of the pairs from the rest, and nothing more.
+@case("self-exclusion mask", lam(5) + lam(6), (7,))
+def self_exclusion() -> nn.Module:
+    return Table(lambda x, e: ((e @ e.T) * (1 - torch.eye(5))).pow(3).sum() * x, (5, 6))
+
+
+@case("mask of positions", lam(6), (7,))  # a triangular mask fixes the rows on both sides
+def triangular() -> nn.Module:
+    return Table(lambda x, e, f: ((e @ f.T) * torch.ones(5, 5).tril()).pow(3).sum() * x, (5, 6), (5, 6))
+
+
+def _chosen(second: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda x, w, v: torch.tanh(x * w[0][1]) @ v + torch.tanh(x * second(w)) @ v
+
+
+@case("same slice by two paths", lam(5), (7, 1))
+def same_slice() -> nn.Module:
+    return Table(_chosen(lambda w: w[:, 1][0]), (2, 3, 5), (5, 2))
+
+
+@case("two slices, one reader", lam(5), (7, 1))
+def two_slices() -> nn.Module:
+    return Table(_chosen(lambda w: w[1][1]), (2, 3, 5), (5, 2))
+
+
+@case("two slices, two readers", 2 * lam(5), (7, 1))  # each slice has its own order
+def two_readers() -> nn.Module:
+    return Table(lambda x, w, v: torch.tanh(x * w[0][1]) @ v[0] + torch.sin(x * w[1, 1]) @ v[1], (2, 3, 5), (2, 5, 2))
+
+
+@case("overlapping slices", lam(2) + lam(3) + lam(2), (7, 4))  # the first 5 and the last 5 of 7: parts of 2, 3 and 2
+def overlapping() -> nn.Module:
+    return Table(lambda x, a, v: torch.tanh((x @ a)[:, :5]) @ v + torch.sin((x @ a)[:, 2:].flip(-1)) @ torch.ones(5, 2),
+                 (4, 7), (5, 2))
+
+
+@case("stacked heads", 3 * lam(5), (7, 4))  # units of three heads, told apart by their inputs
+class Stacked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.o = nn.ModuleList([nn.Linear(4, 5) for _ in range(3)]), nn.Linear(15, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.tanh(torch.cat([head(x) for head in self.heads], -1)))
+
+
+@case("zero-padding shortcut", 2 * lam(4), (2, 3, 9, 9))  # four channels of 8 carry the shortcut, two zeros on either side are alike
+class ZeroPadding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        return self.o(torch.relu(self.b(x) + F.pad(x, (0, 0, 0, 0, 2, 2))).mean((2, 3)))
+
+
+@case("masked autoregressive", 3 * lam(2), (5, 4))  # units of one degree are alike: {0, 3}, {1, 4}, {2, 5}
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 4)
+        degree = torch.tensor([0, 1, 2, 0, 1, 2])
+        self.register_buffer("first", degree[:, None] >= torch.arange(4)[None], persistent=False)
+        self.register_buffer("second", (torch.arange(4)[:, None] > degree[None]).float(), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(F.linear(x, self.a.weight * self.first, self.a.bias))
+        return F.linear(hidden, self.b.weight * self.second, self.b.bias)
+
+
+class JoinedNorm(nn.Module):
+    def __init__(self, a: int, b: int, groups: int) -> None:
+        super().__init__()
+        self.a, self.b, self.norm, self.o = nn.Conv2d(3, a, 3), nn.Conv2d(3, b, 3), nn.GroupNorm(groups, a + b), nn.Conv2d(a + b, 3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.relu(self.norm(torch.cat([self.a(x), self.b(x)], 1))))
+
+
+# 24 channels in 4 groups of 6: two groups inside the first 16, one of 4 + 2, one inside the last 8.
+@case("group norm over a concatenation", lam(2) + 2 * lam(6) + lam(4) + lam(2) + lam(6), (2, 3, 9, 9))
+def joined_norm() -> nn.Module:
+    return JoinedNorm(16, 8, 4)
+
+
+@case("group norm over a concatenation at its boundary", 2 * (lam(2) + 2 * lam(4)), (2, 3, 9, 9))
+def joined_norm_aligned() -> nn.Module:
+    return JoinedNorm(8, 8, 4)
+
+
+# A grouped convolution's 2 groups of 3: inputs S_3 ≀ S_2. After the shuffle, outputs are read by a dense layer: S_3 ≀ S_2 as well.
+@case("channel shuffle", lam(2) + 4 * lam(3), (2, 3, 9, 9))
+class Shuffled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, groups=2), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.relu(F.channel_shuffle(self.b(torch.relu(self.a(x))), 2)))
+
+
+@case("shuffled concatenation", lam(4) + lam(4), (2, 3, 9, 9))  # two branches of 4, interleaved, then split in halves of 2 + 2
+class ShuffledUnit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.relu(F.channel_shuffle(torch.cat([self.a(x), self.b(x).tanh()], 1), 2)))
+
+
+@case("pixel shuffle", lam(3), (2, 3, 5, 5))  # channels move, the 2 × 2 positions of each stay
+def pixel_shuffle() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 12, 1), nn.PixelShuffle(2), nn.ReLU(), nn.Conv2d(3, 2, 3))
+
+
+@case("patch merging", lam(5) + lam(6), (2, 3, 8, 8))  # four strided slices concatenated: channels move together in all of them
+class Merging(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.o = nn.Conv2d(3, 5, 1), nn.Linear(20, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x)).permute(0, 2, 3, 1)
+        x = torch.cat([x[:, i::2, j::2] for i in range(2) for j in range(2)], -1)
+        return self.o(torch.tanh(self.b(x)))
