@@ -307,6 +307,23 @@ class Builder:
         """An unknown operation: everything that it touches is pinned, for the cause given."""
         return self._op("opaque", operands, shape, (), (), name, cause=cause)
 
+    def repeat(self, op: Op, inputs: Sequence[Value], shape: Sequence[int]) -> Value:
+        """The same operation on other operands."""
+        output = Value(shape)
+        self.program.ops.append(Op(op.kind, inputs, output, op.labels, op.out_labels, op.name, op.where, dict(op.attrs)))
+        return output
+
+    def rename(self, value: Value, as_: Value) -> None:
+        """Let the last operation's result be `as_`: who reads that reads this."""
+        op = value.op
+        if op is None or value.shape != as_.shape:
+            raise ValueError(f"cannot stand for {as_!r}: {value!r}")
+        if self.program.ops[-1] is not op:  # nothing was added: an identity is
+            self.program.ops.append(Op("reshape", [value], as_))
+            return
+        op.output = as_
+        as_.op = op
+
     def linear(self, x: Value, weight: Value, bias: Value | None = None, name: str = "linear") -> Value:
         """`x @ weight.T + bias`."""
         batch = tuple(range(x.ndim - 1))

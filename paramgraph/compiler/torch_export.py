@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map, tree_unflatten
 
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.program import Builder, Program, Value
+from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import module_rules, operation_rule
 from paramgraph.errors import RuleError
 from paramgraph.graph import Alias
@@ -75,6 +76,7 @@ class Lowering:
             elif node.op == "output":
                 self._outputs(node, signature)
         self.program.drop_dead()
+        split_packed(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,220 @@
+"""Rewriting a program before typing: a packed projection that is only read in slices becomes one projection per slice.
+
+Query, key and value (or gate and up) of one packed weight are different things to the function. Taking the slice of the weight instead
+of the result gives each its own nodes and edges, of its own type; values stay where they are, as views of the packed parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from paramgraph.compiler.program import Builder, Op, Program, Value
+
+# A piece of a dimension on its way through reshapes: (from the packed dimension, size).
+Piece = tuple[bool, int]
+
+
+@dataclass
+class Packed:
+    """A projection whose result is only read in slices.
+
+    Attributes:
+        chain: operations from the projection to the value that is sliced.
+        takes: the slicing operations.
+        split: the packed dimension as (outer, sliced, inner) sizes.
+    """
+
+    chain: list[Op]
+    takes: list[Op]
+    split: tuple[int, int, int]
+
+
+def split_packed(program: Program) -> None:
+    """Rewrite every packed projection of a program, in place."""
+    readers: dict[Value, list[Op]] = {}
+    for op in program.ops:
+        for value in op.inputs:
+            readers.setdefault(value, []).append(op)
+    kept = {value for value, _ in program.outputs}
+    found = {}
+    for op in program.ops:
+        packed = _find(op, readers, kept)
+        if packed is not None:
+            found[op] = packed
+    if not found:
+        return
+    gone = {op for packed in found.values() for op in (*packed.chain, *packed.takes)}
+    ops, program.ops = program.ops, []
+    builder = Builder(program)
+    for op in ops:
+        if op in found:
+            for take in found[op].takes:
+                _rebuild(builder, found[op], take)
+        elif op not in gone:
+            program.ops.append(op)
+
+
+def _find(op: Op, readers: dict[Value, list[Op]], kept: set[Value]) -> Packed | None:
+    """Follow a projection's result through a bias, reshapes and permutations to slices, if that is all it is read by."""
+    dim = _packed_dim(op)
+    if dim is None:
+        return None
+    dims: list[list[Piece]] = [[(d == dim, n)] for d, n in enumerate(op.output.shape)]
+    chain, value = [op], op.output
+    while True:
+        users = readers.get(value, [])
+        if value in kept or not users:
+            return None
+        if len(users) > 1 or users[0].kind == "take":
+            break
+        after = _follow(users[0], value, dims, dim)
+        if after is None:
+            return None
+        dims, dim = after
+        chain.append(users[0])
+        value = users[0].output
+    if not all(user.kind == "take" and user.inputs == (value,) for user in users) or len({u.attrs["dim"] for u in users}) != 1:
+        return None
+    at = users[0].attrs["dim"]
+    if len(users) < 2 or len(dims[at]) != 1 or not dims[at][0][0]:
+        return None
+    taken = np.concatenate([np.asarray(user.attrs["index"]) for user in users])
+    if len(np.unique(taken)) != len(taken) or any(not isinstance(user.attrs["index"], range) for user in users):
+        return None
+    pieces = [(d, piece) for d, own in enumerate(dims) for piece in own if piece[0]]
+    order = _original_order(chain, pieces, op)
+    if order is None:
+        return None
+    before = math.prod(n for d, (_, n) in order[: [d for d, _ in order].index(at)])
+    return Packed(chain, users, (before, dims[at][0][1], math.prod(op.output.shape[_packed_dim(op) or 0 :][:1]) // (before * dims[at][0][1])))
+
+
+def _packed_dim(op: Op) -> int | None:
+    """The dimension of a projection's result that its weight's first axis gives."""
+    if op.kind == "contract" and len(op.inputs) == 2 and not op.inputs[0].parametric and op.inputs[1].parametric:
+        label = op.labels[1][0] if op.labels[1] else None
+        if label in op.out_labels and label not in op.labels[0]:
+            return op.out_labels.index(label)
+    if op.kind == "convolve" and op.inputs[1].parametric and op.attrs["groups"] == 1 and not op.attrs["transposed"]:
+        return 1
+    return None
+
+
+def _follow(user: Op, value: Value, dims: list[list[Piece]], dim: int) -> tuple[list[list[Piece]], int] | None:
+    if user.kind == "permute":
+        return [dims[d] for d in user.attrs["order"]], dim
+    if user.kind == "elementwise" and user.attrs.get("role") == "bias" and user.inputs[0] is value and user.inputs[1].parametric:
+        whole = all(len(own) == 1 for own in dims)
+        bias = user.inputs[1]
+        lone = [n for n in bias.shape if n != 1]
+        return (dims, dim) if whole and lone == [value.shape[dim]] and bias.shape[dim - value.ndim + bias.ndim] == lone[0] else None
+    if user.kind == "reshape":
+        regrouped = _regroup([piece for own in dims for piece in own], user.output.shape)
+        return None if regrouped is None else (regrouped, dim)
+    return None
+
+
+def _regroup(pieces: list[Piece], shape: tuple[int, ...]) -> list[list[Piece]] | None:
+    stack = [piece for piece in reversed(pieces) if piece[1] > 1]
+    out: list[list[Piece]] = []
+    for size in shape:
+        own: list[Piece] = []
+        left = size
+        while left > 1:
+            if not stack:
+                return None
+            packed, n = stack.pop()
+            if left % n == 0:
+                own.append((packed, n))
+                left //= n
+            elif n % left == 0:
+                own.append((packed, left))
+                stack.append((packed, n // left))
+                left = 1
+            else:
+                return None
+        out.append(own)
+    return out
+
+
+def _original_order(chain: list[Op], pieces: list[tuple[int, Piece]], op: Op) -> list[tuple[int, Piece]] | None:
+    """The packed pieces in the packed dimension's own row-major order, found by pushing element numbers through the chain."""
+    sizes = [piece[1] for _, piece in pieces]
+    total = op.output.shape[_packed_dim(op) or 0]
+    if math.prod(sizes) != total:
+        return None
+    dim = _packed_dim(op) or 0
+    numbers = np.arange(total).reshape([total if d == dim else 1 for d in range(op.output.ndim)])
+    numbers = np.broadcast_to(numbers, op.output.shape)
+    for step in chain[1:]:
+        if step.kind == "permute":
+            numbers = numbers.transpose(step.attrs["order"])
+        elif step.kind == "reshape":
+            numbers = numbers.reshape(step.output.shape)
+    strides = []
+    for d, _ in pieces:
+        index = [0] * numbers.ndim
+        index[d] = 1
+        strides.append(int(numbers[tuple(index)] - numbers.reshape(-1)[0]))
+    if len(set(strides)) != len(strides):
+        return None
+    ordered = [piece for _, piece in sorted(zip(strides, pieces, strict=True), key=lambda pair: -pair[0])]
+    expected = total
+    for stride, (_, (_, n)) in zip(sorted(strides, reverse=True), ordered, strict=True):
+        if expected != stride * n:
+            return None
+        expected = stride
+    return ordered
+
+
+def _rebuild(b: Builder, packed: Packed, take: Op) -> None:
+    """The chain again for one slice, from the slice of the weight (and bias) on; its end is the slicing operation's own value."""
+    first, *rest = packed.chain
+    outer, middle, inner = packed.split
+    index = take.attrs["index"]
+    share = len(index)
+    b.where = first.where
+
+    def sliced(value: Value, dim: int) -> Value:
+        shape = value.shape
+        parts = b.reshape(value, [*shape[:dim], outer, middle, inner, *shape[dim + 1 :]])
+        return b.reshape(b.take(parts, dim + 1, index), [*shape[:dim], outer * share * inner, *shape[dim + 1 :]])
+
+    total = outer * middle * inner
+    dim = _packed_dim(first) or 0
+    shape = [outer * share * inner if d == dim else n for d, n in enumerate(first.output.shape)]
+    value = b.repeat(first, [first.inputs[0], sliced(first.inputs[1], 0)], shape)
+    at = take.attrs["dim"]
+    for op in rest:
+        if op.kind == "permute":
+            value = b.permute(value, op.attrs["order"])
+        elif op.kind == "elementwise":
+            bias = op.inputs[1]
+            value = b.repeat(op, [value, sliced(bias, bias.shape.index(total))], value.shape)
+        else:
+            value = b.reshape(value, _share(op.output.shape, op, packed, share))
+    end = take.output
+    final = [share if d == at else n for d, n in enumerate(take.inputs[0].shape)]
+    b.rename(b.reshape(value, final), end)
+
+
+def _share(shape: tuple[int, ...], op: Op, packed: Packed, share: int) -> list[int]:
+    """The shape of a reshape's result where the sliced piece has only `share` elements left."""
+    chain = packed.chain
+    dims: list[list[Piece]] = [[(d == _packed_dim(chain[0]), n)] for d, n in enumerate(chain[0].output.shape)]
+    outer, middle, inner = packed.split
+    tracked: list[list[tuple[bool, int]]] = [
+        [(False, outer), (True, middle), (False, inner)] if own[0][0] else [(False, own[0][1])] for own in dims
+    ]
+    for step in chain[1:]:
+        if step.kind == "permute":
+            tracked = [tracked[d] for d in step.attrs["order"]]
+        elif step.kind == "reshape":
+            tracked = _regroup([piece for own in tracked for piece in own], step.output.shape) or []
+        if step is op:
+            break
+    return [math.prod(share if sliced else n for sliced, n in own) if any(s for s, _ in own) else full
+            for own, full in zip(tracked, shape, strict=True)]  # fmt: skip
