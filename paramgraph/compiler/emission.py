@@ -110,8 +110,24 @@ class Emitter:
                     record.type = f"{record.type}.output"
         self.uses.emit_rest(self)
         Closure(self).run()
+        self._name_by_readers()
         self._tell_parallels_apart()
         return {name: self._freeze(record) for name, record in self.nodes.items()}, self.edges
+
+    def _name_by_readers(self) -> None:
+        """Say in the types what a node set is to the operations that read it: query, key and value differ in nothing else."""
+        reads: dict[str, set[str]] = {}
+        for edges in self.edges.values():
+            if edges.parameter is None and edges.type not in ("member", "factor"):
+                reads.setdefault(edges.source, set()).add(edges.type)
+        roles = {name: "+".join(sorted(types)) for name, types in reads.items()}
+        for name, edges in self.edges.items():
+            target = self.nodes[edges.target]
+            role = ">".join(part for part in (target.activation, roles.get(edges.target)) if part)
+            if edges.parameter is not None and role and self.nodes[edges.source].type != f"{edges.type}.node":
+                self.edges[name] = replace(edges, type=f"{edges.type}>{role}")
+        for name, role in roles.items():
+            self.nodes[name].type += f">{role}"
 
     def _tell_parallels_apart(self) -> None:
         """Parameters that are merely added (two biases of one layer) get distinct types: exchanging them is left out of the group."""
