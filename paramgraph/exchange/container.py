@@ -1,15 +1,19 @@
-"""Whether a file is a `.pgraph` file of a version that this release reads, told from its first bytes and its length."""
+"""The frame of a `.pgraph` file: whether a file is one, complete and of a version that this release reads, and its structure as JSON."""
 
 from __future__ import annotations
 
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from paramgraph.errors import FileFormatError
 
 NEWEST = 1
 """The version of the format that this release writes; it reads all up to it."""
+
+KEY = "paramgraph"
+"""The one entry of the safetensors metadata: one, since safetensors writes several in no particular order."""
 
 # What a file is when it is not ours, by its first bytes.
 _FOREIGN = (
@@ -23,8 +27,12 @@ _FOREIGN = (
 _ADVICE = "Pass a file written by graph.save or `paramgraph compile -o`."
 
 
-def check_container(path: Path) -> None:
-    """Raise `FileFormatError` unless `path` is a complete safetensors file with our metadata, of a known version."""
+def read_structure(path: Path) -> dict[str, Any]:
+    """The JSON structure of a file.
+
+    Raises:
+        FileFormatError: the file is missing, is not a complete safetensors file with our metadata, or is of an unknown version.
+    """
     if not path.exists():
         raise FileFormatError(f"no file {path}. {_ADVICE}")
     if path.is_dir():
@@ -43,26 +51,32 @@ def check_container(path: Path) -> None:
     if not header:
         what = "an empty file" if not size else f"a file of {size:,} bytes that is cut off or of another format"
         raise FileFormatError(f"{path.name}: expected a .pgraph file, got {what}. {_ADVICE}")
-    _check_header(path.name, header, size)
+    return _parse_header(path.name, header, size)
 
 
-def _check_header(name: str, header: bytes, size: int) -> None:
+def _parse_header(name: str, header: bytes, size: int) -> dict[str, Any]:
     try:
         entries = json.loads(header)
         metadata = entries.get("__metadata__") or {}
         ends = [entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__"]
         total = 8 + len(header) + max(ends, default=0)
+        text = metadata.get(KEY)
     except (ValueError, RecursionError, AttributeError, KeyError, IndexError, TypeError) as error:
         raise FileFormatError(f"{name}: expected a .pgraph file, got a file of another format. {_ADVICE}") from error
-    if metadata.get("format") != "paramgraph":
+    if text is None:
         raise FileFormatError(f"{name}: expected a .pgraph file, got a safetensors file without a parameter graph in it. {_ADVICE}")
-    version = str(metadata.get("version", ""))
-    if not version.isdigit() or int(version) < 1 or "structure" not in metadata:
+    try:
+        structure = json.loads(text)
+        version = structure.pop("version")
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{name}: expected a structure in JSON, got a text that is none ({error!r}). Write the file again.") from error
+    if type(version) is not int or version < 1:
         raise FileFormatError(f"{name}: expected format version 1 to {NEWEST}, got {version!r}. The file is damaged; write it again.")
-    if int(version) > NEWEST:
+    if version > NEWEST:
         raise FileFormatError(
             f"{name}: expected format version {NEWEST} or older, got {version}: a newer paramgraph wrote it. Upgrade paramgraph to read it."
         )
     if size != total:
         found = "cut off" if size < total else "followed by foreign bytes"
         raise FileFormatError(f"{name}: expected {total:,} bytes, got {size:,}: the file is {found}. Copy or write it again.")
+    return dict(structure)

@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 
 from paramgraph.errors import FileFormatError
 from paramgraph.exchange.codec import decode, encode, field_types
-from paramgraph.exchange.container import NEWEST, check_container
+from paramgraph.exchange.container import KEY, NEWEST, read_structure
 from paramgraph.exchange.files import written_whole
 from paramgraph.exchange.validate import check_graph
 from paramgraph.graph import ParamGraph
 
-# All that a graph holds beside its name, which is metadata, and its values, which are tensors.
-_PARTS = tuple(part.name for part in dataclasses.fields(ParamGraph) if part.name not in ("name", "values"))
+# All that a graph holds beside its values, which are tensors.
+_PARTS = tuple(part.name for part in dataclasses.fields(ParamGraph) if part.name != "values")
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 # Types that safetensors has no name for are stored as a wider last axis of one that it has.
 _STORED_AS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}
@@ -43,17 +43,16 @@ def save(graph: ParamGraph, path: str | Path) -> None:
         FileFormatError: the path cannot be written, or a value has a type that the format does not hold.
     """
     arrays = _Arrays()
-    structure: dict[str, Any] = {part: encode(getattr(graph, part), arrays.put) for part in _PARTS}
+    structure: dict[str, Any] = {"version": NEWEST, **{part: encode(getattr(graph, part), arrays.put) for part in _PARTS}}
     structure["values"] = {name: _describe(name, value) for name, value in graph.values.items()}
     tensors = {f"index/{number}": tensor for number, tensor in enumerate(arrays.tensors)}
     seen: set[int] = set()
     for name, value in graph.values.items():
         if value.device.type != "meta":
             tensors[f"value/{name}"] = _storable(value, seen)
-    metadata = {"format": "paramgraph", "version": str(NEWEST), "name": graph.name, "structure": json.dumps(structure)}
     with written_whole(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata)
+            save_file(tensors, temporary, {KEY: json.dumps(structure)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
 
@@ -61,25 +60,20 @@ def save(graph: ParamGraph, path: str | Path) -> None:
 def load(path: str | Path, *, device: Any = "cpu") -> ParamGraph:
     """Read a file written by `save`; see `paramgraph.load`."""
     path = Path(path)
-    check_container(path)
+    structure = read_structure(path)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = file.metadata()
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  the file is no mapping
     except (SafetensorError, OSError, RuntimeError) as error:
         raise FileFormatError(f"{path.name} cannot be read: {error}. The file is damaged; write it again with graph.save.") from error
     try:
-        return _assemble(metadata, stored)
+        return _assemble(structure, stored)
     except FileFormatError as error:
         raise FileFormatError(f"{path.name}: {error}") from error
 
 
-def _assemble(metadata: dict[str, str], stored: dict[str, torch.Tensor]) -> ParamGraph:
-    try:
-        structure = json.loads(metadata["structure"])
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"expected a structure in JSON, got a text that is none ({error}). Write the file again.") from error
-    if not isinstance(structure, dict) or set(structure) != {*_PARTS, "values"}:
+def _assemble(structure: dict[str, Any], stored: dict[str, torch.Tensor]) -> ParamGraph:
+    if set(structure) != {*_PARTS, "values"}:
         raise FileFormatError(f"expected a structure with {', '.join(_PARTS)} and values. The file is damaged; write it again.")
 
     def get(number: int) -> np.ndarray:
@@ -91,7 +85,7 @@ def _assemble(metadata: dict[str, str], stored: dict[str, torch.Tensor]) -> Para
     parts = {part: decode(hints[part], structure[part], get, part) for part in _PARTS}
     descriptions = decode(dict[str, dict[str, str | tuple[int, ...]]], structure["values"], get, "values")
     values = {name: _restore(name, description, stored) for name, description in descriptions.items()}
-    graph = ParamGraph(name=metadata.get("name", ""), values=values, **parts)
+    graph = ParamGraph(values=values, **parts)
     check_graph(graph)
     return graph
 
