@@ -4,8 +4,9 @@
     make bench ARGS="--repeats 9 resnet50"          some of them, more often
 
 Targets: time within 10% of torch.export's, memory no more than 20 MB beyond the model. Tracing is torch.export and then its
-`run_decompositions({})`, which makes the program functional. Every number is the median of the repeats; one run before them warms up. Memory is measured in a run of its own, since tracing allocations takes time: `held` is what the graph
-holds when it is done, `peak` the most that was held on the way (Python and numpy, by tracemalloc), `RSS` the growth of the whole process.
+`run_decompositions({})`, which makes the program functional. Every number is the median of the repeats; one run before them warms up.
+Memory is measured in a run of its own, since tracing allocations takes time: `held` is what the graph holds when it is done, `peak` the
+most that was held on the way (Python and numpy, by tracemalloc), `RSS` the growth of the whole process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -70,7 +72,7 @@ def measure(name: str, repeats: int) -> tuple[float, float, list[str]]:
         seconds, exported = _timed(lambda: torch.export.export(model, inputs, strict=False))
         both, traced = _timed(lambda: trace(model, inputs))
         del exported
-        rest, graph = _timed(lambda: compile_trace(traced))
+        rest, graph = _timed(partial(compile_trace, traced))
         if repeat:
             exports.append(seconds)
             decompositions.append(max(both - seconds, 0.0))

@@ -238,13 +238,17 @@ class Builder:
         order[a], order[b] = order[b], order[a]
         return self.permute(x, order)
 
-    def take(self, x: Value, dim: int, index: Sequence[int] | range | np.ndarray) -> Value:
-        """`x.index_select(dim, index)` for constant, distinct indices: slices, flips, rolls, constant permutations."""
+    def take(self, x: Value, dim: int, index: Sequence[int] | range | np.ndarray, alone: bool = False) -> Value:
+        """`x.index_select(dim, index)` for constant, distinct indices: slices, flips, rolls, constant permutations.
+
+        Args:
+            alone: the permutations of the other axes are known to be the same for every slice.
+        """
         dim %= x.ndim
         if isinstance(index, range) and index == range(x.shape[dim]):
             return x
         shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]
-        return self._op("take", [x], shape, dim=dim, index=index)
+        return self._op("take", [x], shape, dim=dim, index=index, alone=alone)
 
     def select(self, x: Value, dim: int, index: int) -> Value:
         """`x.select(dim, index)`."""

@@ -180,6 +180,9 @@ def _rebuild(b: Builder, packed: Packed, take: Op) -> None:
 
     def sliced(value: Value, dim: int) -> Value:
         shape = value.shape
+        if outer == 1 and index.step == 1:
+            # One operand meets every slice, so what the weight contracts cannot differ between slices.
+            return b.take(value, dim, range(index.start * inner, index.stop * inner), alone=True)
         parts = b.reshape(value, [*shape[:dim], outer, middle, inner, *shape[dim + 1 :]])
         return b.reshape(b.take(parts, dim + 1, index), [*shape[:dim], outer * share * inner, *shape[dim + 1 :]])
 

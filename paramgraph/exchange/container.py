@@ -69,7 +69,7 @@ def _parse_header(name: str, header: bytes, size: int) -> dict[str, Any]:
         structure = json.loads(text)
         version = structure.pop("version")
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{name}: expected a structure in JSON, got a text that is none ({error!r}). Write the file again.") from error
+        raise FileFormatError(f"{name}: expected a structure in JSON, got none ({error!r}). Write the file again.") from error
     if type(version) is not int or version < 1:
         raise FileFormatError(f"{name}: expected format version 1 to {NEWEST}, got {version!r}. The file is damaged; write it again.")
     if version > NEWEST:

@@ -49,7 +49,7 @@ def to_dgl(graph: ParamGraph, *, values: bool = True, idtype: torch.dtype = torc
         data["type"] = torch.tensor(edge_types[edges.type]).expand(edges.num_edges)
         data["depth"] = torch.tensor(edges.depth).expand(edges.num_edges)
         data["position"] = _positions(edges)
-        if edges.parameter is not None and write_values:
+        if edges.parameter is not None and write_values and edges.num_edges:  # DGL cannot read back empty bfloat16
             data["value"] = graph.edge_values(edges).detach().reshape(-1).cpu()
     return out
 
@@ -62,13 +62,16 @@ def from_dgl(dgl_graph: Any, like: ParamGraph) -> ParamGraph:
     """
 
     def read(edges: EdgeSet) -> torch.Tensor:
+        assert edges.parameter is not None
+        dtype = like.values[edges.parameter.name].dtype
+        if not edges.num_edges:
+            return torch.empty(0, dtype=dtype)
         key = _key(edges)
         if key not in dgl_graph.canonical_etypes or "value" not in dgl_graph.edges[key].data:
             raise FileFormatError(f"the DGL graph has no values of edge set {edges.name!r}. Export {like.name} again, with values.")
-        assert edges.parameter is not None
         value: torch.Tensor = dgl_graph.edges[key].data["value"].detach().cpu()
         # DGL's files know no booleans.
-        return value.bool() if like.values[edges.parameter.name].dtype == torch.bool and value.dtype == torch.uint8 else value
+        return value.bool() if dtype == torch.bool and value.dtype == torch.uint8 else value
 
     return with_edge_values(like, read)
 

@@ -7,7 +7,7 @@ run of rows that repeats (the blocks of a network) is drawn once, with the numbe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from paramgraph.graph import EdgeSet, NodeSet, ParamGraph
@@ -74,8 +74,7 @@ def diagram(graph: ParamGraph, collapse: bool = True) -> Diagram:
     inward, outward = _by_end(graph)
     # A dict, for its order: the picture must not depend on hashes.
     holders = {name: None for name, nodes in graph.node_sets.items() if _only_holds_a_parameter(nodes, inward[name], outward[name])}
-    pointed_at = {e.target for e in graph.edge_sets.values() if e.source in holders}
-    isolated = {name for name in pointed_at if not outward[name] and all(e.source in holders and _is_scalar(graph, e) for e in inward[name])}
+    isolated = {name for name, nodes in graph.node_sets.items() if _is_unused(nodes, inward[name], outward[name], holders)}
     shown = [n for n in graph.node_sets.values() if n.name not in holders and n.name not in isolated]
     folded: dict[str, Counter[str]] = defaultdict(Counter)
     for name in holders:
@@ -126,8 +125,9 @@ def _only_holds_a_parameter(nodes: NodeSet, inward: Sequence[EdgeSet], outward: 
     return nodes.size == 1 and nodes.order is None and not inward and bool(outward) and carries
 
 
-def _is_scalar(graph: ParamGraph, edges: EdgeSet) -> bool:
-    return edges.parameter is not None and graph.node_sets[edges.target].size <= 1
+def _is_unused(nodes: NodeSet, inward: Sequence[EdgeSet], outward: Sequence[EdgeSet], holders: Collection[str]) -> bool:
+    """Whether a set is what an unused parameter hangs on: nothing but that parameter leads to it, and nothing leaves it."""
+    return nodes.size <= 1 and bool(inward) and not outward and all(edges.source in holders for edges in inward)
 
 
 def _signature(

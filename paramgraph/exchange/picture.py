@@ -100,7 +100,7 @@ def _lanes(content: Diagram) -> dict[int, int]:
         if last - first != 1:
             spans.append((abs(last - first), min(first, last), max(first, last), arrow))
     for _, first, last, arrow in sorted(spans, key=lambda span: span[:3]):
-        for lane, taken in enumerate(busy):
+        for lane, taken in enumerate(busy):  # noqa: B007  used after the loop
             if all(last < a or first > b for a, b in taken):
                 break
         else:

@@ -41,6 +41,7 @@ class Dependencies:
     def __init__(self, system: SpaceSystem) -> None:
         self.system = system
         self.on: dict[Space, set[Space]] = {}
+        self._tensors = [(tuple(space for axis in axes for space in axis), read) for axes, read in system.tensors]
         for _ in range(1000):
             if not self._round():
                 break
@@ -241,8 +242,14 @@ class Dependencies:
                 self._families.setdefault(over_id, set()).add(base_id)
         self._seen: set[tuple[Any, ...]] = set()
         self.read: set[Space] = set()
-        for axes, self._reading in self.system.tensors:
-            self._visit([unit for axis in axes for unit in self.system.units(axis)])
+        # Tensors as products of units, each once: further rounds start from these, which only become finer.
+        found: dict[tuple[bool, tuple[int, ...]], tuple[Axis, bool]] = {}
+        for axis, reading in self._tensors:
+            units = self.system.units(axis)
+            found[reading, tuple(unit.id for unit in units)] = (units, reading)
+        self._tensors = list(found.values())
+        for units, self._reading in self._tensors:
+            self._visit(units)
 
     def _visit(self, units: Sequence[Space], entries: tuple[tuple[int, bytes], ...] = ()) -> None:
         key = (self._reading, tuple(sorted(unit.id for unit in units)), entries)

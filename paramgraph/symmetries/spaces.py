@@ -68,6 +68,7 @@ class SpaceSystem:
         self.spaces: dict[int, Space] = {}
         self.tensors: list[tuple[tuple[Axis, ...], bool]] = []
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
+        self._recorded: dict[tuple[int, ...], None] = {}
         self._trail: list[tuple[Space, str, Any]] = []
 
     # -- making and resolving ------------------------------------------------------------------------------------------
@@ -91,7 +92,10 @@ class SpaceSystem:
 
     def units(self, axis: Axis) -> Axis:
         """The axis as a product of atomic or parted spaces: aliases followed, products expanded."""
-        if all(space.alias is None and space.factors is None for space in axis):
+        for space in axis:
+            if space.alias is not None or space.factors is not None:
+                break
+        else:
             return axis
         out: list[Space] = []
         stack = list(reversed(axis))
@@ -127,7 +131,7 @@ class SpaceSystem:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Undo every change if the body raises: a rule that fails half-way leaves nothing behind."""
-        mark, tensors, members = len(self._trail), len(self.tensors), len(self.members)
+        mark, tensors, members, recorded = len(self._trail), len(self.tensors), len(self.members), len(self._recorded)
         try:
             yield
         except BaseException:
@@ -137,6 +141,8 @@ class SpaceSystem:
             del self.tensors[tensors:]
             for key in list(self.members)[members:]:
                 del self.members[key]
+            for record in list(self._recorded)[recorded:]:
+                del self._recorded[record]
             raise
 
     def pin(self, axis: Axis, cause: str) -> None:
@@ -157,6 +163,10 @@ class SpaceSystem:
             read: whether an operation computes with its elements; layout operations only move them.
         """
         axes = tuple(axes)
+        key = (read, *(space.id for axis in axes for space in axis))
+        if key in self._recorded:
+            return
+        self._recorded[key] = None
         self.tensors.append((axes, read))
         units = [unit for axis in axes for unit in self.units(axis)]
         everything: frozenset[int] = frozenset().union(*(unit.names for unit in units)) if units else frozenset()
@@ -404,7 +414,9 @@ class SpaceSystem:
             self._set(copy[0], pinned=unit.pinned, cause=unit.cause, names=copy[0].names | unit.names, hint=unit.hint)
             self._set(unit, parts=(copy,), positions=(index.copy(),))
             return
-        rest = np.setdiff1d(np.arange(unit.size), index)
+        mask = np.ones(unit.size, dtype=bool)
+        mask[index] = False
+        rest = np.flatnonzero(mask)
         parts = []
         for where in (index, rest):
             part = self.fresh(len(where), unit.label)
@@ -506,8 +518,15 @@ class SpaceSystem:
             self.unify((proxy,), member)
         return (space,)
 
-    def take(self, axes: Sequence[Axis], dim: int, index: Index) -> list[Axis]:
-        """The axes of `tensor.index_select(dim, index)` for distinct constant indices."""
+    def take(self, axes: Sequence[Axis], dim: int, index: Index, alone: bool = False) -> list[Axis]:
+        """The axes of `tensor.index_select(dim, index)` for distinct constant indices.
+
+        Args:
+            alone: the other axes are known not to depend on the cut one.
+        """
+        if alone:
+            cut = self.assemble(self.pieces(axes[dim], index), len(index))
+            return [cut if d == dim else axis for d, axis in enumerate(axes)]
         if self._is_plain(axes, dim):
             return [self.axis(len(index), "position", self.cause(axis)) if d == dim else axis for d, axis in enumerate(axes)]
         pieces = self.pieces(axes[dim], index)

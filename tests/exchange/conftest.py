@@ -74,7 +74,9 @@ def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Equal names in equal order, dtypes, shapes and bytes: unlike `torch.equal`, this tells 0.0 from −0.0."""
     if list(a) != list(b):
         return False
-    return all(
-        x.dtype == y.dtype and x.shape == y.shape and x.contiguous().view(-1).view(torch.uint8).equal(y.contiguous().view(-1).view(torch.uint8))
-        for x, y in zip(a.values(), b.values(), strict=True)
-    )
+    pairs = zip(a.values(), b.values(), strict=True)
+    return all(x.dtype == y.dtype and x.shape == y.shape and torch.equal(_bytes(x), _bytes(y)) for x, y in pairs)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)

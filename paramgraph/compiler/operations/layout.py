@@ -64,7 +64,7 @@ class Take(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
-        op.output.axes = tuple(system.take(x.axes, op.attrs["dim"], op.attrs["index"]))
+        op.output.axes = tuple(system.take(x.axes, op.attrs["dim"], op.attrs["index"], op.attrs["alone"]))
         op.output.indexes = x.indexes
 
     def emit(self, emitter: Emitter, op: Op) -> None:
