@@ -112,7 +112,9 @@ def test_export_by_suffix_with_options(file: Path, tmp_path: Path, capsys: pytes
         (["verify", "nowhere:net"], 2, "there is no module 'nowhere'"),
     ],
 )
-def test_bad_input_is_one_clear_message(arguments: list[str], code: int, message: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_clear_message(
+    arguments: list[str], code: int, message: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("bad.pgraph").write_bytes(pickle.dumps([1]))
     Path("cut.pgraph").write_bytes(file.read_bytes()[:-1])
     before = sorted(path.name for path in Path.cwd().iterdir())

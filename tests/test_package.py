@@ -59,10 +59,6 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
         assert public in dir(module)
         if inspect.isclass(found) or inspect.isroutine(found) or inspect.ismodule(found):
             assert inspect.getdoc(found), f"{name}.{public} has no docstring"
-        if inspect.isclass(found) and found.__module__.startswith("paramgraph"):
-            for attribute, member in vars(found).items():
-                if not attribute.startswith("_") and inspect.isroutine(member) and not getattr(member, "__isabstractmethod__", False):
-                    assert inspect.signature(member)
 
 
 def test_the_names_of_the_documentation_are_public() -> None:
@@ -79,7 +75,10 @@ def test_all_errors_derive_from_one() -> None:
             assert issubclass(value, paramgraph.ParamGraphError)
 
 
-@pytest.mark.parametrize("path", [*(ROOT / "paramgraph" / "symmetries").rglob("*.py"), ROOT / "paramgraph" / "graph.py"], ids=lambda p: p.name)
+LOW = [*(ROOT / "paramgraph" / "symmetries").rglob("*.py"), ROOT / "paramgraph" / "graph.py"]
+
+
+@pytest.mark.parametrize("path", LOW, ids=lambda path: path.name)
 def test_the_graph_and_its_symmetries_know_no_front_end(path: Path) -> None:
     banned = ("torch.export", "torch.fx", "onnx", "dgl")
     for node in ast.walk(ast.parse(path.read_text())):

@@ -14,7 +14,6 @@ from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError, TraceError
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
 from tests.support import attention, layers, values  # noqa: F401  registers the cases
-from tests.support.attention import Attention
 from tests.support.cases import CASES
 
 
@@ -43,9 +42,7 @@ def test_tensor_that_must_not_move() -> None:
     """A fixed axis moved along with a factor: the output's rows."""
     model, x, graph = network()
     group = graph.symmetry
-    space = group.actions["2.weight"].components[0][1][0].spaces[0]
     actions = dict(group.actions)
-    actions["2.bias"] = TensorAction((7,), (((0,), (ActionBlock((None,), (space,)),)),)) if group.spaces[space[0]].size == 7 else actions["2.bias"]
     actions["4.bias"] = TensorAction((3,), (((0,), (ActionBlock((None,), ((len(group.spaces),),)),)),))
     spaces = (*group.spaces, IndexSpace(3, "output", len(group.factors)))
     factors = (*group.factors, Factor("output", (len(group.spaces),), (), 3, 1))
@@ -55,35 +52,44 @@ def test_tensor_that_must_not_move() -> None:
     assert any("factor S_3 on output changes the outputs" in problem for problem in report.problems)
 
 
-def test_two_spaces_merged_into_one_factor() -> None:
-    """Two hidden layers of one width, moved by one permutation: sound, but leaving one out of the action is not noticed to be wrong; two
-    factors merged where the widths are crossed over is."""
+def crossed(action: TensorAction, swap: dict[int, int]) -> TensorAction:
+    """An action whose spaces are exchanged."""
+    components = tuple((dims, tuple(replace(b, spaces=tuple(tuple(swap.get(s, s) for s in dim) for dim in b.spaces)) for b in blocks))
+                       for dims, blocks in action.components)
+    return replace(action, components=components)
+
+
+def test_two_spaces_of_one_width_exchanged() -> None:
     model, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).eval(), torch.randn(5, 4)
     graph = pg.compile(model, x)
     group = graph.symmetry
     first, second = (f.spaces[0] for f in group.factors)
-    swap = {first: second, second: first}
-    crossed = group.actions["4.weight"]
-    components = tuple((dims, tuple(replace(b, spaces=tuple(tuple(swap.get(s, s) for s in dim) for dim in b.spaces)) for b in blocks))
-                       for dims, blocks in crossed.components)
-    report = pg.verify(with_group(graph, actions={**group.actions, "4.weight": replace(crossed, components=components)}), model, x)
-    assert not report.passed
+    wrong = crossed(group.actions["4.weight"], {first: second, second: first})
+    assert not pg.verify(with_group(graph, actions={**group.actions, "4.weight": wrong}), model, x).passed
 
 
-def test_heads_permuted_across_groups() -> None:
-    """Grouped queries where all heads of queries are one space."""
-    model, x = Attention(16, 4, 2).eval(), torch.randn(3, 7, 5)
+def test_two_factors_merged_into_one() -> None:
+    """One permutation for two hidden layers leaves the function unchanged: the group is too small, and each tensor is still needed.
+    That is for counting to find; what must not happen is that the merged group is taken for the larger one."""
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).eval(), torch.randn(5, 4)
     graph = pg.compile(model, x)
     group = graph.symmetry
-    pairs = [n for n, f in enumerate(group.factors) if f.size == 2 and f.copies == 2]
-    assert pairs, str(group)
-    (number,) = pairs
-    repeat = group.factors[number].spaces[0]
-    heads = group.factors[number].over[0]
-    joint = replace(group.factors[number], spaces=(heads, repeat), over=(), size=4, copies=1)
-    spaces = tuple(replace(s, factor=number) if n == heads else s for n, s in enumerate(group.spaces))
-    report = pg.verify(with_group(graph, factors=(*group.factors[:number], joint, *group.factors[number + 1 :]), spaces=spaces), model, x)
+    first, second = (f.spaces[0] for f in group.factors)
+    actions = {name: crossed(action, {second: first}) for name, action in group.actions.items()}
+    merged = with_group(graph, actions=actions, factors=group.factors[:1])
+    assert merged.symmetry.log_order < group.log_order
+    assert pg.verify(merged, model, x).passed
+
+
+def test_query_dimensions_moved_with_those_of_values() -> None:
+    model, inputs = CASES["two-head attention"].build()
+    graph = pg.compile(model, inputs)
+    group = graph.symmetry
+    first, second = (f.spaces[0] for f in group.factors if (f.size, f.copies) == (4, 2))
+    wrong = {name: crossed(group.actions[name], {first: second, second: first}) for name in ("q.weight", "q.bias")}
+    report = pg.verify(with_group(graph, actions={**group.actions, **wrong}), model, inputs)
     assert not report.passed
+    assert sum(f.deviation > 1e-3 for f in report.factors) == 2
 
 
 def test_group_that_moves_nothing() -> None:

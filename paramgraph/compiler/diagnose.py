@@ -10,12 +10,9 @@ from paramgraph.compiler.typing import Typing
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.spaces import Space
 
-# Pins that say nothing about the network: its interface.
-_INTERFACE = ("input ", "output of the network")
-
 
 def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
-    """Every pin of a parameter axis that is no input or output, every unknown operation, every unused tensor."""
+    """Every unknown operation, every pinned axis of a parameter with its cause, every unused tensor."""
     for name, where in program.unknown:
         yield Diagnostic("unknown-operation", name, "it has no rule: every space that it touches is pinned", place(where))
     for op, cause in typing.pins:

@@ -90,7 +90,7 @@ def parse_shape(text: str) -> Shape:
         shape = tuple(int(size) for size in sizes.replace("x", ",").split(",") if size.strip())
     except ValueError:
         shape = (-1,)
-    if min(shape, default=1) < 1 or not isinstance(dtype, torch.dtype):
+    if min(shape, default=0) < 1 or not isinstance(dtype, torch.dtype):
         raise UnknownNameError(f"unknown input shape {text!r}: expected sizes and perhaps a dtype, such as 2,3,224,224 or 2,16:int64.")
     return shape, dtype
 

@@ -23,7 +23,9 @@ EXACT = pytest.mark.parametrize("format", [dgl, networkx, graphml], ids=["dgl", 
 
 
 @EXACT
-def test_a_network_comes_back_bit_for_bit(format: ModuleType, graph: ParamGraph, network: nn.Module, like: ParamGraph, tmp_path: Path) -> None:
+def test_a_network_comes_back_bit_for_bit(
+    format: ModuleType, graph: ParamGraph, network: nn.Module, like: ParamGraph, tmp_path: Path
+) -> None:
     format.save(graph, tmp_path / "a")
     back = format.load(tmp_path / "a", like)
     assert same_bits(back.state_dict(), dict(network.state_dict()))

@@ -47,6 +47,7 @@ VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...]
     ("sort along columns", ROWS, lambda y: y.sort(-1).values, (), 6),
     ("roll alone", lam(6), lambda y: y.roll(1, -1), (), 6),  # a relabelling
     ("flip alone", lam(6), lambda y: y.flip(-1), (), 6),
+    ("flip of row sums", ROWS, lambda y: y.sum(-1).tanh().flip(-1), (), 2),
     ("roll of columns added", lam(2), lambda y: y + 2 * y.roll(1, -1), (), 6),  # order 2 · 3² as a group of cyclic shifts is not annotated
     ("roll of rows added", lam(3), lambda y: y + 2 * y.roll(1, 1), (), 6),  # nor is the exchange of two rows that is such a shift
     ("pooling along columns", lam(2), lambda y: F.avg_pool1d(y, 3, 1, 1), (), 6),
@@ -123,6 +124,41 @@ def two_readers() -> nn.Module:
 def overlapping() -> nn.Module:
     return Table(lambda x, a, v: torch.tanh((x @ a)[:, :5]) @ v + torch.sin((x @ a)[:, 2:].flip(-1)) @ torch.ones(5, 2),
                  (4, 7), (5, 2))
+
+
+# Rows are outputs, in another order than they are stored in; columns are summed, for each row apart.
+@case("reversed outputs", 3 * lam(2), (5, 3))
+def reversed_outputs() -> nn.Module:
+    return Table(lambda x, p: x * p.sum(1).tanh().flip(0).tanh(), (3, 2))
+
+
+# Cut to three elements in another order, of which only the first is read: nothing tells the rest from what was not cut.
+@case("parts that nothing tells apart", lam(3), (5,))
+def fused() -> nn.Module:
+    return Table(lambda x, p: x * (p + p[[3, 0, 2]][0]).tanh().sum(), (4,))
+
+
+# Only two elements of the table are read in the end, and they are in order: the rest belongs to no group.
+@case("two elements of a product", 0.0, (5,))
+def two_elements() -> nn.Module:
+    return Table(lambda x, p, r: x * (p + r).tanh()[:, :, [2, 1]][:, 0].reshape(6)[[5, 2]].cumsum(0).tanh().sum(), (3, 2, 3), (3,))
+
+
+# The second half of the joined columns is the second table, whose rows are summed and joined at once. Columns move together everywhere;
+# the rows of the first table move for each column apart, those of the second are told apart by their two roles.
+@case("a table joined to another and added to both", 3 * lam(2), (5,))
+def joined_and_added() -> nn.Module:
+    def function(x: torch.Tensor, p: torch.Tensor, q: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+        joined = torch.cat([p, q], 1)
+        return x * (((q + r).tanh().reshape(2, 4) + joined).tanh() * (joined + 0.3)).tanh().sum()
+
+    return Table(function, (2, 2), (2, 2), (2, 2, 2))
+
+
+# A table laid beside itself and viewed with blocks that cut through it: its columns are fixed, its rows are contracted.
+@case("a table beside itself", lam(3), (5,))
+def beside_itself() -> nn.Module:
+    return Table(lambda x, p: x * torch.einsum("kb,kby->by", p, torch.cat([p, p], 1).reshape(3, 3, 2)).tanh().sum(), (3, 3))
 
 
 @case("stacked heads", 3 * lam(5), (7, 4))  # units of three heads, told apart by their inputs

@@ -155,7 +155,7 @@ class Maker:
         return self.b.elementwise("tanh", self.b.reduce(x, [self.random.randrange(x.ndim)])) if x.ndim else None
 
     def expand(self, x: Value) -> Value | None:
-        return self.b.expand(self.b.reshape(x, [2, *x.shape][:1] and [1, *x.shape]), [2, *x.shape]) if x.ndim < 3 else None
+        return self.b.expand(self.b.reshape(x, [1, *x.shape]), [2, *x.shape]) if x.ndim < 3 else None
 
     def finish(self) -> None:
         """The last values, mostly summed over all axes, are the outputs."""
@@ -163,17 +163,7 @@ class Maker:
             out = self.b.elementwise("tanh", value)
             dims = [d for d in range(out.ndim) if self.random.random() < 0.8]
             self.program.outputs.append((self.b.reduce(out, dims) if dims else out, None))
-        self._drop_dead()
-
-    def _drop_dead(self) -> None:
-        """Operations that reach no output say nothing about the function."""
-        alive = {id(value) for value, _ in self.program.outputs}
-        kept = []
-        for op in reversed(self.program.ops):
-            if id(op.output) in alive:
-                kept.append(op)
-                alive |= {id(value) for value in op.inputs}
-        self.program.ops[:] = reversed(kept)
+        self.program.drop_dead()
 
 
 def _broadcasts(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

@@ -50,7 +50,7 @@ def _statistics(b: Builder, x: Value, buffer: Value, name: str) -> Value:
 def batch_norm_inference(b: Builder, x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, momentum: float,
                          eps: float) -> tuple[Value, Value, Value]:
     operands = _present(gain=(weight, [1]), offset=(bias, [1]), running_mean=(mean, [1]), running_var=(var, [1]))
-    return b.normalize("batch_norm", x, (), operands), b.fill([0]), b.fill([0])
+    return b.normalize("batch_norm", x, (), operands), *(b.fill(shape) for shape in b.shapes[1:])
 
 
 @rule("aten._native_batch_norm_legit_functional", "aten._native_batch_norm_legit.no_stats", "aten._native_batch_norm_legit")

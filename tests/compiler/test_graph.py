@@ -1,0 +1,185 @@
+"""The emitted graph: every element once, the group acts on it, and its automorphisms are exactly the group."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import paramgraph as pg
+from paramgraph.graph import EdgeSet, NodeSet
+from paramgraph.symmetries.group import GroupElement
+from tests.support import attention, layers, layouts, values  # noqa: F401  register the cases
+from tests.support.automorphisms import log_automorphisms
+from tests.support.cases import CASES, Case
+
+# igraph counts up to this many edges in about a second.
+SMALL = [case for case in CASES.values()]
+
+
+def node_permutation(element: GroupElement, nodes: NodeSet) -> np.ndarray:
+    """Where the nodes of a set go under a group element."""
+    out = np.arange(nodes.size)
+    for index, spaces in nodes.blocks:
+        if not spaces:
+            continue
+        image = element.permutation_of(spaces)
+        where = np.arange(len(image)) if index is None else index
+        out[where] = where[image]
+    return out
+
+
+def keyed(edges: EdgeSet, source: np.ndarray, target: np.ndarray, sizes: tuple[int, int]) -> np.ndarray:
+    position = np.broadcast_to(np.arange(edges.shape[3]), edges.shape).reshape(-1)
+    return (source * sizes[1] + target) * edges.shape[3] + position
+
+
+def compiled(case: Case) -> tuple[pg.ParamGraph, nn.Module]:
+    model, inputs = case.build()
+    return pg.compile(model, inputs), model
+
+
+@pytest.fixture(params=SMALL, ids=lambda case: case.name)
+def graph(request: pytest.FixtureRequest) -> pg.ParamGraph:
+    return compiled(request.param)[0]
+
+
+def test_every_element_is_on_exactly_one_edge(graph: pg.ParamGraph) -> None:
+    seen = {name: np.zeros(value.numel(), dtype=int) for name, value in graph.values.items()}
+    for edges in graph.parameter_edges():
+        assert edges.parameter is not None
+        numbers = edges.parameter.element_numbers(edges.shape).reshape(-1)
+        np.add.at(seen[edges.parameter.name], numbers, 1)
+        flat = graph.values[edges.parameter.name].reshape(-1)
+        assert torch.equal(graph.edge_values(edges).reshape(-1), flat[torch.from_numpy(numbers.copy())])
+    assert all((count == 1).all() for count in seen.values()), {k: v for k, v in seen.items() if (v != 1).any()}
+
+
+def test_group_elements_are_automorphisms_that_carry_the_values(graph: pg.ParamGraph) -> None:
+    element = graph.symmetry.sample(seed=3)
+    moved = graph.with_values(element.act(graph.state_dict()))
+    images = {name: node_permutation(element, nodes) for name, nodes in graph.node_sets.items()}
+    for nodes in graph.node_sets.values():
+        assert np.array_equal(nodes.order_array()[images[nodes.name]], nodes.order_array())
+    for edges in graph.edge_sets.values():
+        sizes = (graph.node_sets[edges.source].size, graph.node_sets[edges.target].size)
+        source, target = edges.edge_index()
+        before = keyed(edges, source, target, sizes)
+        after = keyed(edges, images[edges.source][source], images[edges.target][target], sizes)
+        rank = np.argsort(before, kind="stable")
+        place = rank[np.searchsorted(before[rank], after).clip(max=len(rank) - 1)]
+        assert np.array_equal(before[place], after), f"{edges.name} is not mapped to itself"
+        if edges.parameter is not None and len(np.unique(before)) == len(before):
+            old, new = graph.edge_values(edges).reshape(-1), moved.edge_values(edges).reshape(-1)
+            assert torch.equal(new[torch.from_numpy(place)], old), edges.name
+
+
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+def test_automorphisms_are_the_group(case: Case) -> None:
+    graph, _ = compiled(case)
+    if graph.num_edges > 30_000:
+        pytest.fail(f"{case.name} is too large to count: make it smaller")
+    assert graph.symmetry.log_order == pytest.approx(case.log_order, abs=1e-6)
+    assert log_automorphisms(graph) == pytest.approx(case.log_order, abs=1e-6)
+
+
+def test_query_key_value_and_output_are_of_different_types() -> None:
+    graph = pg.compile(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True).eval(), torch.randn(3, 7, 8))
+    types = {}
+    for edges in graph.parameter_edges():
+        assert edges.parameter is not None
+        if edges.parameter.name.endswith("proj_weight") or edges.parameter.name.endswith("out_proj.weight"):
+            types.setdefault(edges.type, []).append(edges.parameter.name)
+    assert len(types) == 4
+
+
+def test_gate_and_up_projections_are_of_different_types() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_up, self.down = nn.Linear(4, 12, bias=False), nn.Linear(6, 2, bias=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate, up = self.gate_up(x).chunk(2, -1)
+            return self.down(torch.nn.functional.silu(gate) * up)
+
+    graph = pg.compile(Gated(), torch.randn(5, 4))
+    packed = [e for e in graph.parameter_edges() if e.parameter is not None and e.parameter.name == "gate_up.weight"]
+    assert len(packed) == 2 and len({e.type for e in packed}) == 2
+
+
+def test_deepsets_matrices_are_of_different_types() -> None:
+    graph, _ = compiled(CASES["DeepSets"] if "DeepSets" in CASES else next(c for n, c in CASES.items() if "deep" in n.lower() and "set" in n.lower()))
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for edges in graph.parameter_edges():
+        pairs.setdefault((graph.node_sets[edges.source].type, edges.target), []).append(edges.type)
+    assert all(len(set(types)) == len(types) for types in pairs.values())
+
+
+def test_residual_streams_share_a_space_between_node_sets() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.a(x)
+            return self.c(h + torch.tanh(self.b(h)))
+
+    graph = pg.compile(Residual(), torch.randn(4, 3))
+    spaces = [nodes.blocks[0][1] for nodes in graph.node_sets.values() if nodes.size == 6]
+    assert len(spaces) >= 3 and len(set(spaces)) == 1
+    assert any(edges.connectivity == "diagonal" and edges.parameter is None for edges in graph.edge_sets.values())
+
+
+def test_values_are_held_by_reference_and_come_back_bit_for_bit() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    graph = pg.compile(model, torch.randn(3, 4))
+    state = graph.state_dict()
+    assert list(state) == list(model.state_dict())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(state[name], tensor)
+        assert state[name].untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
+    for edges in graph.parameter_edges():
+        assert edges.parameter is not None
+        base = graph.values[edges.parameter.name]
+        assert graph.edge_values(edges).untyped_storage().data_ptr() == base.untyped_storage().data_ptr()
+
+
+def test_a_shared_weight_is_one_parameter_with_two_uses() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.w, self.o = nn.Linear(3, 5), nn.Linear(5, 5), nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.o(torch.relu(self.w(torch.relu(self.w(torch.relu(self.a(x)))))))
+
+    graph = pg.compile(Twice(), torch.randn(4, 3))
+    uses = [e.parameter.use for e in graph.edge_sets.values() if e.parameter is not None and e.parameter.name == "w.weight"]
+    assert sorted(uses) == [0, 1]
+    assert log_automorphisms(graph) == pytest.approx(graph.symmetry.log_order)
+
+
+def test_depth_is_the_longest_path_from_an_input() -> None:
+    graph = pg.compile(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(6, 3))
+    flow = nx.DiGraph((e.source, e.target) for e in graph.edge_sets.values() if not e.type.endswith(("bias",)))
+    depths = [graph.node_sets[name].depth for name in nx.topological_sort(flow)]
+    assert depths == sorted(depths) and max(depths) == 3
+
+
+def test_unused_parameters_are_in_the_graph_but_in_no_group() -> None:
+    class Unused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.aux = nn.Linear(3, 4), nn.Linear(7, 9)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.a(x)
+
+    graph = pg.compile(Unused(), torch.randn(5, 3))
+    assert sum(e.num_edges for e in graph.parameter_edges()) == graph.num_parameters
+    assert {d.subject for d in graph.diagnostics if d.kind == "unused"} == {"aux.weight", "aux.bias"}
+    assert not graph.symmetry.actions["aux.weight"].components
