@@ -21,6 +21,7 @@ from paramgraph.models import parse_shape, resolve
         ("torchvision:inception_v3", [(2, 3, 299, 299)]),
         ("torchvision:vit_h_14", [(2, 3, 224, 224)]),
         ("torchvision:efficientnet_b3", [(2, 3, 300, 300)]),
+        ("torchvision:regnet_y_400mf", [(2, 3, 224, 224)]),
         ("torchvision:fcn_resnet50", [(2, 3, 224, 224)]),
         ("torchvision:r3d_18", [(2, 3, 16, 112, 112)]),
         ("torchvision:raft_small", [(2, 3, 128, 128)] * 2),

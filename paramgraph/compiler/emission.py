@@ -95,6 +95,7 @@ class Emitter:
         self._node_like = node_like_spaces(program, typing, group)
         self._names: dict[tuple[bool, str], int] = {}
         self._path = ""
+        self._related: dict[tuple[Axis, Axis], bool] = {}
         self._atoms: dict[Space, frozenset[int]] = {}
 
     def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
@@ -284,12 +285,20 @@ class Emitter:
 
     def join(self, operands: Sequence[list[Component]], types: Sequence[str], name: str, type_: str) -> list[Component]:
         """New node sets for the places that several operands share, with an edge set from each operand's nodes."""
-        flat = [(c, t) for components, t in zip(operands, types, strict=True) for c in components]
+        counted: dict[tuple[Any, ...], int] = {}
+        first: dict[tuple[Any, ...], tuple[Component, str]] = {}
+        for components, t in zip(operands, types, strict=True):
+            for c in components:
+                key = (c.places, c.ref.name, None if c.ref.index is None else c.ref.index.tobytes(), t)
+                counted[key] = counted.get(key, 0) + 1
+                first.setdefault(key, (c, t))
         groups: list[tuple[list[Place], list[tuple[Component, str]]]] = []
-        for component, t in flat:
-            meeting = [g for g in groups if any(place in g[0] for place in component.places)]
+        for key, (component, t) in first.items():
+            # One operand used twice is one edge set of its own type: two parallel edges could be exchanged.
+            times = counted[key]
+            meeting = [g for g in groups if self.related(g[0], component.places)]
             places = list(dict.fromkeys([p for g in meeting for p in g[0]] + list(component.places)))
-            members = [m for g in meeting for m in g[1]] + [(component, t)]
+            members = [m for g in meeting for m in g[1]] + [(component, t if times == 1 else f"{t}^{times}")]
             groups = [g for g in groups if g not in meeting] + [(places, members)]
         out = []
         for places, members in groups:
@@ -299,6 +308,26 @@ class Emitter:
                 self.structural(t, component, made)
             out.append(made)
         return out
+
+    def related(self, a: Iterable[Place], b: Iterable[Place]) -> bool:
+        """Whether two sets of places belong into one node set: they share a place, or spaces of one depend on spaces of the other."""
+        a, b = list(a), list(b)
+        if any(place in b for place in a):
+            return True
+        axes = [tuple(dict.fromkeys(place[2] for place in places)) for places in (a, b)]
+        key = (axes[0], axes[1])
+        found = self._related.get(key)
+        if found is None:
+            found = self._related[key] = len(self.typing.dependencies.coupled(axes)) == 1
+        return found
+
+    def extended(self, components: list[Component], places: list[Place], name: str) -> list[Component]:
+        """The components with further places of the same value: in nodes together with the places that they depend on, or alone."""
+        near = [c for c in components if self.related(c.places, places)]
+        made = self.new_component([*(p for c in near for p in c.places), *places], name, self.depth(near) + 1)
+        for component in near:
+            self.structural(name, component, made)
+        return [*(c for c in components if c not in near), made]
 
     def new_component(self, places: Sequence[Place], name: str, depth: int, type_: str | None = None) -> Component:
         """A new node set for the given places."""
@@ -331,7 +360,7 @@ class Emitter:
         }
         out = []
         for c in components:
-            if all(place[:2] in back for place in c.places):
+            if all(place[:2] in back and back[place[:2]][2].size == place[2].size for place in c.places):
                 out.append(Component(tuple(back[place[:2]] for place in c.places), c.ref))
         self.components[op.output] = out
         if op.kind == "take":

@@ -216,6 +216,8 @@ class ParameterUses:
         # Per parameter: (lowest element, highest element, strided view) of each use that owns values.
         self.owned: dict[str, list[tuple[int, int, torch.Tensor]]] = {}
         self.count: dict[tuple[Any, ...], int] = {}
+        # Elements that no operation reads, of parameters that are read in part.
+        self.unread: dict[str, np.ndarray] = {}
         self._hidden: dict[tuple[Any, ...], tuple[str, Axis]] = {}
 
     def views(
@@ -277,6 +279,7 @@ class ParameterUses:
                     taken[_elements(view)] = True
                 rest = np.flatnonzero(~taken)
                 if len(rest):
+                    self.unread[name] = rest
                     self._emit_part(emitter, name, rest)
             elif size:
                 self._emit_alone(emitter, name, value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.torch_export import Lowering
@@ -19,7 +21,10 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     builder = GroupBuilder(typing.dependencies)
     actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
     builder.close()
-    node_sets, edge_sets = Emitter(program, typing, builder).run()
+    emitter = Emitter(program, typing, builder)
+    node_sets, edge_sets = emitter.run()
+    for key, elements in emitter.uses.unread.items():
+        actions[key] = replace(actions[key], unread=elements)
     storages = lowering.storages
     return ParamGraph(
         name=program.name,

@@ -37,6 +37,8 @@ class Storages:
             for name in names:
                 self._place(name, base, tensors)
         self.values = {name: self.values[name] for name in tensors if name in self.values}
+        # Tensors that overlap in memory without one being a view of the other: none of their elements may move.
+        self.entangled: set[str] = {name for names in groups.values() for name in self._overlapping(names)}
 
     def _place(self, name: str, base: str, tensors: Mapping[str, torch.Tensor]) -> None:
         tensor, root = tensors[name], tensors[base]
@@ -48,6 +50,22 @@ class Storages:
         else:
             self.values[name] = tensor
             self.base_of[name] = name
+
+
+    def _overlapping(self, names: Sequence[str]) -> set[str]:
+        """Base tensors of one storage whose ranges meet."""
+        spans = sorted((*_span(self.values[name]), name) for name in names if name in self.values and self.values[name].numel())
+        out: set[str] = set()
+        for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
+            if start <= end:
+                out |= {name, other}
+        return out
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """First and last byte of a tensor's elements within its storage, the last one exclusive of its width."""
+    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.storage_offset() * tensor.element_size(), (tensor.storage_offset() + last) * tensor.element_size()
 
 
 class Lowering:
@@ -104,6 +122,9 @@ class Lowering:
         value = self.program.tensors[base]
         if not self._moves(base):
             return self._constant(self.storages.values[base], base)
+        if base in self.storages.entangled:
+            cause = "shares storage with another parameter under strides that are no view of it"
+            value = self.builder.opaque("alias", [value], value.shape, cause)
         return value if base == name else self._alias(value, self.storages.aliases[name])
 
     def _moves(self, base: str) -> bool:

@@ -7,7 +7,7 @@ run of rows that repeats (the blocks of a network) is drawn once, with the numbe
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from paramgraph.graph import EdgeSet, NodeSet, ParamGraph
@@ -74,8 +74,9 @@ def diagram(graph: ParamGraph, collapse: bool = True) -> Diagram:
     inward, outward = _by_end(graph)
     # A dict, for its order: the picture must not depend on hashes.
     holders = {name: None for name, nodes in graph.node_sets.items() if _only_holds_a_parameter(nodes, inward[name], outward[name])}
-    isolated = {name for name, nodes in graph.node_sets.items() if _is_unused(nodes, inward[name], outward[name], holders)}
-    shown = [n for n in graph.node_sets.values() if n.name not in holders and n.name not in isolated]
+    unused = {name for name, nodes in graph.node_sets.items() if _is_unused(nodes, inward[name], outward[name])}
+    beside = {e.source for name in unused for e in inward[name] if all(other.target in unused for other in outward[e.source])}
+    shown = [n for n in graph.node_sets.values() if not (n.name in holders or n.name in unused or n.name in beside)]
     folded: dict[str, Counter[str]] = defaultdict(Counter)
     for name in holders:
         for edges in outward[name]:
@@ -105,7 +106,7 @@ def diagram(graph: ParamGraph, collapse: bool = True) -> Diagram:
                     stands_for[same.name] = first.name
     arrows = _arrows(graph, stands_for, row_of, boxes)
     _order_rows(drawn, arrows)
-    left_out = f"{len(isolated)} unused parameters are not drawn" if isolated else ""
+    left_out = f"{len(unused)} unused parameters are not drawn" if unused else ""
     nodes_said = f"{graph.num_nodes:,} nodes in {len(graph.node_sets):,} sets"
     title = f"{graph.name}: {nodes_said}, {graph.num_edges:,} edges in {len(graph.edge_sets):,} sets"
     return Diagram(title, boxes, arrows, drawn, repeats, left_out)
@@ -125,9 +126,9 @@ def _only_holds_a_parameter(nodes: NodeSet, inward: Sequence[EdgeSet], outward: 
     return nodes.size == 1 and nodes.order is None and not inward and bool(outward) and carries
 
 
-def _is_unused(nodes: NodeSet, inward: Sequence[EdgeSet], outward: Sequence[EdgeSet], holders: Collection[str]) -> bool:
-    """Whether a set is what an unused parameter hangs on: nothing but that parameter leads to it, and nothing leaves it."""
-    return nodes.size <= 1 and bool(inward) and not outward and all(edges.source in holders for edges in inward)
+def _is_unused(nodes: NodeSet, inward: Sequence[EdgeSet], outward: Sequence[EdgeSet]) -> bool:
+    """Whether a set is what an unused parameter leads to: nothing is computed there, and nothing leaves it."""
+    return nodes.depth == 0 and bool(inward) and not outward and all(edges.parameter is not None for edges in inward)
 
 
 def _signature(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,14 @@ def draw(content: Diagram) -> Any:
     axes.axis("off")
     note = f"   ({content.left_out})" if content.left_out else ""
     axes.text(left + 0.15, top - 0.15, _wrap(content.title + note, right - left), fontsize=9, fontweight="bold", va="top")
+    entering = Counter(arrow.target for arrow in content.arrows if id(arrow) not in routes)
     for repeat in content.repeats:
         _draw_repeat(axes, repeat.first, repeat.last, repeat.times, half)
     for arrow in content.arrows:
         if id(arrow) in routes:
             _draw_side(axes, arrow, content, places, half + MARGIN + (routes[id(arrow)] + 0.5) * LANE, routes[id(arrow)])
         else:
-            _draw_down(axes, arrow, places)
+            _draw_down(axes, arrow, places, near_target=entering[arrow.target] == 1)
     for name, box in content.boxes.items():
         _draw_box(axes, box, *places[name], fills[box.nodes.type])
     _draw_legend(axes, fills, left + 0.2, -len(content.rows) * ROW - 0.1, (right - left) / 2)
@@ -136,13 +138,14 @@ def _draw_box(axes: Any, box: Box, x: float, y: float, fill: str) -> None:
         axes.text(x, y - 0.18, _short(text, 60), fontsize=6, ha="center", va="center", color="#333333", zorder=4)
 
 
-def _draw_down(axes: Any, arrow: Arrow, places: dict[str, tuple[float, float]]) -> None:
+def _draw_down(axes: Any, arrow: Arrow, places: dict[str, tuple[float, float]], near_target: bool) -> None:
     (x0, y0), (x1, y1) = places[arrow.source], places[arrow.target]
     start, end = (x0, y0 - HEIGHT / 2), (x1, y1 + HEIGHT / 2)
     style = _style(arrow.edges)
     axes.annotate("", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, **style}, zorder=2)
-    middle = ((x0 + x1) / 2 + 0.06, (start[1] + end[1]) / 2)
-    _write_label(axes, *middle, arrow.edges, "center")
+    # Where arrows fan out or in, their labels stay apart at the wide end.
+    along = 0.5 if x0 == x1 else 0.8 if near_target else 0.2
+    _write_label(axes, x0 + along * (x1 - x0) + 0.06, start[1] + along * (end[1] - start[1]), arrow.edges, "center")
 
 
 def _draw_side(axes: Any, arrow: Arrow, content: Diagram, places: dict[str, tuple[float, float]], lane: float, number: int) -> None:

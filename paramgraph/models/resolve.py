@@ -65,10 +65,18 @@ def resolve(
             f"For example torchvision:{name if name.isidentifier() else 'resnet50'}."
         )
     build = {"torchvision": _torchvision, "timm": _timm}.get(library, _factory)
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if meta else "cpu"), warnings.catch_warnings():
+    own_inputs = batch if shapes is None else None
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(seed)
-        model, inputs = build(name, library, model_name, batch if shapes is None else None)
+        try:
+            with torch.device("meta" if meta else "cpu"):
+                model, inputs = build(name, library, model_name, own_inputs)
+        except (NotImplementedError, RuntimeError):  # some networks compute their widths with tensors
+            if not meta:
+                raise
+            model, inputs = build(name, library, model_name, own_inputs)
+            model = model.to("meta")
     if shapes is not None:
         inputs = _example(shapes, name)
     if inputs is None:

@@ -112,11 +112,12 @@ class Dependencies:
     def _same(self, a: Axis, b: Axis) -> bool:
         if self.system.units(a) == self.system.units(b):
             return False
+        before = self.system.changes
         try:
             self.system.unify(a, b)
         except Misaligned as error:
             self.system.pin((*a, *b), f"family members of different shape were identified: {error}")
-        return True
+        return self.system.changes != before
 
     def _normalise(self) -> bool:
         """Rewrite the registry so that bases are atomic roots and keys are finest parts of parted roots."""
@@ -196,12 +197,25 @@ class Dependencies:
                     continue
                 unit, local = part
                 local_positions = np.sort(np.asarray([local[p] for p in positions.tolist()], dtype=np.int64))
-                root = system.find(member)
-                if root.factors is not None or root.parts is not None:
-                    continue  # settled by the next normalisation
-                deeper = self._member(root, frozenset({(unit.id, local_positions.tobytes())}))
-                changed = self._same((finest,), (deeper,)) or changed
+                deeper = self._restrict_all((member,), frozenset({(unit.id, local_positions.tobytes())}))
+                changed = self._same((finest,), deeper) or changed
         return changed
+
+    def _restrict_all(self, axis: Axis, assign: Assign) -> Axis:
+        """An axis at `assign`: members of its atomic spaces, inside unions too."""
+        system = self.system
+        out: list[Space] = []
+        for unit in system.units(axis):
+            if system.is_fixed(unit):
+                out.append(unit)
+            elif unit.parts is not None:
+                parts = [self._restrict_all(part, assign) for part in unit.parts]
+                same = all(system.units(a) == system.units(b) for a, b in zip(parts, unit.parts, strict=True))
+                out.append(unit if same else system.union(parts, unit.positions, unit.label))
+            else:
+                base = unit if unit.base is None else unit.base
+                out.append(self._member(base, unit.assign | assign))
+        return tuple(out)
 
     def _part_at(self, over: Space, where: set[int]) -> tuple[Space, dict[int, int]] | None:
         """The parted unit whose elements are `where` within `over`, with the map to its own positions."""
@@ -223,7 +237,7 @@ class Dependencies:
             if space.pinned or space.parts is not None or space.size == 1:
                 continue
             for over in on:
-                if over.parts is None:
+                if over.parts is None or len(self.system.leaves(over)) == 1:
                     continue
                 for _, positions in self.system.leaves(over):
                     key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))
@@ -261,8 +275,7 @@ class Dependencies:
         for unit in units if parted else ():
             if unit.parts is not None:
                 count.update(self._inside(unit))
-        # On one part of a space, everything occurs together with that space still.
-        once = {unit for unit in units if count[unit] == 1} | {self.system.spaces[id] for id, _ in entries}
+        once = self._once(units, count, entries)
         for unit in units:
             self._meet(unit, once)
         for unit in parted:
@@ -297,7 +310,7 @@ class Dependencies:
         for other in others:
             if other.parts is not None:
                 count.update(self._inside(other))
-        once = {unit for unit in block if count[unit] == 1} | {self.system.spaces[id] for id, _ in entries}
+        once = self._once(block, count, entries)
         for unit in axis:
             self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
             if unit.parts is not None:
@@ -305,6 +318,12 @@ class Dependencies:
                 rest.remove(unit)
                 for inner, _ in self.system.leaves(unit):
                     self._visit_inside(self._restricted(inner, entries), rest, entries)
+
+    def _once(self, units: Iterable[Space], count: Counter[Space], entries: Iterable[tuple[int, bytes]]) -> set[Space]:
+        """What occurs exactly once. On one part of a space, everything occurs together with that space still."""
+        restricted = Counter(self.system.spaces[id] for id, _ in entries)
+        single = {unit for unit in units if count[unit] == 1 and unit not in restricted}
+        return single | {unit for unit, times in restricted.items() if times == 1 and not count[unit]}
 
     def _bases(self, units: Iterable[Space]) -> set[int]:
         """Ids under which the units, and the spaces inside their parts, have families."""
@@ -343,6 +362,10 @@ class Dependencies:
             if unit.pinned or unit.size == 1:
                 on.clear()
             else:
+                for other in [other for other in on if other.parts is not None]:
+                    leaves = self.system.leaves(other)
+                    if len(leaves) == 1:  # a relabelling: depending on it is depending on what it relabels
+                        on.update(leaves[0][0])
                 on.difference_update([other for other in on if other.parts is not None or other.size == 1])
         changed = True
         while changed:

@@ -95,10 +95,12 @@ class TensorAction:
     Attributes:
         shape: of the tensor.
         components: `(dimensions, blocks)` for each set of coupled dimensions that anything moves.
+        unread: flat numbers of elements that no operation reads: they stay where they are.
     """
 
     shape: tuple[int, ...]
     components: tuple[tuple[tuple[int, ...], tuple[ActionBlock, ...]], ...]
+    unread: Array | None = None
 
     def spaces(self) -> set[int]:
         return {s for _, blocks in self.components for block in blocks for dim in block.spaces for s in dim}
@@ -246,7 +248,11 @@ class GroupElement:
             front = moved.permute(order)
             flat = front.reshape(len(source), -1).index_select(0, index).reshape(front.shape)
             moved = flat.permute(np.argsort(order).tolist())
-        return moved.clone() if moved is tensor else moved.contiguous()
+        moved = moved.clone() if moved is tensor else moved.contiguous()
+        if action.unread is not None:
+            rest = torch.from_numpy(action.unread).to(tensor.device)
+            moved.view(-1)[rest] = tensor.reshape(-1)[rest]
+        return moved
 
     def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
         """For each flat position along `dims`, the position that its new value comes from; None for the identity."""

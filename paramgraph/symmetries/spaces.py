@@ -121,6 +121,11 @@ class SpaceSystem:
                 out.append((units, where))
         return out
 
+    @property
+    def changes(self) -> int:
+        """Number of changes so far."""
+        return len(self._trail)
+
     # -- changing, with undo -------------------------------------------------------------------------------------------
 
     def _set(self, space: Space, **values: Any) -> None:
@@ -336,8 +341,8 @@ class SpaceSystem:
         if x.pinned or y.pinned:
             self.pin((y,), x.cause or y.cause or "")
             self.pin((x,), x.cause or y.cause or "")
-        if self.find(x) is not self.find(y):
-            self._alias(*((y, x) if self._holds(y, x) else (x, y)))
+        # Unions whose parts agree stay two spaces: one name for both would let what depends on one seem to depend on the other,
+        # wherever one is made of rearranged parts of the other.
 
     def _alias(self, x: Space, y: Space) -> None:
         hint = y.hint if x.hint is None else x.hint

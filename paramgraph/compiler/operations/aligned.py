@@ -99,7 +99,7 @@ def emit_function(emitter: Emitter, op: Op, roles: Sequence[str], function: str 
     held = {place for c in out for place in c.places}
     new = [place for place in wanted if place not in held and any(place in emitter.places(v, op.labels[slot]) for slot, v in params)]
     if new:
-        out.append(emitter.new_component(new, op.name, emitter.depth(out) + 1))
+        out = emitter.extended(out, new, op.name)
     for slot, value in params:
         emitter.parameter(value, op.labels[slot], f"{normalized or op.name}.{roles[slot]}", out)
     emitter.finish(op, out, op.out_labels)

@@ -128,6 +128,9 @@ class Concat(Operation):
             out = self._laid_end_to_end(emitter, op, dim)
         else:
             acts = [value for value in op.inputs if not value.parametric]
+            if any(p[0] == dim for value in acts for c in emitter.of(value) for p in c.places):
+                emitter.reconnect(op)  # nodes along a dimension whose union is one of positions
+                return
             out = emitter.join([self._renamed(emitter, op, value) for value in acts], ["concat"] * len(acts), "concat", "concat")
             for value in op.inputs:
                 if value.parametric and value.kind != "constant":
