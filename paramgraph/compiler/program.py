@@ -295,7 +295,8 @@ class Builder:
     def topk(self, x: Value, dim: int, k: int, indices: bool, name: str = "topk") -> Value:
         """The `k` largest elements along `dim`, in order, or (`indices`) which elements they are."""
         dim %= x.ndim
-        out = self._op("topk", [x], [k if d == dim else n for d, n in enumerate(x.shape)], (), (), name, dim=dim, indices=indices)
+        shape = [k if d == dim else n for d, n in enumerate(x.shape)]
+        out = self._op("topk", [x], shape, (), (), f"{name}.indices" if indices else name, dim=dim, indices=indices)
         out.integer = indices
         return out
 

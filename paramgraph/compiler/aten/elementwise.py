@@ -13,7 +13,7 @@ nan_to_num neg positive rad2deg reciprocal relu relu6 round rsqrt selu sgn sigmo
 softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not clamp clamp_min clamp_max clip rrelu real imag angle conj""".split()
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
-logaddexp2 xlogy eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
+logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
 prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__""".split()
 
 COPIES = """clone alias detach contiguous lift_fresh lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout to _to_copy
@@ -84,3 +84,31 @@ def copy_into(b: Builder, x: Value, source: Value, *args: Any) -> Value:
 def glu(b: Builder, x: Value, dim: int = -1) -> Value:
     half = x.shape[dim] // 2
     return b.elementwise("mul", b.take(x, dim, range(half)), b.elementwise("sigmoid", b.take(x, dim, range(half, 2 * half))))
+
+
+@rule("aten.eq")
+def equal(b: Builder, x: Value, y: Any) -> Value:
+    """Index values compared with all indices in order are an indicator vector; anything else is elementwise."""
+    for index, other in ((x, y), (y, x)):
+        if isinstance(index, Value) and isinstance(other, Value) and index.integer and other.read is not None and index.kind == "op":
+            dim = _counts_along(other, len(b.shapes[0]))
+            if dim is not None and (index.ndim < -dim or index.shape[dim] == 1):
+                return _indicator(b, index, dim, b.shapes[0])
+    return b.elementwise("eq", *(v for v in (x, y) if isinstance(v, Value)), args=() if isinstance(y, Value) else (y,))
+
+
+def _counts_along(value: Value, rank: int) -> int | None:
+    """The dimension, from the end, along which a constant holds 0, 1, 2, …; None if it is not such a constant."""
+    long = [d - value.ndim for d, n in enumerate(value.shape) if n != 1]
+    if len(long) != 1 or value.read is None:
+        return None
+    data = value.read().reshape(-1)
+    return long[0] if (data == range(len(data))).all() else None
+
+
+def _indicator(b: Builder, index: Value, dim: int, shape: Any) -> Value:
+    wide = b.reshape(index, [1] * (len(shape) - index.ndim) + list(index.shape))
+    place = len(shape) + dim
+    one_hot = b.one_hot(b.reshape(wide, [n for d, n in enumerate(wide.shape) if d != place]), shape[place])
+    order = [*range(place), len(shape) - 1, *range(place, len(shape) - 1)]
+    return b.expand(b.permute(one_hot, order), shape)
