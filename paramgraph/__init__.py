@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from paramgraph.compiler.rules import unregister as unregister
     from paramgraph.exchange import export as export
     from paramgraph.exchange import load as load
-    from paramgraph.verification import verify as verify
+    from paramgraph.verification.verify import verify as verify
 
 __version__ = "0.1.0"
 

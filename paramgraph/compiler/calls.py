@@ -102,7 +102,7 @@ def _replace(module: nn.Module) -> None:
         results = torch.ops.paramgraph.call(flat, own, key, number)
         return tree_unflatten(results, call.outputs[number])
 
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
 
 
 def find_call(key: int) -> Call:

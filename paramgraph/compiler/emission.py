@@ -25,6 +25,7 @@ from paramgraph.graph import EdgeSet, NodeSet, ParameterView
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Axis, Space
 
+
 @dataclass
 class Ref:
     """Nodes of a node set: all in order, or those with the given numbers."""

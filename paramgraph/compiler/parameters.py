@@ -236,8 +236,8 @@ class ParameterUses:
         self.count[key] = used + 1
         if used:
             return [(replace(whole, use=used), None)]
-        low = strided.storage_offset()
-        high = low + sum((n - 1) * s for n, s in zip(strided.shape, strided.stride(), strict=True))
+        low = int(strided.storage_offset())
+        high = int(low + sum((n - 1) * s for n, s in zip(strided.shape, strided.stride(), strict=True)))
         owned = self.owned.setdefault(name, [])
         if all(high < other_low or low > other_high for other_low, other_high, _ in owned):
             owned.append((low, high, strided))
@@ -305,7 +305,7 @@ class ParameterUses:
         tags = leaf.places(emitter.system)
         row_tags = tags[: len(rows)]
         column_tags = [tag for tag in tags[len(rows) :] if tag is not None and tag[2] in columns][: len(columns)]
-        target = emitter.component(tuple(row_tags), emitter.add_nodes(f"{name}.{kind}", kind, rows, 0))  # type: ignore[arg-type]
+        target = emitter.component(tuple(row_tags), emitter.add_nodes(f"{name}.{kind}", kind, rows, 0))
         source_name = emitter.add_nodes(name, f"{kind}.node", tuple(tag[2] for tag in column_tags), 0)
         source = emitter.component(tuple(column_tags), source_name)
         emitter.parameter_edges(leaf, tags, f"{kind}.value", source, target, [], list(column_tags))
@@ -323,7 +323,7 @@ def strided_view(name: str, shape: Sequence[int], view: torch.Tensor, role: str)
     """A strided view of a contiguous tensor as reshape, slices and permutation; as element numbers where that cannot say it."""
     size = math.prod(shape)
     dims = [d for d in range(view.ndim) if view.shape[d] > 1]
-    nested = sorted(dims, key=lambda d: -view.stride(d))
+    nested = sorted(dims, key=view.stride, reverse=True)
     split, slices, before, offset = [], [], size, view.storage_offset()
     for d in nested:
         stride, n = view.stride(d), view.shape[d]

@@ -33,7 +33,7 @@ class Storages:
             groups.setdefault(tensor.untyped_storage()._cdata, []).append(name)
         self.base_of: dict[str, str] = {}
         for names in groups.values():
-            base = max(names, key=lambda name: (tensors[name].numel(), -names.index(name)))
+            base = max(names, key=lambda name: (int(tensors[name].numel()), -names.index(name)))
             for name in names:
                 self._place(name, base, tensors)
         self.values = {name: self.values[name] for name in tensors if name in self.values}
@@ -42,9 +42,9 @@ class Storages:
 
     def _place(self, name: str, base: str, tensors: Mapping[str, torch.Tensor]) -> None:
         tensor, root = tensors[name], tensors[base]
-        offset = tensor.storage_offset() - root.storage_offset()
+        offset = int(tensor.storage_offset() - root.storage_offset())
         last = offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        if name != base and root.is_contiguous() and 0 <= offset and last < root.numel() and tensor.numel() and tensor.dtype == root.dtype:
+        if name != base and root.is_contiguous() and offset >= 0 and last < root.numel() and tensor.numel() and tensor.dtype == root.dtype:
             self.aliases[name] = Alias(base, tuple(tensor.shape), tuple(tensor.stride()), offset)
             self.base_of[name] = base
         else:
@@ -64,8 +64,9 @@ class Storages:
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """First and last byte of a tensor's elements within its storage, the last one exclusive of its width."""
-    last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.storage_offset() * tensor.element_size(), (tensor.storage_offset() + last) * tensor.element_size()
+    start = int(tensor.storage_offset())
+    last = start + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return start * tensor.element_size(), last * tensor.element_size()
 
 
 class Lowering:
@@ -216,7 +217,7 @@ class Lowering:
 
         def compute() -> Any:
             if not cache:
-                plain = tree_map(lambda v: torch.from_numpy(np.array(v.read())) if isinstance(v, Value) else v, (list(args), kwargs))
+                plain = tree_map(lambda v: torch.from_numpy(np.array(v.read())) if isinstance(v, Value) and v.read else v, (list(args), kwargs))
                 with torch.no_grad():
                     cache.append(target(*plain[0], **plain[1]))
             return cache[0]
@@ -239,7 +240,7 @@ class Lowering:
         composite = isinstance(target, torch._ops.OpOverload) and target._can_decompose()
         if table is None and not composite:
             return None
-        function = table if table is not None else target.decompose
+        function: Any = table if table is not None else target.decompose
         operands = list(tensors_in(args)) + list(tensors_in(kwargs))
         try:
             with FakeTensorMode() as mode:
@@ -307,7 +308,9 @@ def tensors_in(tree: Any) -> Iterable[Value]:
 
 def target_name(target: Any) -> str:
     """`namespace.name.overload` of an operation."""
-    return str(target) if isinstance(target, torch._ops.OpOverload) else f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -11,7 +11,6 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.symmetries.dependencies import Dependencies
 from paramgraph.symmetries.spaces import Misaligned, Space, SpaceSystem
 
-
 # Operations that move elements without computing with them.
 LAYOUT = ("reshape", "permute", "take", "concat", "expand")
 
@@ -57,9 +56,7 @@ def type_program(program: Program) -> Typing:
                 system.record(value.axes, read=False)
         if op.kind not in LAYOUT:
             for value in op.inputs:
-                if value.kind != "op":
-                    system.record(value.axes)
-                elif value.op is not None and value.op.kind in LAYOUT:
+                if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
                     system.record(value.axes)
         cause = _type_op(system, op)
         if cause:

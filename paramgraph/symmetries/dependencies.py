@@ -262,7 +262,8 @@ class Dependencies:
             units = self.system.units(axis)
             found[reading, tuple(unit.id for unit in units)] = (units, reading)
         self._tensors = list(found.values())
-        for units, self._reading in self._tensors:
+        for units, reading in self._tensors:
+            self._reading = reading
             self._visit(units)
 
     def _visit(self, units: Sequence[Space], entries: tuple[tuple[int, bytes], ...] = ()) -> None:

@@ -164,8 +164,8 @@ class SymmetryGroup:
         wanted = known if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
         if not wanted <= known:
             raise GroupError(f"unknown kinds {sorted(wanted - known)}; this group has {sorted(known)}.")
-        names = {factor.name: number for number, factor in enumerate(self.factors)}
-        chosen = range(len(self.factors)) if factors is None else [names.get(f, f) for f in factors]
+        names: dict[int | str, int | str] = {factor.name: number for number, factor in enumerate(self.factors)}
+        chosen = list(range(len(self.factors))) if factors is None else [names.get(f, f) for f in factors]
         for number in chosen:
             if not isinstance(number, int) or not 0 <= number < len(self.factors):
                 raise GroupError(f"unknown factor {number!r}: pass a number below {len(self.factors)} or a name from symmetry.factors.")
@@ -250,8 +250,8 @@ class GroupElement:
             moved = flat.permute(np.argsort(order).tolist())
         moved = moved.clone() if moved is tensor else moved.contiguous()
         if action.unread is not None:
-            rest = torch.from_numpy(action.unread).to(tensor.device)
-            moved.view(-1)[rest] = tensor.reshape(-1)[rest]
+            unread = torch.from_numpy(action.unread).to(tensor.device)
+            moved.view(-1)[unread] = tensor.reshape(-1)[unread]
         return moved
 
     def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:

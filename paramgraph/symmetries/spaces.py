@@ -111,7 +111,7 @@ class SpaceSystem:
         """The finest parts of a unit: axes that are no single parted space, each with its elements' positions in `space`."""
         if space.parts is None or space.positions is None:
             return [((space,), np.arange(space.size))]
-        out = []
+        out: list[tuple[Axis, np.ndarray]] = []
         for part, positions in zip(space.parts, space.positions, strict=True):
             units = self.units(part)
             where = np.asarray(positions)
@@ -280,15 +280,16 @@ class SpaceSystem:
                 axis = leaves[owners[0]][0]
                 todo.append((axis, rows[where].reshape(-1), (*piece, *inner_axis)))
             else:
-                parts, positions = [], []
+                parts: list[Axis] = []
+                places: list[np.ndarray] = []
                 for number in owners:
                     at = np.flatnonzero(row == number)
                     part = self.axis(len(at), second.label)
                     parts.append(part)
-                    positions.append(at)
+                    places.append(at)
                     todo.append((leaves[number][0], rows[where][:, at].reshape(-1), part))
                 member = self.find(inner_axis[0])
-                self._set(member, parts=tuple(parts), positions=tuple(positions))
+                self._set(member, parts=tuple(parts), positions=tuple(places))
         self._inherit_factors(space, first, second)
         if space.pinned:
             self.pin((first, second), space.cause or "")
@@ -439,8 +440,8 @@ class SpaceSystem:
         for at, block in enumerate(blocks.tolist()):
             rows.setdefault(block, []).append(at)
         classes: dict[bytes, list[int]] = {}
-        for block, at in rows.items():
-            classes.setdefault(offsets[at].tobytes(), []).append(block)
+        for block, places in rows.items():
+            classes.setdefault(offsets[places].tobytes(), []).append(block)
         out = []
         for offset_bytes, members in classes.items():
             offset = np.frombuffer(offset_bytes, dtype=np.int64)

@@ -142,7 +142,8 @@ class Maker:
         if not x.ndim:
             return None
         dim = self.random.randrange(x.ndim)
-        fitting = [y for y in self.pool if y.ndim == x.ndim and all(n == m or d == dim for d, (n, m) in enumerate(zip(x.shape, y.shape, strict=True)))]
+        same = [y for y in self.pool if y.ndim == x.ndim]
+        fitting = [y for y in same if all(n == m or d == dim for d, (n, m) in enumerate(zip(x.shape, y.shape, strict=True)))]
         return self.b.concat([x, self.random.choice(fitting)], dim) if fitting else None
 
     def softmax(self, x: Value) -> Value | None:

@@ -48,7 +48,7 @@ def _statistics(b: Builder, x: Value, buffer: Value, name: str) -> Value:
 
 @rule("aten._native_batch_norm_legit_no_training")
 def batch_norm_inference(b: Builder, x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, momentum: float,
-                         eps: float) -> tuple[Value, Value, Value]:
+                         eps: float) -> tuple[Value, ...]:
     operands = _present(gain=(weight, [1]), offset=(bias, [1]), running_mean=(mean, [1]), running_var=(var, [1]))
     return b.normalize("batch_norm", x, (), operands), *(b.fill(shape) for shape in b.shapes[1:])
 
