@@ -30,8 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+# Waiting threads sleep rather than spin: many small operations on a busy machine otherwise take several times as long.
 demo: $(STAMP)
-	$(PY) examples/demo.py --out out
+	OMP_WAIT_POLICY=PASSIVE $(PY) examples/demo.py --out out $(ARGS)
 
 # Two processes with one thread each: small tests gain nothing from more threads.
 test: $(STAMP)

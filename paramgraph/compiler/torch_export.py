@@ -56,14 +56,17 @@ class Storages:
         """Base tensors of one storage whose ranges meet."""
         spans = sorted((*_span(self.values[name]), name) for name in names if name in self.values and self.values[name].numel())
         out: set[str] = set()
-        for (_, end, name), (start, _, other) in zip(spans, spans[1:], strict=False):
-            if start <= end:
-                out |= {name, other}
+        reach, owner = -1, ""
+        for start, end, name in spans:
+            if start <= reach:
+                out |= {name, owner}
+            if end > reach:
+                reach, owner = end, name
         return out
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    """First and last byte of a tensor's elements within its storage, the last one exclusive of its width."""
+    """Where a tensor's first and last elements begin within its storage, in bytes."""
     start = int(tensor.storage_offset())
     last = start + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     return start * tensor.element_size(), last * tensor.element_size()

@@ -8,6 +8,7 @@ import numpy as np
 
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.errors import TraceError
 from paramgraph.symmetries.dependencies import Dependencies
 from paramgraph.symmetries.spaces import Misaligned, Space, SpaceSystem
 
@@ -110,7 +111,12 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
     free = [unit for axis in axes for unit in axis if not unit.pinned]
     if not free or value.read is None:
         return
-    data = np.asarray(value.read())
+    try:
+        data = np.asarray(value.read())
+    except TraceError:  # a constant on the meta device: its values could tell any elements apart
+        for unit in free:
+            system.pin((unit,), f"constant {value.name!r} has no values on the meta device")
+        return
     if data.size == 0 or (data == data.reshape(-1)[0]).all():
         return
     units = [unit for axis in axes for unit in axis]
@@ -147,8 +153,16 @@ def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:
 
 def cut_classes(system: SpaceSystem, unit: Space, classes: np.ndarray, cause: str) -> None:
     """Keep the elements of each class together; classes of one element are fixed."""
-    for number in range(int(classes.max()) + 1):
-        where = np.flatnonzero(classes == number)
-        for _, axis, _ in system.pieces((unit,), where):
-            if len(where) == 1:
-                system.pin(axis, cause)
+    for axis, positions in system.leaves(unit):
+        _, own, sizes = np.unique(classes[positions], return_inverse=True, return_counts=True)
+        own = own.reshape(-1)
+        if len(sizes) == 1:
+            continue
+        if (sizes == 1).all():
+            system.pin(axis, cause)
+            continue
+        alone = np.flatnonzero(sizes[own] == 1)
+        if len(alone):
+            system.pin(system.assemble(system.pieces(axis, alone), len(alone)), cause)
+        for number in np.flatnonzero(sizes > 1):
+            system.pieces(axis, np.flatnonzero(own == number))

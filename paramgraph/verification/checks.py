@@ -40,6 +40,7 @@ class Checks:
         self.examples = examples
         self.generator = generator
         self.bundles = self._bundles(bundles)
+        self.moved_by = [self.group.moved_by(number) for number in range(len(self.group.factors))]
         self.progress = progress
         self.total = 0
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
@@ -176,7 +177,7 @@ class Checks:
             for number in bundle:
                 if len(bundle) == 1 or not moved[number]:
                     changed |= self._moves(number, element, state)
-                    moved[number] |= changed & set(self.group.moved_by(number))
+                    moved[number] |= changed & set(self.moved_by[number])
             found = self._deviation(element, state, inputs, base)
             for number in bundle:
                 alone = found
@@ -190,7 +191,7 @@ class Checks:
 
     def _moves(self, number: int, element: GroupElement, state: State) -> set[str]:
         """The tensors that one factor of an element moves; they must be all that it claims to move."""
-        claimed = self.group.moved_by(number)
+        claimed = self.moved_by[number]
         if not claimed:
             self._problem(f"factor {self.group.factors[number]} moves no tensor")
         acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in claimed})
@@ -202,7 +203,7 @@ class Checks:
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
         """How much an element changes the outputs."""
-        names = {name for number in element.parts for name in self.group.moved_by(number)}
+        names = {name for number in element.parts for name in self.moved_by[number]}
         acted = act_on(element, {name: state[name] for name in names})
         return self._compare(element, base, self._run(self._with(state, acted), inputs, "factors", base, names))
 
@@ -254,7 +255,7 @@ class Checks:
                 self.report.notes.append("no tensor was left out of the action: whether every tensor must move was not checked")
             return
         shared = self._shared()
-        coupled = [name for name in self.movable if any(name in self.group.moved_by(number) for number in shared)]
+        coupled = [name for name in self.movable if any(name in self.moved_by[number] for number in shared)]
         order = torch.randperm(len(coupled), generator=self.generator).tolist()
         chosen = [coupled[i] for i in sorted(order[:count])]
         if len(chosen) < len(coupled):
@@ -316,7 +317,7 @@ class Checks:
 
     def _shared(self) -> set[int]:
         """Factors that move more than one tensor."""
-        return {number for number in range(len(self.group.factors)) if len(self.group.moved_by(number)) > 1}
+        return {number for number in range(len(self.group.factors)) if len(self.moved_by[number]) > 1}
 
     def _axes(self) -> tuple[list[tuple[str, int]], bool]:
         """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ def keyed(edges: EdgeSet, source: np.ndarray, target: np.ndarray, sizes: tuple[i
     return (source * sizes[1] + target) * edges.shape[3] + position
 
 
+@functools.cache
 def compiled(case: Case) -> tuple[pg.ParamGraph, nn.Module]:
     model, inputs = case.build()
     return pg.compile(model, inputs), model

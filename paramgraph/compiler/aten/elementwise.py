@@ -6,6 +6,7 @@ from typing import Any
 
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
+from paramgraph.errors import TraceError
 
 UNARY = """abs acos acosh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu
 hardshrink hardsigmoid hardswish hardtanh i0 isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish
@@ -102,7 +103,10 @@ def _counts_along(value: Value, rank: int) -> int | None:
     long = [d - value.ndim for d, n in enumerate(value.shape) if n != 1]
     if len(long) != 1 or value.read is None:
         return None
-    data = value.read().reshape(-1)
+    try:
+        data = value.read().reshape(-1)
+    except TraceError:  # on the meta device
+        return None
     return long[0] if (data == range(len(data))).all() else None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
+from paramgraph.errors import TraceError
 
 
 @rule("aten.embedding")
@@ -20,13 +21,23 @@ def embedding(b: Builder, weight: Value, index: Value, *args: Any) -> Value:
 def index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
     """Distinct constant indices cut the axis; others, and values, go through gather."""
     dim %= x.ndim
-    if index.read is not None:
-        where = np.asarray(index.read()).astype(np.int64)
+    where = readable(index)
+    if where is not None:
         flat = where.reshape(-1) % x.shape[dim]
         if len(np.unique(flat)) == len(flat):
             part = b.take(x, dim, flat)
             return b.reshape(part, [*x.shape[:dim], *where.shape, *x.shape[dim + 1 :]])
     return b.gather(x, dim, index)
+
+
+def readable(index: Value) -> np.ndarray | None:
+    """The values of a constant index; None where it is no constant, or is on the meta device."""
+    if index.read is None:
+        return None
+    try:
+        return np.asarray(index.read()).astype(np.int64)
+    except TraceError:
+        return None
 
 
 @rule("aten.index")
