@@ -294,15 +294,20 @@ class Emitter:
                 counted[key] = counted.get(key, 0) + 1
                 first.setdefault(key, (c, t))
         groups: list[tuple[list[Place], list[tuple[Component, str]]]] = []
-        for key, (component, t) in first.items():
-            # One operand used twice is one edge set of its own type: two parallel edges could be exchanged.
-            times = counted[key]
+        # One operand used twice is one edge set of its own type: two parallel edges could be exchanged.
+        typed = [(c, t if counted[key] == 1 else f"{t}^{counted[key]}") for key, (c, t) in first.items()]
+        # What has no node index (a mean over all units) goes to all nodes of the result.
+        scalars = [(c, t) for c, t in typed if not c.places]
+        for component, t in typed:
+            if not component.places:
+                continue
             meeting = [g for g in groups if self.related(g[0], component.places)]
             places = list(dict.fromkeys([p for g in meeting for p in g[0]] + list(component.places)))
-            members = [m for g in meeting for m in g[1]] + [(component, t if times == 1 else f"{t}^{times}")]
+            members = [m for g in meeting for m in g[1]] + [(component, t)]
             groups = [g for g in groups if g not in meeting] + [(places, members)]
         out = []
-        for places, members in groups:
+        for places, own in groups or [([], [])]:
+            members = [*own, *scalars]
             depth = self.depth([c for c, _ in members]) + 1
             made = self.new_component(places, name, depth, type_)
             for component, t in members:

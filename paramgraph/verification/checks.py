@@ -80,7 +80,11 @@ class Checks:
                 self._leave_out(leave_out, state, inputs)
         sizes = {number: len(bundle) for bundle in self.bundles for number in bundle}
         for number, factor in enumerate(self.group.factors):
+            if worst[number] > report.tolerance:
+                self._problem(f"factor {factor} changes the outputs by {worst[number]:.1e}")
             report.factors.append(FactorReport(factor.name, worst[number], tuple(sorted(moved[number])), sizes[number]))
+        if report.whole > report.tolerance:
+            self._problem(f"elements of the whole group change the outputs by {report.whole:.1e}")
         self._laws()
 
     def _bundles(self, count: int) -> list[list[int]]:
@@ -184,8 +188,6 @@ class Checks:
                 if len(bundle) > 1 and found > self.report.tolerance:  # find the culprit
                     alone = self._deviation(GroupElement(self.group, {number: element.parts[number]}), state, inputs, base)
                 worst[number] = max(worst[number], alone)
-                if alone > self.report.tolerance:
-                    self._problem(f"factor {self.group.factors[number]} changes the outputs by {alone:.1e}")
             if found > self.report.tolerance >= max(worst[number] for number in bundle):
                 self._problem(f"factors {', '.join(self.group.factors[n].name for n in bundle)} together change the outputs by {found:.1e}")
 
@@ -225,8 +227,6 @@ class Checks:
                     self._problem(f"{name} and {alias.base} are tied, but not after the action")
             found = self._compare(element, base, self._run(acted, inputs, "whole group"))
             self.report.whole = max(self.report.whole, found)
-            if found > self.report.tolerance:
-                self._problem(f"an element of the whole group changes the outputs by {found:.1e}")
 
     def _laws(self) -> None:
         """Composition, inverse and identity, on tensors whose elements are all different."""

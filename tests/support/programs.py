@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import torch
 
+from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.program import Builder, Op, Program, Value
 from paramgraph.compiler.typing import type_program
 from paramgraph.symmetries.group import SymmetryGroup
@@ -17,10 +19,16 @@ from paramgraph.symmetries.solution import GroupBuilder
 
 
 def group_of(program: Program) -> SymmetryGroup:
-    """The solved group of a program's parameters."""
+    """The solved group of a program's parameters, built as the compiler builds it."""
     typing = type_program(program)
     builder = GroupBuilder(typing.dependencies)
-    return builder.group({name: builder.action(value.axes) for name, value in program.tensors.items()}, {})
+    actions = {name: builder.action(value.axes) for name, value in program.tensors.items()}
+    builder.close()
+    emitter = Emitter(program, typing, builder)
+    emitter.run()
+    for name, elements in emitter.uses.unread.items():
+        actions[name] = replace(actions[name], unread=elements)
+    return builder.group(actions, {})
 
 
 def evaluate(program: Program, state: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
