@@ -50,7 +50,7 @@ class Closure:
         found = self.numbers_of.get(name)
         if found is None:
             found = []
-            for block in self.emitter.typing.dependencies.blocks([units]) if units else ():
+            for block in self.emitter.blocks(units):
                 numbers = self.group.numbers(block.axes[0])
                 self.space_of.update(zip(numbers, block.axes[0], strict=True))
                 found.append((self.group.block(block).index[0], numbers))

@@ -22,8 +22,11 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.roles import node_like_spaces
 from paramgraph.compiler.typing import Typing
 from paramgraph.graph import EdgeSet, NodeSet, ParameterView
+from paramgraph.symmetries.dependencies import Block
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Axis, Space
+
+NodeBlocks = tuple[tuple[np.ndarray | None, tuple[int, ...]], ...]
 
 
 @dataclass
@@ -96,6 +99,8 @@ class Emitter:
         self._node_like = node_like_spaces(program, typing, group)
         self._names: dict[tuple[bool, str], int] = {}
         self._path = ""
+        self._blocks: dict[Axis, list[Block]] = {}
+        self._layouts: dict[Axis, tuple[NodeBlocks, np.ndarray | range | None]] = {}
         self._related: dict[tuple[Axis, Axis], bool] = {}
         self._atoms: dict[Space, frozenset[int]] = {}
 
@@ -518,38 +523,49 @@ class Emitter:
 
     # -- freezing ------------------------------------------------------------------------------------------------------
 
+    def blocks(self, units: Axis) -> list[Block]:
+        """The row-major product of some units as blocks of atomic spaces; node sets of one product share them."""
+        found = self._blocks.get(units)
+        if found is None:
+            found = self._blocks[units] = self.typing.dependencies.blocks([units]) if units else []
+        return found
+
     def _freeze(self, record: NodeRecord) -> NodeSet:
-        blocks = self.typing.dependencies.blocks([record.units]) if record.units else []
-        out: list[tuple[np.ndarray | None, tuple[int, ...]]] = []
-        order: np.ndarray | None = None
-        for block in blocks:
-            action = self.group.block(block)
-            out.append((action.index[0], action.spaces[0]))
-        pinned = [any(self.group.spaces[s].pinned for s in spaces) or not spaces for _, spaces in out]
-        if len(out) == 1 and pinned[0] and all(self.group.spaces[s].pinned for s in out[0][1]):
-            whole: np.ndarray | range | None = range(record.size) if record.size > 1 else None
-            return NodeSet(record.name, _type_of(record), record.size, tuple(out), record.depth, record.activation, whole)
-        if any(pinned) or len(out) > 1:
-            # Nodes of different blocks are never exchanged, so each block has codes of its own.
-            order = np.empty(record.size, dtype=np.int64)
-            start = 0
-            for index, spaces in out:
-                code = np.zeros((), dtype=np.int64)
-                sizes = [self.group.spaces[s].size for s in spaces]
-                for i, s in enumerate(spaces):
-                    if self.group.spaces[s].pinned:
-                        axis = np.arange(sizes[i]).reshape([-1 if e == i else 1 for e in range(len(sizes))])
-                        code = code * sizes[i] + axis
-                flat = np.broadcast_to(code, sizes).reshape(-1) + start
-                order[np.arange(len(flat)) if index is None else index] = flat
-                start = int(flat.max(initial=start - 1)) + 1
-        return NodeSet(record.name, _type_of(record), record.size, tuple(out), record.depth, record.activation, order)
+        found = self._layouts.get(record.units)
+        if found is None:
+            found = self._layouts[record.units] = self._layout(record.units)
+        blocks, order = found
+        return NodeSet(record.name, _type_of(record), record.size, blocks, record.depth, record.activation, order)
+
+    def _layout(self, units: Axis) -> tuple[NodeBlocks, np.ndarray | range | None]:
+        """How the group moves the nodes of a product, and their order where some are told apart."""
+        out = tuple((action.index[0], action.spaces[0]) for action in map(self.group.block, self.blocks(units)))
+        size = math.prod(unit.size for unit in units)
+        spaces = self.group.spaces
+        if len(out) == 1 and all(spaces[s].pinned for s in out[0][1]):
+            return out, range(size) if size > 1 else None
+        if len(out) <= 1 and not any(spaces[s].pinned for _, own in out for s in own):
+            return out, None
+        # Nodes of different blocks are never exchanged, so each block has codes of its own.
+        order = np.empty(size, dtype=np.int64)
+        start = 0
+        for index, own in out:
+            code = np.zeros((), dtype=np.int64)
+            sizes = [spaces[s].size for s in own]
+            for i, s in enumerate(own):
+                if spaces[s].pinned:
+                    axis = np.arange(sizes[i]).reshape([-1 if e == i else 1 for e in range(len(sizes))])
+                    code = code * sizes[i] + axis
+            flat = np.broadcast_to(code, sizes).reshape(-1) + start
+            order[np.arange(len(flat)) if index is None else index] = flat
+            start = int(flat.max(initial=start - 1)) + 1
+        return out, order
 
     def atoms(self, unit: Space) -> frozenset[int]:
         """Numbers of the atomic spaces that a unit is made of."""
         found = self._atoms.get(unit)
         if found is None:
-            blocks = self.typing.dependencies.blocks([(unit,)])
+            blocks = self.blocks((unit,))
             found = frozenset(n for block in blocks for n in self.group.numbers(block.axes[0]))
             self._atoms[unit] = found
         return found
