@@ -8,18 +8,25 @@ from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
-from paramgraph.compiler.typing import type_program
+from paramgraph.compiler.typing import give_up, type_program
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.solution import GroupBuilder
+from paramgraph.symmetries.spaces import Unsettled
 
 
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network."""
     lowering = Lowering(trace.exported, name or trace.name, trace.state)
     program = lowering.run()
-    typing = type_program(program)
-    builder = GroupBuilder(typing.dependencies)
-    actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    try:
+        typing = type_program(program)
+        builder = GroupBuilder(typing.dependencies)
+        actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    except (Unsettled, RecursionError) as error:
+        # No compilation crashes, and no wrong symmetry gets through: the group is trivial, and the diagnostics say so.
+        typing = give_up(program, f"the typing of the network did not settle: {error}")
+        builder = GroupBuilder(typing.dependencies)
+        actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
     builder.close()
     emitter = Emitter(program, typing, builder)
     node_sets, edge_sets = emitter.run()

@@ -25,12 +25,14 @@ class Typing:
         dependencies: the solved dependencies.
         pins: `(operation, cause)` of operations whose operands were pinned because their rule failed.
         used: names of the parameters and buffers that some operation reads.
+        failure: why the whole network was pinned; empty where it was typed.
     """
 
     system: SpaceSystem
     dependencies: Dependencies
     pins: list[tuple[Op, str]] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
+    failure: str = ""
 
 
 def type_program(program: Program) -> Typing:
@@ -78,6 +80,16 @@ def type_program(program: Program) -> Typing:
             for axis in value.axes:
                 system.pin(axis, "no operation reads it")
     return Typing(system, Dependencies(system), pins, used)
+
+
+def give_up(program: Program, cause: str) -> Typing:
+    """The trivial typing: every axis of every parameter pinned, for the cause given, and no operation read."""
+    system = SpaceSystem()
+    for name, value in program.tensors.items():
+        value.axes = tuple(system.axis(n, f"{name}[{d}]", cause) for d, n in enumerate(value.shape))
+        system.record(value.axes)
+    program.ops, program.inputs, program.outputs = [], [], []
+    return Typing(system, Dependencies(system), [], set(program.tensors), failure=cause)
 
 
 def _type_op(system: SpaceSystem, op: Op) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, length
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, length
 
 Assign = frozenset[tuple[int, bytes]]
 _NOTHING: set[Space] = set()
@@ -42,11 +42,14 @@ class Dependencies:
         self.system = system
         self.on: dict[Space, set[Space]] = {}
         self._tensors = [(tuple(space for axis in axes for space in axis), read) for axes, read in system.tensors]
-        for _ in range(1000):
+        limit = len(system.spaces) * 20 + 10_000
+        for _ in range(60):
+            if len(system.spaces) > limit:
+                raise Unsettled("families keep splitting")
             if not self._round():
                 break
-        else:  # pragma: no cover - each round merges spaces or makes members of finer parts
-            raise RuntimeError("dependencies did not settle")
+        else:
+            raise Unsettled("families keep changing")
         self._close()
         # Spaces that are families over a parted space, by its id: those whose members are not all the space itself.
         self._varying: dict[int, set[Space]] = {}
@@ -59,8 +62,12 @@ class Dependencies:
     def _round(self) -> bool:
         system, changed = self.system, False
         # What follows from the families alone comes first: a dependency is judged when its spaces have settled.
-        while self._normalise():
+        for _ in range(60):
+            if not self._normalise():
+                break
             changed = True
+        else:
+            raise Unsettled("families keep being rewritten")
         self._collect()
         for (base_id, assign), member in list(system.members.items()):
             base = system.spaces[base_id]

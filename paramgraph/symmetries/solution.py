@@ -10,7 +10,7 @@ import numpy as np
 from paramgraph.graph import Alias
 from paramgraph.symmetries.dependencies import Block, Dependencies
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
-from paramgraph.symmetries.spaces import Axis, Space
+from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
 
 class GroupBuilder:
@@ -73,8 +73,22 @@ class GroupBuilder:
             blocks = self.dependencies.blocks([axes[d] for d in dims])
             if all(unit.pinned for block in blocks for axis in block.axes for unit in axis):
                 continue
-            components.append((tuple(dims), tuple(self.block(block) for block in blocks)))
+            actions = tuple(self.block(block) for block in blocks)
+            for action in actions:
+                self._check(action)
+            components.append((tuple(dims), actions))
         return TensorAction(shape, tuple(components))
+
+    def _check(self, action: ActionBlock) -> None:
+        """Every space must occur together with all that its permutation may depend on, once: else the element would not be defined."""
+        found = [s for dim in action.spaces for s in dim]
+        for s in set(found):
+            if self.spaces[s].pinned:
+                continue
+            factor = self.factors[self.spaces[s].factor]
+            needed = [*factor.over, *(other for other in factor.spaces if other != s)]
+            if any(found.count(other) != 1 for other in needed):
+                raise Unsettled(f"{self.spaces[s].label} occurs without a space that it depends on")
 
     def block(self, block: Block) -> ActionBlock:
         index = tuple(None if _is_everything(i) else i for i in block.index)

@@ -49,6 +49,10 @@ class Space:
         return f"{self.label or 's'}#{self.id}:{self.size}{mark}"
 
 
+class Unsettled(Exception):
+    """The dependencies of a program could not be solved; the caller falls back to the trivial group and says so."""
+
+
 class Misaligned(Exception):
     """Two axes cannot be cut into common factors; the caller pins them and says so."""
 
