@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Dependencies:
     def __init__(self, system: SpaceSystem) -> None:
         self.system = system
         self.on: dict[Space, set[Space]] = {}
+        self._linked: set[tuple[Any, ...]] = set()
         self._tensors = [(tuple(space for axis in axes for space in axis), read) for axes, read in system.tensors]
         limit = len(system.spaces) * 20 + 10_000
         for _ in range(60):
@@ -165,6 +167,22 @@ class Dependencies:
                 changed = self._same((member,), (kept,)) or changed
             else:
                 changed = self._refine(root, assign, member) or changed
+        return self._commute() or changed
+
+    def _commute(self) -> bool:
+        """A family over two spaces is the same whichever is restricted first."""
+        system, changed = self.system, False
+        single: dict[int, list[tuple[tuple[int, bytes], Space]]] = {}
+        for (base_id, assign), member in system.members.items():
+            if len(assign) == 1:
+                single.setdefault(base_id, []).append((next(iter(assign)), member))
+        for base_id, entries in single.items():
+            if len({entry[0] for entry, _ in entries}) < 2 or system.spaces[base_id].alias is not None:
+                continue
+            for (a, at_a), (b, at_b) in combinations(entries, 2):
+                if a[0] != b[0] and self._is_new(base_id, a, b, self._state(at_a), self._state(at_b)):
+                    first = self._restrict_all((at_a,), frozenset({b}))
+                    changed = self._same(first, self._restrict_all((at_b,), frozenset({a}))) or changed
         return changed
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
@@ -204,9 +222,26 @@ class Dependencies:
                     continue
                 unit, local = part
                 local_positions = np.sort(np.asarray([local[p] for p in positions.tolist()], dtype=np.int64))
+                if not self._is_new(base.id, key, self._state(member), self._state(finest)):
+                    continue
                 deeper = self._restrict_all((member,), frozenset({(unit.id, local_positions.tobytes())}))
                 changed = self._same((finest,), deeper) or changed
         return changed
+
+    def _state(self, space: Space) -> tuple[int, ...]:
+        """What a space is by now: the ids of its finest parts."""
+        out: list[int] = []
+        for unit in self.system.units((space,)):
+            leaves = self.system.leaves(unit) if unit.parts is not None else [((unit,), None)]
+            out.extend(inner.id for axis, _ in leaves for inner in axis)
+        return tuple(out)
+
+    def _is_new(self, *key: Any) -> bool:
+        """Whether a link between members is made for the first time: making it again would only make names."""
+        if key in self._linked:
+            return False
+        self._linked.add(key)
+        return True
 
     def _restrict_all(self, axis: Axis, assign: Assign) -> Axis:
         """An axis at `assign`: members of its atomic spaces, inside unions too."""
