@@ -176,16 +176,21 @@ class Lowering:
             return self._fold(target, args, kwargs, meta)
         self.builder.shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
         found = operation_rule(name)
+        failure = ""
         if found is not None:
-            with self.builder.transaction():
-                out = found(self.builder, *args, **kwargs)
-            self._check(name, out, results)
-            return out
+            try:
+                with self.builder.transaction():
+                    out = found(self.builder, *args, **kwargs)
+            except Exception as error:  # a rule may fail in any way on arguments it does not know: the operation is then as without it
+                failure = f"the rule of {name} failed: {error!r}"
+            else:
+                self._check(name, out, results)
+                return out
         decomposed = self._decompose(target, args, kwargs)
         if decomposed is not None:
             return decomposed
         self.program.unknown.append((name, self.builder.where))
-        cause = f"{name} has no rule"
+        cause = failure or f"{name} has no rule"
         if not isinstance(meta, (tuple, list)):
             return self.builder.opaque(name, operands, results[0].shape, cause) if isinstance(meta, torch.Tensor) else meta
         return tuple(self.builder.opaque(name, operands, r.shape, cause) if isinstance(r, torch.Tensor) else r for r in results)

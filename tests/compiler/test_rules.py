@@ -157,6 +157,36 @@ def test_a_rule_that_fails_half_way_leaves_nothing_behind() -> None:
     assert any(d.kind == "pinned" for d in graph.diagnostics)
 
 
+def test_a_rule_that_raises_pins_its_operation() -> None:
+    @torch.library.custom_op("pgtest::broken", mutates_args=())
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @broken.register_fake
+    def _(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(torch.relu(self.b(torch.ops.pgtest.broken(self.a(x)))))
+
+    @pg.rule("pgtest.broken")
+    def rule(b, x):  # noqa: ANN001, ANN202
+        b.elementwise("relu", x)
+        raise ValueError("no such form")
+
+    try:
+        graph = pg.compile(Net(), torch.randn(3, 4))
+        assert graph.symmetry.log_order == pytest.approx(log_factorial(6))
+        assert any("the rule of pgtest.broken.default failed" in d.cause for d in graph.diagnostics)
+    finally:
+        pg.unregister("pgtest.broken")
+
+
 def test_entry_point_rules_are_loaded(tmp_path: Path) -> None:
     """A separate distribution, found by its metadata, adds a rule."""
     (tmp_path / "pgplugin.py").write_text(
