@@ -172,7 +172,7 @@ class Lowering:
         if name == CALL:
             return self._call_module(args, [tuple(r.shape) for r in results])
         operands = list(tensors_in(args)) + list(tensors_in(kwargs))
-        if all(value.kind == "constant" for value in operands) and all(isinstance(r, torch.Tensor) for r in results) and name != "aten.rand":
+        if all(value.kind == "constant" for value in operands) and all(isinstance(r, torch.Tensor) for r in results):
             return self._fold(target, args, kwargs, meta)
         self.builder.shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
         found = operation_rule(name)

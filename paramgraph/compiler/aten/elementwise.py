@@ -18,7 +18,7 @@ logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and b
 prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__""".split()
 
 COPIES = """clone alias detach contiguous lift_fresh lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout to _to_copy
-type_as view_as_real_copy requires_grad_ lift _assert_tensor_metadata detach_copy alias_copy""".split()
+type_as requires_grad_ lift _assert_tensor_metadata detach_copy alias_copy""".split()
 
 
 def _elementwise(name: str) -> None:
