@@ -17,10 +17,11 @@ import numpy as np
 from paramgraph.compiler.closure import Closure
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.operations.base import operation
-from paramgraph.compiler.parameters import Leaf, ParameterUses, Place, leaves_of, name_places
+from paramgraph.compiler.parameters import Leaf, Place, leaves_of, name_places
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.roles import node_like_spaces
 from paramgraph.compiler.typing import Typing
+from paramgraph.compiler.uses import ParameterUses
 from paramgraph.graph import EdgeSet, NodeSet, ParameterView
 from paramgraph.symmetries.dependencies import Block
 from paramgraph.symmetries.solution import GroupBuilder

@@ -13,8 +13,8 @@ import numpy as np
 
 from paramgraph.compiler.program import Builder, Op, Program, Value
 
-# A piece of a dimension on its way through reshapes: (from the packed dimension, size).
-Piece = tuple[bool, int]
+# A piece of a dimension on its way through reshapes: (step within the packed dimension, or 0 if it is from another, size).
+Piece = tuple[int, int]
 
 
 @dataclass
@@ -62,8 +62,8 @@ def _find(op: Op, readers: dict[Value, list[Op]], kept: set[Value]) -> Packed | 
     dim = _packed_dim(op)
     if dim is None:
         return None
-    dims: list[list[Piece]] = [[(d == dim, n)] for d, n in enumerate(op.output.shape)]
-    chain, value = [op], op.output
+    dims: list[list[Piece]] = [[(int(d == dim), n)] for d, n in enumerate(op.output.shape)]
+    chain, value, total = [op], op.output, op.output.shape[dim]
     while True:
         users = readers.get(value, [])
         if value in kept or not users:
@@ -84,12 +84,20 @@ def _find(op: Op, readers: dict[Value, list[Op]], kept: set[Value]) -> Packed | 
     taken = np.concatenate([np.asarray(user.attrs["index"]) for user in users])
     if len(np.unique(taken)) != len(taken) or any(not isinstance(user.attrs["index"], range) for user in users):
         return None
-    pieces = [(d, piece) for d, own in enumerate(dims) for piece in own if piece[0]]
-    order = _original_order(chain, pieces, op)
-    if order is None:
+    step, size = dims[at][0]
+    pieces = [piece for own in dims for piece in own if piece[0]]
+    if not _is_row_major(pieces, total):
         return None
-    before = math.prod(n for d, (_, n) in order[: [d for d, _ in order].index(at)])
-    return Packed(chain, users, (before, dims[at][0][1], math.prod(op.output.shape[_packed_dim(op) or 0 :][:1]) // (before * dims[at][0][1])))
+    return Packed(chain, users, (total // (step * size), size, step))
+
+
+def _is_row_major(pieces: list[Piece], total: int) -> bool:
+    """Whether the pieces make up the whole packed dimension."""
+    for step, size in sorted(pieces, reverse=True):
+        if total != step * size:
+            return False
+        total = step
+    return total == 1
 
 
 def _packed_dim(op: Op) -> int | None:
@@ -126,48 +134,18 @@ def _regroup(pieces: list[Piece], shape: tuple[int, ...]) -> list[list[Piece]] |
         while left > 1:
             if not stack:
                 return None
-            packed, n = stack.pop()
+            step, n = stack.pop()
             if left % n == 0:
-                own.append((packed, n))
+                own.append((step, n))
                 left //= n
             elif n % left == 0:
-                own.append((packed, left))
-                stack.append((packed, n // left))
+                own.append((step * (n // left), left))
+                stack.append((step, n // left))
                 left = 1
             else:
                 return None
         out.append(own)
     return out
-
-
-def _original_order(chain: list[Op], pieces: list[tuple[int, Piece]], op: Op) -> list[tuple[int, Piece]] | None:
-    """The packed pieces in the packed dimension's own row-major order, found by pushing element numbers through the chain."""
-    sizes = [piece[1] for _, piece in pieces]
-    total = op.output.shape[_packed_dim(op) or 0]
-    if math.prod(sizes) != total:
-        return None
-    dim = _packed_dim(op) or 0
-    numbers = np.arange(total).reshape([total if d == dim else 1 for d in range(op.output.ndim)])
-    numbers = np.broadcast_to(numbers, op.output.shape)
-    for step in chain[1:]:
-        if step.kind == "permute":
-            numbers = numbers.transpose(step.attrs["order"])
-        elif step.kind == "reshape":
-            numbers = numbers.reshape(step.output.shape)
-    strides = []
-    for d, _ in pieces:
-        index = [0] * numbers.ndim
-        index[d] = 1
-        strides.append(int(numbers[tuple(index)] - numbers.reshape(-1)[0]))
-    if len(set(strides)) != len(strides):
-        return None
-    ordered = [piece for _, piece in sorted(zip(strides, pieces, strict=True), key=lambda pair: -pair[0])]
-    expected = total
-    for stride, (_, (_, n)) in zip(sorted(strides, reverse=True), ordered, strict=True):
-        if expected != stride * n:
-            return None
-        expected = stride
-    return ordered
 
 
 def _rebuild(b: Builder, packed: Packed, take: Op) -> None:
@@ -207,10 +185,11 @@ def _rebuild(b: Builder, packed: Packed, take: Op) -> None:
 def _share(shape: tuple[int, ...], op: Op, packed: Packed, share: int) -> list[int]:
     """The shape of a reshape's result where the sliced piece has only `share` elements left."""
     chain = packed.chain
-    dims: list[list[Piece]] = [[(d == _packed_dim(chain[0]), n)] for d, n in enumerate(chain[0].output.shape)]
     outer, middle, inner = packed.split
-    tracked: list[list[tuple[bool, int]]] = [
-        [(False, outer), (True, middle), (False, inner)] if own[0][0] else [(False, own[0][1])] for own in dims
+    dim = _packed_dim(chain[0])
+    # Only the sliced piece is marked here.
+    tracked: list[list[Piece]] = [
+        [(0, outer), (1, middle), (0, inner)] if d == dim else [(0, n)] for d, n in enumerate(chain[0].output.shape)
     ]
     for step in chain[1:]:
         if step.kind == "permute":

@@ -25,6 +25,7 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
         units = [unit for unit in system.units(axis) if unit.size > 1]
         kept = [unit for unit in units if not (unit.pinned and unit in positions)]
         out.update(kept or units)
+    _spread(typing, out)
     values = [*program.inputs, *program.tensors.values(), *(op.output for op in program.ops)]
     everything = {unit for value in values for axis in value.axes for unit in system.units(axis) if unit.size > 1}
     moved = {space for space in group.known() if not space.pinned}
@@ -34,6 +35,27 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
         if system.find(member) is not system.spaces[base_id] and not needed.isdisjoint(_atoms(typing, system.units((member,)))):
             needed |= {system.spaces[base_id], *(system.spaces[over_id] for over_id, _ in assign)}
     return out | {unit for unit in everything if unit in needed or not needed.isdisjoint(_atoms(typing, (unit,)))}
+
+
+def _spread(typing: Typing, out: set[Space]) -> None:
+    """What a fixed space of nodes was cut into is nodes, and so is what nodes were cut from or laid into."""
+    system, dependencies = typing.system, typing.dependencies
+    cuts = [({unit}, inside) for unit, inside in dependencies.joined.items() if inside]
+    for whole, parts in system.plain_cuts:
+        cuts.append((_large(system.units(whole)), {unit for part in parts for unit in _large(system.units(part))}))
+    names = dependencies.names
+    cuts = [({names.get(unit, unit) for unit in whole}, {names.get(unit, unit) for unit in parts}) for whole, parts in cuts]
+    changed = True
+    while changed:
+        changed = False
+        for whole, parts in cuts:
+            if not (whole <= out and parts <= out) and not out.isdisjoint(whole | parts):
+                out |= whole | parts
+                changed = True
+
+
+def _large(units: Axis) -> set[Space]:
+    return {unit for unit in units if unit.size > 1}
 
 
 def _atoms(typing: Typing, axis: Axis) -> set[Space]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.dependencies import Dependencies
-from paramgraph.symmetries.spaces import Misaligned, Space, SpaceSystem
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 
 # Operations that move elements without computing with them.
 LAYOUT = ("reshape", "permute", "take", "concat", "expand")
@@ -79,7 +81,37 @@ def type_program(program: Program) -> Typing:
         if name not in used:
             for axis in value.axes:
                 system.pin(axis, "no operation reads it")
-    return Typing(system, Dependencies(system), pins, used)
+    dependencies = Dependencies(system)
+    system.twins.extend(_aligned_but_fixed(program, system))
+    _resolve(program, system, dependencies.names)
+    return Typing(system, dependencies, pins, used)
+
+
+def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[Space, Space]]:
+    """Fixed spaces that an operation aligned without making them one: a space with a rearrangement of itself."""
+    for op in program.ops:
+        first: dict[Any, Axis] = {}
+        for labels, value in zip(op.labels, op.inputs, strict=False):
+            for label, axis in zip(labels, value.axes, strict=True):
+                if not axis or first.setdefault(label, axis) is axis:
+                    continue
+                for a, b in zip(system.units(first[label]), system.units(axis), strict=False):
+                    if a is not b and a.size == b.size and system.is_fixed(a) and system.is_fixed(b):
+                        yield a, b
+
+
+def _resolve(program: Program, system: SpaceSystem, names: Mapping[Space, Space]) -> None:
+    """Let the axes of every value be made of what their spaces have become."""
+    known: dict[Axis, Axis] = {}
+    values = dict.fromkeys([*program.inputs, *program.tensors.values()])
+    values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
+    for value in values:
+        axes = []
+        for axis in value.axes:
+            if axis not in known:
+                known[axis] = tuple(names.get(unit, unit) for unit in system.units(axis) if unit.size > 1)
+            axes.append(known[axis])
+        value.axes = tuple(axes)
 
 
 def give_up(program: Program, cause: str) -> Typing:

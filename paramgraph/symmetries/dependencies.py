@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,12 @@ class Block:
     """A part of a tensor on which every axis is a product of atomic spaces.
 
     Attributes:
-        index: per axis, the positions of the block's elements along that axis of the tensor.
+        index: per axis, the positions of the block's elements along that axis of the tensor; None for all, in order.
         axes: per axis, its atomic spaces.
         entries: the finest parts that the block lies in, `(space id, positions)`.
     """
 
-    index: tuple[np.ndarray, ...]
+    index: tuple[np.ndarray | None, ...]
     axes: tuple[Axis, ...]
     entries: tuple[tuple[int, bytes], ...] = ()
 
@@ -42,8 +43,15 @@ class Dependencies:
     def __init__(self, system: SpaceSystem) -> None:
         self.system = system
         self.on: dict[Space, set[Space]] = {}
+        # Fixed unions that became one fixed space, with what was inside them.
+        self.joined: dict[Space, set[Space]] = {}
         self._linked: set[tuple[Any, ...]] = set()
+        self._normal: set[tuple[int, bytes]] = set()
         self._tensors = [(tuple(space for axis in axes for space in axis), read) for axes, read in system.tensors]
+        if system.members:
+            # What whole tensors tell already leaves fewer families to resolve part by part.
+            self._fix_families()
+            self._round(coarse=True)
         limit = len(system.spaces) * 20 + 10_000
         for _ in range(60):
             if len(system.spaces) > limit:
@@ -61,16 +69,35 @@ class Dependencies:
                 for over_id, _ in assign:
                     self._varying.setdefault(over_id, set()).add(base)
 
-    def _round(self) -> bool:
+    def _fix_families(self) -> None:
+        """A family of which every member is fixed is fixed itself."""
+        system = self.system
+        fixed: dict[int, bool] = {}
+        for (base_id, _), member in system.members.items():
+            fixed[base_id] = fixed.get(base_id, True) and system.is_fixed(system.find(member))
+        for base_id, all_fixed in fixed.items():
+            base = system.find(system.spaces[base_id])
+            if all_fixed and base.base is None and base.factors is None and base.parts is None and self._covers(base_id):
+                system.pin((base,), next(cause for (id, _), member in system.members.items() if id == base_id and (cause := system.cause((member,)))))
+
+    def _covers(self, base_id: int) -> bool:
+        """Whether the members of a family over one space cover that space."""
+        assigns = [assign for id, assign in self.system.members if id == base_id]
+        if len({over_id for assign in assigns for over_id, _ in assign}) != 1 or any(len(assign) != 1 for assign in assigns):
+            return False
+        ((over_id, _),) = assigns[0]
+        covered = np.unique(np.concatenate([np.frombuffer(data, dtype=np.int64) for assign in assigns for _, data in assign]))
+        return len(covered) == self.system.spaces[over_id].size
+
+    def _round(self, coarse: bool = False) -> bool:
         system, changed = self.system, False
         # What follows from the families alone comes first: a dependency is judged when its spaces have settled.
         for _ in range(60):
             if not self._normalise():
                 break
-            changed = True
         else:
             raise Unsettled("families keep being rewritten")
-        self._collect()
+        self._collect(coarse)
         for (base_id, assign), member in list(system.members.items()):
             base = system.spaces[base_id]
             if base.alias is not None or base.factors is not None or base.parts is not None:
@@ -86,7 +113,11 @@ class Dependencies:
                 target = self._member(base, assign - {entry})
                 if system.find(member) is not target or member.factors is not None:
                     changed = self._same((member,), (target,)) or changed
-        return self._collapse() or changed or self._implicit()
+        changed = self._collapse() or changed
+        if coarse:
+            self._join_fixed()
+            return True
+        return changed or self._implicit()
 
     def _collapse(self) -> bool:
         """A family whose members are all the same space is that space."""
@@ -95,10 +126,15 @@ class Dependencies:
         for (base_id, assign), member in system.members.items():
             for entry in assign:
                 families.setdefault((base_id, assign - {entry}, entry[0]), []).append(member)
+        count: dict[int, int] = {}
         for (base_id, rest, over_id), members in families.items():
             over = system.spaces[over_id]
+            if over.parts is None:
+                continue
+            if over_id not in count:
+                count[over_id] = len(system.leaves(over))
             first = system.units((members[0],))
-            if over.parts is None or len(members) < len(system.leaves(over)):
+            if len(members) < count[over_id]:
                 continue
             if all(system.units((member,)) == first for member in members[1:]):
                 changed = self._same((members[0],), (self._member(system.spaces[base_id], rest),)) or changed
@@ -131,6 +167,7 @@ class Dependencies:
     def _normalise(self) -> bool:
         """Rewrite the registry so that bases are atomic roots and keys are finest parts of parted roots."""
         system, changed = self.system, False
+        self._finest: dict[int, frozenset[bytes]] = {}
         for key, member in list(system.members.items()):
             if system.members.get(key) is not member:
                 continue
@@ -176,16 +213,40 @@ class Dependencies:
         for (base_id, assign), member in system.members.items():
             if len(assign) == 1:
                 single.setdefault(base_id, []).append((next(iter(assign)), member))
-        for base_id, entries in single.items():
-            if len({entry[0] for entry, _ in entries}) < 2 or system.spaces[base_id].alias is not None:
+        several = {id: entries for id, entries in single.items() if len({entry[0] for entry, _ in entries}) > 1}
+        together = self._together({entry[0] for entries in several.values() for entry, _ in entries})
+        for base_id, entries in several.items():
+            if system.spaces[base_id].alias is not None:
                 continue
             for (a, at_a), (b, at_b) in combinations(entries, 2):
-                if a[0] != b[0] and self._is_new(base_id, a, b, self._state(at_a), self._state(at_b)):
+                if (a[0], b[0]) in together and self._is_new(base_id, a, b, self._state(at_a), self._state(at_b)):
                     first = self._restrict_all((at_a,), frozenset({b}))
                     changed = self._same(first, self._restrict_all((at_b,), frozenset({a}))) or changed
         return changed
 
+    def _together(self, ids: set[int]) -> set[tuple[int, int]]:
+        """Pairs of the given spaces that occur in one tensor. A space can depend on both only if they do."""
+        system = self.system
+        out: set[tuple[int, int]] = set()
+        for axis, _ in self._tensors if ids else ():
+            found: set[int] = set()
+            for unit in system.units(axis):
+                if unit.parts is not None:
+                    found.add(unit.id)
+                    found.update(inner.id for inner in self._inside(unit) if inner.parts is not None)
+            found &= ids
+            if len(found) > 1:
+                out.update(permutations(found, 2))
+        return out
+
+    def _is_normal(self, entry: tuple[int, bytes]) -> bool:
+        """Whether an entry of a key is one that this solver wrote, about a space that is still one parted space."""
+        space = self.system.spaces[entry[0]]
+        return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
+
     def _normal_assign(self, assign: Assign) -> Assign | None:
+        if all(map(self._is_normal, assign)):
+            return assign
         out: dict[int, np.ndarray] = {}
         for id, data in assign:
             where = np.frombuffer(data, dtype=np.int64)
@@ -202,12 +263,24 @@ class Dependencies:
                     continue
                 elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
                 out[unit.id] = elements
-        return frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
+        result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
+        self._normal |= result
+        return result
+
+    def _is_finest(self, entry: tuple[int, bytes]) -> bool:
+        """Whether the elements of an entry are one finest part. Parts found once per pass: what changes within it is seen in the next."""
+        parts = self._finest.get(entry[0])
+        if parts is None:
+            leaves = self.system.leaves(self.system.spaces[entry[0]])
+            parts = self._finest[entry[0]] = frozenset(np.sort(positions).astype(np.int64).tobytes() for _, positions in leaves)
+        return entry[1] in parts
 
     def _refine(self, base: Space, assign: Assign, member: Space) -> bool:
         """Link a member over a part that was cut further with the members over its finest parts."""
         system, changed = self.system, False
         for entry in assign:
+            if self._is_finest(entry):
+                continue
             over = system.spaces[entry[0]]
             where = set(np.frombuffer(entry[1], dtype=np.int64).tolist())
             inside = [positions for _, positions in system.leaves(over) if where.issuperset(positions.tolist())]
@@ -290,12 +363,10 @@ class Dependencies:
 
     # -- contexts ------------------------------------------------------------------------------------------------------
 
-    def _collect(self) -> None:
+    def _collect(self, coarse: bool = False) -> None:
+        """What occurs together in every tensor; in a coarse pass, in every tensor without parted spaces."""
         self.on = {}
-        self._families: dict[int, set[int]] = {}
-        for base_id, assign in self.system.members:
-            for over_id, _ in assign:
-                self._families.setdefault(over_id, set()).add(base_id)
+        self._families = self._varying_ids()
         self._seen: set[tuple[Any, ...]] = set()
         self.read: set[Space] = set()
         # Tensors as products of units, each once: further rounds start from these, which only become finer.
@@ -306,14 +377,54 @@ class Dependencies:
         self._tensors = list(found.values())
         for units, reading in self._tensors:
             self._reading = reading
-            self._visit(units)
+            if not coarse or all(unit.parts is None for unit in units):
+                self._visit(units)
+        if not coarse:
+            self._join_fixed()
+
+    def _varying_ids(self) -> dict[int, set[int]]:
+        """Ids of the spaces whose members over a space are not all the space itself, by that space's id."""
+        out: dict[int, set[int]] = {}
+        for (base_id, assign), member in self.system.members.items():
+            if self.system.find(member) is not self.system.find(self.system.spaces[base_id]):
+                for over_id, _ in assign:
+                    out.setdefault(over_id, set()).add(base_id)
+        return out
+
+    def _join_fixed(self) -> None:
+        """A union of fixed parts on which nothing depends is one fixed space: how it was cut no longer tells anything apart."""
+        system, families = self.system, self._varying_ids()
+        needed: set[Space] = set()
+        for unit, on in self.on.items():
+            if not unit.pinned and unit.size > 1:
+                needed |= on
+        candidates: set[Space] = set()
+        for units, _ in self._tensors:
+            parted = [unit for unit in units if unit.parts is not None]
+            candidates.update(parted)
+            # After a coarse pass, what a space depends on may not be known yet.
+            if parted and any(unit not in self.on and not system.is_fixed(unit) for unit in units):
+                needed.update(parted)
+        for unit in candidates:
+            if unit in needed or not system.is_fixed(unit):
+                continue
+            inside = {unit, *self._inside(unit)}
+            if inside.isdisjoint(needed) and not any(space.id in families for space in inside):
+                causes = {space.cause for axis, _ in system.leaves(unit) for space in axis if space.cause}
+                unit.cause = unit.cause or "; ".join(sorted(causes)) or "a union of single elements"
+                unit.pinned, unit.parts, unit.positions = True, None, None
+                self.joined[unit] = inside - {unit}
 
     def _visit(self, units: Sequence[Space], entries: tuple[tuple[int, bytes], ...] = ()) -> None:
+        parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
+        if not parted and not entries and len(set(units)) == len(units):
+            for unit in units:
+                self._meet(unit, units)
+            return
         key = (self._reading, tuple(sorted(unit.id for unit in units)), entries)
         if key in self._seen:
             return
         self._seen.add(key)
-        parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
         count = Counter(units)
         for unit in units if parted else ():
             if unit.parts is not None:
@@ -419,11 +530,28 @@ class Dependencies:
                     on.difference_update(bad)
                     changed = True
 
+    @cached_property
+    def names(self) -> dict[Space, Space]:
+        """One of each set of unions that are the same element by element, for those over which nothing varies."""
+        parent: dict[Space, Space] = {}
+
+        def find(space: Space) -> Space:
+            while (above := parent.setdefault(space, space)) is not space:
+                space = above
+            return space
+
+        for pair in self.system.twins:
+            a, b = (self.system.units((space,)) for space in pair)
+            if len(a) == 1 and len(b) == 1 and find(a[0]) is not find(b[0]):
+                parent[find(b[0])] = find(a[0])
+        told_apart = {find(space) for space in parent if space.id in self._varying}
+        return {space: find(space) for space in parent if find(space) not in told_apart}
+
     # -- reading a tensor ----------------------------------------------------------------------------------------------
 
     def blocks(self, axes: Sequence[Axis]) -> list[Block]:
         """The tensor as blocks of atomic spaces, families resolved."""
-        start = Block(tuple(np.arange(length(axis)) for axis in axes), tuple(self.system.units(axis) for axis in axes))
+        start = Block((None,) * len(axes), tuple(self.system.units(axis) for axis in axes))
         done, todo = [], [start]
         while todo:
             block = todo.pop()
@@ -449,7 +577,8 @@ class Dependencies:
             axes = [self._restricted(other, (entry,)) for other in block.axes]
             axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
             index = list(block.index)
-            index[dim] = block.index[dim][grid[:, positions].reshape(-1)]
+            inside, known = grid[:, positions].reshape(-1), block.index[dim]
+            index[dim] = inside if known is None else known[inside]
             out.append(Block(tuple(index), tuple(axes), (*block.entries, entry)))
         return out
 

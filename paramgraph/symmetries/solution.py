@@ -91,7 +91,7 @@ class GroupBuilder:
                 raise Unsettled(f"{self.spaces[s].label} occurs without a space that it depends on")
 
     def block(self, block: Block) -> ActionBlock:
-        index = tuple(None if _is_everything(i) else i for i in block.index)
+        index = tuple(None if i is None or _is_everything(i) else i for i in block.index)
         return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
 
     def group(self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias]) -> SymmetryGroup:

@@ -57,6 +57,11 @@ class Misaligned(Exception):
     """Two axes cannot be cut into common factors; the caller pins them and says so."""
 
 
+def as_array(index: Index) -> np.ndarray:
+    """Positions as an array; a range is laid out without going through its elements one by one."""
+    return np.arange(index.start, index.stop, index.step) if isinstance(index, range) else np.asarray(index, dtype=np.int64)
+
+
 def length(axis: Axis) -> int:
     """Number of elements of an axis."""
     out = 1
@@ -72,6 +77,10 @@ class SpaceSystem:
         self.spaces: dict[int, Space] = {}
         self.tensors: list[tuple[tuple[Axis, ...], bool]] = []
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
+        # Unions that were identified element by element. They keep two names: see `_merge`.
+        self.twins: list[tuple[Space, Space]] = []
+        # Fixed axes that were cut from, or laid together of, other fixed axes without keeping how: `(whole, parts)`.
+        self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
         self._recorded: dict[tuple[int, ...], None] = {}
         self._trail: list[tuple[Space, str, Any]] = []
 
@@ -118,7 +127,7 @@ class SpaceSystem:
         out: list[tuple[Axis, np.ndarray]] = []
         for part, positions in zip(space.parts, space.positions, strict=True):
             units = self.units(part)
-            where = np.asarray(positions)
+            where = as_array(positions)
             if len(units) == 1 and units[0].parts is not None:
                 out.extend((axis, where[local]) for axis, local in self.leaves(units[0]))
             else:
@@ -141,6 +150,7 @@ class SpaceSystem:
     def transaction(self) -> Iterator[None]:
         """Undo every change if the body raises: a rule that fails half-way leaves nothing behind."""
         mark, tensors, members, recorded = len(self._trail), len(self.tensors), len(self.members), len(self._recorded)
+        twins, plain_cuts = len(self.twins), len(self.plain_cuts)
         try:
             yield
         except BaseException:
@@ -148,6 +158,8 @@ class SpaceSystem:
                 setattr(space, name, value)
             del self._trail[mark:]
             del self.tensors[tensors:]
+            del self.twins[twins:]
+            del self.plain_cuts[plain_cuts:]
             for key in list(self.members)[members:]:
                 del self.members[key]
             for record in list(self._recorded)[recorded:]:
@@ -348,6 +360,7 @@ class SpaceSystem:
             self.pin((x,), x.cause or y.cause or "")
         # Unions whose parts agree stay two spaces: one name for both would let what depends on one seem to depend on the other,
         # wherever one is made of rearranged parts of the other.
+        self.twins.append((x, y))
 
     def _alias(self, x: Space, y: Space) -> None:
         hint = y.hint if x.hint is None else x.hint
@@ -392,7 +405,7 @@ class SpaceSystem:
             Pieces `(positions in the result, axis, cuts)`; `cuts` are the `(unit, its elements)` that the piece is restricted to.
         """
         units = self.units(axis)
-        index = np.asarray(index, dtype=np.int64)
+        index = as_array(index)
         size = length(units)
         if len(index) == size and np.array_equal(index, np.arange(size)):
             return [(np.arange(size), units, [])]
@@ -408,7 +421,7 @@ class SpaceSystem:
         assert unit.parts is not None and unit.positions is not None
         owner, local = np.empty(unit.size, dtype=np.int64), np.empty(unit.size, dtype=np.int64)
         for number, positions in enumerate(unit.positions):
-            where = np.asarray(positions)
+            where = as_array(positions)
             owner[where] = number
             local[where] = np.arange(len(where))
         out = []
@@ -489,7 +502,7 @@ class SpaceSystem:
         if space is over or self.is_fixed(space) or not self.may_depend(space, over):
             return space
         base = space if space.base is None else space.base
-        assign = space.assign | {(over.id, np.asarray(where, dtype=np.int64).tobytes())}
+        assign = space.assign | {(over.id, as_array(where).tobytes())}
         found = self.members.get((base.id, assign))
         if found is None:
             found = self.fresh(space.size, space.label)
@@ -521,7 +534,7 @@ class SpaceSystem:
             return first
         space = self.fresh(size, "family")
         for member, where in zip(members, over.positions, strict=True):
-            key = frozenset({(over.id, np.asarray(where, dtype=np.int64).tobytes())})
+            key = frozenset({(over.id, as_array(where).tobytes())})
             proxy = self.fresh(size, "family")
             self._set(proxy, base=space, assign=key)
             self.members[(space.id, key)] = proxy
@@ -538,7 +551,9 @@ class SpaceSystem:
             cut = self.assemble(self.pieces(axes[dim], index), len(index))
             return [cut if d == dim else axis for d, axis in enumerate(axes)]
         if self._is_plain(axes, dim):
-            return [self.axis(len(index), "position", self.cause(axis)) if d == dim else axis for d, axis in enumerate(axes)]
+            part = self.axis(len(index), "position", self.cause(axes[dim]))
+            self.plain_cuts.append((axes[dim], [part]))
+            return [part if d == dim else axis for d, axis in enumerate(axes)]
         pieces = self.pieces(axes[dim], index)
         size = len(index)
         if len(pieces) == 1 and np.array_equal(pieces[0][0], np.arange(size)):
@@ -573,6 +588,7 @@ class SpaceSystem:
         )
         if alike and all(self._is_plain(axes, dim) for axes in tensors):
             joined: Axis = self.axis(sum(map(length, parts)), "position", self.cause(parts[0]))
+            self.plain_cuts.append((joined, parts))
             return [joined if d == dim else axis for d, axis in enumerate(tensors[0])]
         union = self.union(parts)
         return [

@@ -1,0 +1,85 @@
+"""Strided views of a contiguous tensor, as arithmetic on shapes: what a parameter's use reads, without its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from paramgraph.graph import ParameterView
+
+
+@dataclass(frozen=True)
+class Strided:
+    """A view: element `i` is element `offset + Σ i_d · strides_d` of the tensor."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> Strided:
+        strides, step = [], 1
+        for n in reversed(shape):
+            strides.append(step)
+            step *= n
+        return cls(tuple(shape), tuple(reversed(strides)))
+
+    @classmethod
+    def of(cls, view: torch.Tensor) -> Strided:
+        return cls(tuple(view.shape), view.stride(), int(view.storage_offset()))
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def last(self) -> int:
+        """The highest element number."""
+        return self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
+
+    def keep(self, dims: Sequence[int]) -> Strided:
+        """The first slice along all other dimensions."""
+        return Strided(tuple(self.shape[d] for d in dims), tuple(self.strides[d] for d in dims), self.offset)
+
+    def split(self, sizes: Sequence[int], order: Sequence[int]) -> Strided:
+        """Every dimension as a row-major product of some of `sizes`, in order, then permuted; dimensions of size 1 vanish."""
+        steps: list[int] = []
+        at = 0
+        for n, step in zip(self.shape, self.strides, strict=True):
+            while n > 1:
+                n //= sizes[at]
+                steps.append(step * n)
+                at += 1
+        return Strided(tuple(sizes[i] for i in order), tuple(steps[i] for i in order), self.offset)
+
+    def elements(self) -> np.ndarray:
+        """Flat element numbers, row-major."""
+        rank = len(self.shape)
+        out = np.full((1,) * rank, self.offset, dtype=np.int64)
+        for d, (n, step) in enumerate(zip(self.shape, self.strides, strict=True)):
+            out = out + (np.arange(n) * step).reshape([-1 if e == d else 1 for e in range(rank)])
+        return out.reshape(-1)
+
+    def parameter_view(self, name: str, size: int, role: str) -> ParameterView:
+        """The view of a contiguous tensor of `size` elements as reshape, slices and permutation; by element numbers where that cannot say it."""
+        dims = [d for d, n in enumerate(self.shape) if n > 1]
+        nested = sorted(dims, key=self.strides.__getitem__, reverse=True)
+        split, slices, before, offset = [], [], size, self.offset
+        for d in nested:
+            step, n = self.strides[d], self.shape[d]
+            start = offset // step if step else 0
+            if step == 0 or before % step or start + n > before // step:
+                return ParameterView(name, (), (), (), role, 0, self.elements())
+            split.append(before // step)
+            slices.append((start, start + n, 1))
+            before, offset = step, offset - start * step
+        if before > 1:  # what is left inside the smallest stride: one element of it is taken
+            split.append(before)
+            slices.append((offset, offset + 1, 1))
+        order = [nested.index(d) for d in dims]
+        order += range(len(dims), len(split))
+        return ParameterView(name, tuple(split), tuple(slices), tuple(order), role)
