@@ -17,7 +17,7 @@ import numpy as np
 from paramgraph.compiler.closure import Closure
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.operations.base import operation
-from paramgraph.compiler.parameters import Leaf, Place, leaves_of, name_places
+from paramgraph.compiler.parameters import Leaf, Matched, Place, Split, leaves_of, name_places
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.roles import node_like_spaces
 from paramgraph.compiler.typing import Typing
@@ -98,6 +98,7 @@ class Emitter:
         for value, _ in program.outputs:
             self.readers[value] = self.readers.get(value, 0) + 1
         self._node_like = node_like_spaces(program, typing, group)
+        self._own_places: dict[Value, list[Place]] = {}
         self._names: dict[tuple[bool, str], int] = {}
         self._path = ""
         self._blocks: dict[Axis, list[Block]] = {}
@@ -158,16 +159,20 @@ class Emitter:
 
     def places(self, value: Value, labels: Sequence[Any] | None = None) -> list[Place]:
         """The node-like places of a value, by its dimensions or by labels for them."""
-        names = range(value.ndim) if labels is None else labels
-        return [
-            place
-            for label, axis in zip(names, value.axes, strict=True)
-            for place in name_places(label, self.system.units(axis))
-            if self.is_node(place[2])
-        ]
+        if labels is not None and not _is_plain(labels):
+            named = [place for label, axis in zip(labels, value.axes, strict=True) for place in name_places(label, self.system.units(axis))]
+            return [place for place in named if self.is_node(place[2])]
+        found = self._own_places.get(value)
+        if found is None:
+            found = self._own_places[value] = [
+                (d, i, unit) for d, axis in enumerate(value.axes) for i, unit in enumerate(_large(self.system.units(axis))) if self.is_node(unit)
+            ]
+        return list(found) if labels is None else [(labels[d], i, unit) for d, i, unit in found]
 
     def labelled(self, value: Value, labels: Sequence[Any]) -> list[Component]:
         """The components of a value with its dimensions renamed to labels."""
+        if _is_plain(labels):
+            return [Component(tuple([(labels[d], i, unit) for d, i, unit in c.places]), c.ref) for c in self.of(value)]
         renamed = {
             (dim, i): place
             for dim, label in enumerate(labels)
@@ -363,13 +368,15 @@ class Emitter:
 
     def finish(self, op: Op, components: Sequence[Component], labels: Sequence[Any]) -> None:
         """Give the result its components, with labels turned back into dimensions."""
-        back = {
-            place[:2]: (dim, i, unit)
-            for dim, (label, axis) in enumerate(zip(labels, op.output.axes, strict=True))
-            for i, (place, unit) in enumerate(
-                zip(name_places(label, self.system.units(axis)), [u for u in self.system.units(axis) if u.size > 1], strict=True)
-            )
-        }
+        axes = [_large(self.system.units(axis)) for axis in op.output.axes]
+        if _is_plain(labels):
+            back = {(label, i): (dim, i, unit) for dim, (label, units) in enumerate(zip(labels, axes, strict=True)) for i, unit in enumerate(units)}
+        else:
+            back = {
+                place[:2]: (dim, i, unit)
+                for dim, (label, units) in enumerate(zip(labels, axes, strict=True))
+                for i, (place, unit) in enumerate(zip(name_places(label, units), units, strict=True))
+            }
         out = []
         for c in components:
             if all(place[:2] in back and back[place[:2]][2].size == place[2].size for place in c.places):
@@ -570,6 +577,15 @@ class Emitter:
             found = frozenset(n for block in blocks for n in self.group.numbers(block.axes[0]))
             self._atoms[unit] = found
         return found
+
+
+def _is_plain(labels: Sequence[Any]) -> bool:
+    """Whether every dimension has one label for all of its spaces."""
+    return not any(isinstance(label, (Split, Matched)) for label in labels)
+
+
+def _large(units: Axis) -> Axis:
+    return tuple([unit for unit in units if unit.size > 1])
 
 
 def _type_of(record: NodeRecord) -> str:

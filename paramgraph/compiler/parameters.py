@@ -39,8 +39,8 @@ class Matched:
 
 def name_places(label: Any, units: Axis) -> list[Place]:
     """The places of one dimension; spaces of size 1 have none."""
-    if not units:
-        return []
+    if len(units) <= 1 and (type(label) is int or type(label) is str):  # by far the most
+        return [(label, 0, unit) for unit in units if unit.size > 1]
     if isinstance(label, Matched):
         return list(label.places)
     units = tuple([unit for unit in units if unit.size > 1])

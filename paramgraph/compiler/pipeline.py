@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from paramgraph.compiler.diagnose import diagnostics
@@ -14,6 +17,19 @@ from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
 
 
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Cyclic garbage collection waits: each pass would walk the tracer's many objects, and compiling leaves few cycles behind."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network."""
     lowering = Lowering(trace.exported, name or trace.name, trace.state)

@@ -93,9 +93,9 @@ def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[
         first: dict[Any, Axis] = {}
         for labels, value in zip(op.labels, op.inputs, strict=False):
             for label, axis in zip(labels, value.axes, strict=True):
-                if not axis or first.setdefault(label, axis) is axis:
+                if not axis or (known := first.setdefault(label, axis)) == axis:
                     continue
-                for a, b in zip(system.units(first[label]), system.units(axis), strict=False):
+                for a, b in zip(system.units(known), system.units(axis), strict=False):
                     if a is not b and a.size == b.size and system.is_fixed(a) and system.is_fixed(b):
                         yield a, b
 

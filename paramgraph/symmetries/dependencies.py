@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, permutations
+from itertools import chain, combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,10 @@ class Dependencies:
         self.on: dict[Space, set[Space]] = {}
         # Fixed unions that became one fixed space, with what was inside them.
         self.joined: dict[Space, set[Space]] = {}
+        self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
         self._linked: set[tuple[Any, ...]] = set()
         self._normal: set[tuple[int, bytes]] = set()
-        self._tensors = [(tuple(space for axis in axes for space in axis), read) for axes, read in system.tensors]
+        self._tensors = [(tuple(chain.from_iterable(axes)), read) for axes, read in system.tensors]
         if system.members:
             # What whole tensors tell already leaves fewer families to resolve part by part.
             self._fix_families()
@@ -417,9 +418,15 @@ class Dependencies:
 
     def _visit(self, units: Sequence[Space], entries: tuple[tuple[int, bytes], ...] = ()) -> None:
         parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
-        if not parted and not entries and len(set(units)) == len(units):
+        if not parted and not entries and len(together := set(units)) == len(units):
+            if self._reading:
+                self.read |= together
             for unit in units:
-                self._meet(unit, units)
+                found = self.on.get(unit)
+                if found is None:
+                    self.on[unit] = together - {unit}
+                elif not found <= together:
+                    found &= together
             return
         key = (self._reading, tuple(sorted(unit.id for unit in units)), entries)
         if key in self._seen:
@@ -488,12 +495,18 @@ class Dependencies:
         return out
 
     def _inside(self, unit: Space) -> Counter[Space]:
+        """The spaces inside the parts of a union, at any depth, with how often each occurs."""
+        changes = self.system.changes
+        known = self._insides.get(unit)
+        if known is not None and known[0] == changes:
+            return known[1]
         out: Counter[Space] = Counter()
         for axis, _ in self.system.leaves(unit):
             for inner in axis:
                 out[inner] += 1
                 if inner.parts is not None:
                     out.update(self._inside(inner))
+        self._insides[unit] = changes, out
         return out
 
     def _meet(self, unit: Space, candidates: Iterable[Space]) -> None:

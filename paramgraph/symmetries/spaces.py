@@ -81,7 +81,7 @@ class SpaceSystem:
         self.twins: list[tuple[Space, Space]] = []
         # Fixed axes that were cut from, or laid together of, other fixed axes without keeping how: `(whole, parts)`.
         self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
-        self._recorded: dict[tuple[int, ...], None] = {}
+        self._recorded: dict[tuple[bool, tuple[Axis, ...]], None] = {}
         self._trail: list[tuple[Space, str, Any]] = []
 
     # -- making and resolving ------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class SpaceSystem:
             read: whether an operation computes with its elements; layout operations only move them.
         """
         axes = tuple(axes)
-        key = (read, *(space.id for axis in axes for space in axis))
+        key = (read, axes)
         if key in self._recorded:
             return
         self._recorded[key] = None
@@ -419,14 +419,20 @@ class SpaceSystem:
         if unit.factors is not None:
             return self.pieces((unit,), index)
         assert unit.parts is not None and unit.positions is not None
+        for part, positions in zip(unit.parts, unit.positions, strict=True):
+            if len(positions) == len(index) and np.array_equal(as_array(positions), index):  # one whole part: often the one just cut
+                pieces = self.pieces(part, np.arange(len(index)))
+                return [(at, axis, [(unit, index[at]), *cuts]) for at, axis, cuts in pieces]
         owner, local = np.empty(unit.size, dtype=np.int64), np.empty(unit.size, dtype=np.int64)
         for number, positions in enumerate(unit.positions):
             where = as_array(positions)
             owner[where] = number
             local[where] = np.arange(len(where))
         out = []
-        for number in dict.fromkeys(owner[index].tolist()):
-            at = np.flatnonzero(owner[index] == number)
+        owners = owner[index]
+        numbers = [int(owners[0])] if (owners == owners[0]).all() else dict.fromkeys(owners.tolist())
+        for number in numbers:
+            at = np.flatnonzero(owners == number)
             for positions, axis, cuts in self.pieces(unit.parts[number], local[index[at]]):
                 out.append((at[positions], axis, [(unit, index[at[positions]]), *cuts]))
         return out

@@ -29,6 +29,9 @@ class Reshape(Operation):
         (x,) = op.inputs
         if x.parametric:
             return
+        if not emitter.of(x):
+            emitter.pass_on(op, [])
+            return
         system = emitter.system
         before = [p for d, axis in enumerate(x.axes) for p in name_places(d, system.units(axis))]
         after = [p for d, axis in enumerate(op.output.axes) for p in name_places(d, system.units(axis))]
