@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.spaces import Axis
 
 Labels = tuple[Any, ...]
@@ -30,9 +31,10 @@ class Value:
         integer: its elements are integers or booleans.
         axes: its typed axes; set by typing.
         indexes: for index values, the axis whose elements it names; set by typing.
+        virtual: for values gathered by an index, the spaces that the index names; set by typing.
     """
 
-    __slots__ = ("axes", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape")
+    __slots__ = ("axes", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "virtual")
 
     def __init__(self, shape: Sequence[int], kind: str = "op", name: str = "", read: Callable[[], np.ndarray] | None = None) -> None:
         self.shape = tuple(int(n) for n in shape)
@@ -44,6 +46,12 @@ class Value:
         self.integer = False
         self.axes: tuple[Axis, ...] = ()
         self.indexes: Axis | None = None
+        self.virtual: tuple[Virtual, ...] = ()
+
+    @property
+    def context(self) -> tuple[Axis, ...]:
+        """The axes, and those that the value has virtually: all that its spaces may depend on."""
+        return (*self.axes, *(factor.axis for factor in self.virtual)) if self.virtual else self.axes
 
     @property
     def ndim(self) -> int:

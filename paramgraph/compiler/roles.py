@@ -89,8 +89,9 @@ def _feature_axes(op: Op) -> list[Axis]:
     seen = {label for labels in others for label in labels}
     out = []
     for labels, value in zip(op.labels, op.inputs, strict=True):
+        places = {label for factor in value.virtual for label, _, _ in factor.named(labels).digits}  # of an index: tokens and ranks
         for label, axis in zip(labels, value.axes, strict=True):
             contracted = label not in op.out_labels
-            if value.parametric and (contracted or label not in seen):
+            if value.parametric and (contracted or label not in seen) and label not in places:
                 out.append(axis)
     return out

@@ -22,6 +22,8 @@ class Reshape(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
         op.output.axes = tuple(system.reshape(x.axes, op.output.shape))
+        moved = (factor.reshaped(x.shape, op.output.shape) for factor in x.virtual)
+        op.output.virtual = tuple(factor for factor in moved if factor is not None)
         op.output.indexes = x.indexes
 
     def emit(self, emitter: Emitter, op: Op) -> None:
@@ -39,6 +41,7 @@ class Reshape(Operation):
             emitter.reconnect(op)
             return
         renamed = dict(zip(before, after, strict=True))
+        renamed.update(emitter.kept_factors(op, lambda factor: factor.reshaped(x.shape, op.output.shape)))
         emitter.pass_on(op, [(tuple(renamed[p] for p in c.places), c) for c in emitter.of(x)])
 
 
@@ -49,14 +52,17 @@ class Permute(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
         op.output.axes = tuple(x.axes[d] for d in op.attrs["order"])
+        op.output.virtual = tuple(factor.named([op.attrs["order"].index(d) for d in range(x.ndim)]) for factor in x.virtual)
         op.output.indexes = x.indexes
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         (x,) = op.inputs
         if x.parametric:
             return
-        to = {source: d for d, source in enumerate(op.attrs["order"])}
-        emitter.pass_on(op, [(tuple((to[d], i, unit) for d, i, unit in c.places), c) for c in emitter.of(x)])
+        order = op.attrs["order"]
+        to = {(source, i, unit): (d, i, unit) for d, source in enumerate(order) for i, unit in enumerate(emitter.system.units(x.axes[source]))}
+        to.update(emitter.kept_factors(op, lambda factor: factor.named([order.index(d) for d in range(x.ndim)])))
+        emitter.pass_on(op, [(tuple(to[p] for p in c.places), c) for c in emitter.of(x)])
 
 
 class Take(Operation):
@@ -68,6 +74,7 @@ class Take(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
         op.output.axes = tuple(system.take(x.axes, op.attrs["dim"], op.attrs["index"], op.attrs["alone"]))
+        op.output.virtual = tuple(factor for factor in x.virtual if all(d != op.attrs["dim"] for d, _, _ in factor.digits))
         op.output.indexes = x.indexes
 
     def emit(self, emitter: Emitter, op: Op) -> None:
@@ -202,6 +209,7 @@ class Expand(Operation):
         (x,) = op.inputs
         pairs = zip(x.shape, op.output.shape, x.axes, strict=True)
         op.output.axes = tuple(axis if have == want else system.axis(want, "expand") for have, want, axis in pairs)
+        op.output.virtual = x.virtual
         op.output.indexes = x.indexes
 
     def emit(self, emitter: Emitter, op: Op) -> None:
