@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.torch_export import Lowering
@@ -38,6 +39,9 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
         typing = type_program(program)
         builder = GroupBuilder(typing.dependencies)
         actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+        builder.close()
+        if typing.dependencies.delicate:  # elsewhere types are plain products
+            Certificate(program, builder).check()
     except (Unsettled, RecursionError) as error:
         # No compilation crashes, and no wrong symmetry gets through: the group is trivial, and the diagnostics say so.
         typing = give_up(program, f"the typing of the network did not settle: {error}")

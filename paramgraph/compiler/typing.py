@@ -53,12 +53,12 @@ def type_program(program: Program) -> Typing:
             if value.kind == "constant" and id(value) not in constants:
                 constants[id(value)] = value
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
-                system.record(value.axes, read=False)
+                system.record(value.axes, read=False, stored=True)
             elif value.kind == "state" and not value.axes:
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
             elif value.kind in ("parameter", "buffer") and value.name not in used:
                 used.add(value.name)
-                system.record(value.axes, read=False)
+                system.record(value.axes, read=False, stored=True)
         if op.kind not in LAYOUT:
             for value in op.inputs:
                 if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
@@ -203,6 +203,7 @@ def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:
 
 def cut_classes(system: SpaceSystem, unit: Space, classes: np.ndarray, cause: str) -> None:
     """Keep the elements of each class together; classes of one element are fixed."""
+    system.told_apart.append((unit,))
     for axis, positions in system.leaves(unit):
         _, own, sizes = np.unique(classes[positions], return_inverse=True, return_counts=True)
         own = own.reshape(-1)
