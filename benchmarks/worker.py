@@ -62,7 +62,7 @@ def compiled(network: Network) -> dict[str, Any]:
         "factors": len(graph.symmetry.factors),
         "log_order": graph.symmetry.log_order,
         "unknown": dict(Counter(d.subject for d in graph.diagnostics if d.kind == "unknown-operation")),
-        "failed_rules": [f"{d.subject}: {d.cause} ({d.place})" for d in graph.diagnostics if d.subject.startswith("operands of ")],
+        "failed_rules": [f"{d.subject}: {d.cause} ({d.where})" for d in graph.diagnostics if d.subject.startswith("operands of ")],
         "unsettled": [d.cause for d in graph.diagnostics if d.subject == "the whole network"],
         "unused": kinds["unused"],
         "pins": dict(Counter(d.cause for d in graph.diagnostics if d.kind == "pinned" and not d.subject.startswith("operands of "))),

@@ -22,10 +22,12 @@ def _convolve(b: Builder, x: Value, weight: Value, bias: Value | None, stride: A
         x = b.reshape(x, [1, *x.shape])
     shape = list(b.shapes[0]) if batched else [1, *b.shapes[0]]
     taps = weight.shape[2:]
+    # Before the convolution, so that whoever takes slices of its result finds the bias.
+    bias = None if bias is None else b.reshape(bias, [*bias.shape, *[1] * rank])
     pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0))
     out = b.convolve(x, weight, shape, groups, transposed, pointwise, name=f"conv{rank}d" if not transposed else f"conv_transpose{rank}d")
     if bias is not None:
-        out = b.elementwise("add", out, b.reshape(bias, [*bias.shape, *[1] * rank]), role="bias")
+        out = b.elementwise("add", out, bias, role="bias")
     return out if batched else b.reshape(out, shape[1:])
 
 
@@ -47,18 +49,26 @@ def convolution(b: Builder, x: Value, weight: Value, bias: Value | None, stride:
     return _convolve(b, x, weight, bias, stride, padding, groups, transposed)
 
 
-def _pool(b: Builder, x: Value, rank: int, name: str) -> Value:
+def _pool(b: Builder, x: Value, rank: int, name: str, window: Any = None, padding: Any = 0) -> Value:
+    """Pooling over the last axes. A mean over all positions does not know their order; a smaller window does."""
     shape = b.shapes[0]
     dims = [d - rank + x.ndim for d in range(rank)]
-    if all(shape[d] == 1 for d in dims) and name.endswith("avg_pool"):
+    sizes = [x.shape[d] for d in dims]
+    whole = name == "adaptive_avg_pool" or (name == "avg_pool" and _all(padding, 0) and _sizes(window, rank) == sizes)
+    if whole and all(shape[d] == 1 for d in dims):
         return b.reduce(x, dims, keepdim=True, name="mean")
     return b.resample(x, dims, shape, name)
 
 
+def _sizes(window: Any, rank: int) -> list[int]:
+    sizes = [window] if isinstance(window, int) else list(window or [])
+    return sizes * rank if len(sizes) == 1 else sizes
+
+
 def _pool_rule(name: str, rank: int) -> None:
     @rule(f"aten.{name}{rank}d", f"aten._{name}{rank}d")
-    def pool(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
-        return _pool(b, x, rank, name)
+    def pool(b: Builder, x: Value, window: Any = None, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any) -> Value:
+        return _pool(b, x, rank, name, window, padding)
 
 
 for _name in ("max_pool", "avg_pool", "adaptive_avg_pool"):
@@ -98,3 +108,14 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
       "aten._upsample_bicubic2d_aa")
 def upsample(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
     return b.resample(x, range(2, x.ndim), b.shapes[0], "upsample")
+
+
+@rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
+def grid_sample(b: Builder, x: Value, grid: Value, *args: Any) -> Value:
+    """Every place of the grid reads a few positions of the image: all of them, as far as typing goes. Both are ordered."""
+    rank = x.ndim - 2
+    places = tuple(f"p{i}" for i in range(rank))
+    to = tuple(f"q{i}" for i in range(rank))
+    image = b.mix("grid positions", x, range(2, x.ndim), ordered=True)
+    coordinates = b.mix("grid coordinates", grid, [-1], ordered=True)
+    return b.contract(([("b", "c", *places), ("b", *to, "k")], ("b", "c", *to)), image, coordinates, name="grid_sample")

@@ -75,3 +75,26 @@ def weight_norm(b: Builder, v: Value, g: Value, dim: int = 0) -> Value | tuple[V
     norm = b.reduce(v, [d for d in range(v.ndim) if d != dim % v.ndim], keepdim=True, name="norm")
     weight = b.elementwise("mul", b.elementwise("div", v, norm), g)
     return weight if len(b.shapes) == 1 else (weight, norm)
+
+
+@rule("aten.cdist", "aten._cdist_forward", "aten._euclidean_dist")
+def distances(b: Builder, x: Value, y: Value, *args: Any, **kwargs: Any) -> Value:
+    """Distances between all rows of `x` and all rows of `y`: symmetric in the coordinates."""
+    rank = max(x.ndim, y.ndim) - 2
+    batch = tuple(range(rank))
+    left, right = batch[rank - (x.ndim - 2) :], batch[rank - (y.ndim - 2) :]
+    return b.contract(([(*left, "i", "k"), (*right, "j", "k")], (*batch, "i", "j")), x, y, name="distance")
+
+
+@rule("aten.outer")
+def outer(b: Builder, x: Value, y: Value) -> Value:
+    return b.contract("i,j->ij", x, y, name="outer")
+
+
+@rule("aten.linalg_cross", "aten.cross")
+def cross(b: Builder, x: Value, y: Value, dim: int | None = -1) -> Value:
+    """The cross product along an axis of three ordered coordinates."""
+    if dim is None:
+        raise ValueError("an axis chosen by its size")
+    x, y = (b.mix("coordinates", value, [dim], ordered=True) for value in (x, y))
+    return b.elementwise("cross", x, y)
