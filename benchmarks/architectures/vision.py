@@ -62,7 +62,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[i
     "pvt": ("PvtForImageClassification", {}, {
         "image_size": 64, "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [12, 20], "sequence_reduction_ratios": [2, 1],
         "num_attention_heads": [2, 4], "mlp_ratios": [2, 3], "patch_sizes": [4, 2], "strides": [4, 2]}, {"pixel_values": (3, 64, 64)}),
-    "cvt": ("CvtForImageClassification", {}, {"embed_dim": [12, 18, 24], "num_heads": [1, 3, 4], "depth": [1, 1, 1], "drop_path_rate": [0.0, 0.0, 0.0]},
+    "cvt": ("CvtForImageClassification", {}, {"embed_dim": [12, 18, 24], "num_heads": [1, 3, 4], "depth": [1, 2, 3], "drop_path_rate": [0.0, 0.0, 0.0]},
             {"pixel_values": (3, 64, 64)}),
     "levit": ("LevitForImageClassification", {}, {
         "image_size": 64, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1], "key_dim": [8, 8, 8]},

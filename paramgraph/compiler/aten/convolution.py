@@ -24,7 +24,7 @@ def _convolve(b: Builder, x: Value, weight: Value, bias: Value | None, stride: A
     taps = weight.shape[2:]
     # Before the convolution, so that whoever takes slices of its result finds the bias.
     bias = None if bias is None else b.reshape(bias, [*bias.shape, *[1] * rank])
-    pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0))
+    pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0)) and tuple(shape[2:]) == x.shape[2:]
     out = b.convolve(x, weight, shape, groups, transposed, pointwise, name=f"conv{rank}d" if not transposed else f"conv_transpose{rank}d")
     if bias is not None:
         out = b.elementwise("add", out, bias, role="bias")
@@ -84,8 +84,10 @@ def max_pool_with_indices(b: Builder, x: Value, size: Sequence[int], *args: Any,
 
 
 @rule("aten.pad", "aten.constant_pad_nd")
-def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", value: float | None = None) -> Value:
+def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", value: Value | float | None = None) -> Value:
     """Constant padding lays constants beside the tensor; other modes repeat positions."""
+    if isinstance(mode, Value) or isinstance(value, Value):
+        raise ValueError("padding with a computed number")
     for place in range(len(padding) // 2):
         dim, before, after = x.ndim - 1 - place, padding[2 * place], padding[2 * place + 1]
         if isinstance(mode, str) and mode != "constant" and (before or after):
@@ -101,6 +103,17 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
             order = [*range(size, size + before), *range(size), *range(size + before, size + before + after)]
             x = b.take(joined, dim, np.asarray(order))
     return x
+
+
+def _padding(name: str, rank: int) -> None:
+    @rule(f"aten.{name}_pad{rank}d")
+    def padded(b: Builder, x: Value, padding: Sequence[int]) -> Value:
+        return b.resample(x, range(x.ndim - rank, x.ndim), b.shapes[0], f"{name} padding")
+
+
+for _name in ("reflection", "replication"):
+    for _rank in (1, 2, 3):
+        _padding(_name, _rank)
 
 
 @rule("aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d", "aten.upsample_bilinear2d",

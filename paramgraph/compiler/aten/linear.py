@@ -71,8 +71,8 @@ def bilinear(b: Builder, x: Value, y: Value, weight: Value, bias: Value | None =
 
 @rule("aten._weight_norm", "aten._weight_norm_interface")
 def weight_norm(b: Builder, v: Value, g: Value, dim: int = 0) -> Value | tuple[Value, Value]:
-    """g · v / ‖v‖, the norm over all axes but `dim` (Salimans & Kingma 2016, section 2)."""
-    norm = b.reduce(v, [d for d in range(v.ndim) if d != dim % v.ndim], keepdim=True, name="norm")
+    """g · v / ‖v‖, the norm over all axes but `dim` (Salimans & Kingma 2016, section 2); over all of them where `dim` is -1."""
+    norm = b.reduce(v, [d for d in range(v.ndim) if d != dim], keepdim=True, name="norm")
     weight = b.elementwise("mul", b.elementwise("div", v, norm), g)
     return weight if len(b.shapes) == 1 else (weight, norm)
 

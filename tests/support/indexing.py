@@ -49,7 +49,8 @@ between("rows at two indices", lam(6), lambda h, p: h[torch.arange(3), p], (3, 7
 # Entries of a table at computed places: its rows and columns are fixed, its depth is the width of the hidden layer.
 between("table at two indices", lam(6), lambda h, i, j, t: h + t[i, j], (3, 4), (5, (3,)), (7, (3,)), tables=[(5, 7, 6)])
 # Three summed entries for each unit; that they may also move for each row and column is missed: gathering drops what depends on them.
-between("table at two indices, apart", lam(6) + 6 * lam(3), lambda h, i, j, t: h + t[i, :, j].sum(1), (3, 4), (5, (3,)), (7, (3,)), tables=[(5, 3, 7, 6)])
+between("table at two indices, apart", lam(6) + 6 * lam(3), lambda h, i, j, t: h + t[i, :, j].sum(1), (3, 4), (5, (3,)), (7, (3,)),
+        tables=[(5, 3, 7, 6)])  # fmt: skip
 between("assigned rows", lam(6), lambda h, t: h.index_put((torch.tensor([3, 0]),), t), (5, 4), tables=[(2, 6)])
 # Sorting and gathering by the sorted order: ranks are in order. Units of the stream move.
 between("gathered by rank", lam(6), lambda h: h.gather(1, h.sum(-1).argsort(1)[..., None].expand(-1, -1, 6)), (3, 7, 4))
@@ -74,7 +75,8 @@ between("an empty slice", lam(6), lambda h: torch.cat([h[:, 6:], h], -1), (5, 4)
 between("lower triangle", lam(6), lambda h: (h @ h.transpose(1, 2)).tril() @ h, (3, 7, 4))
 between("distances", lam(6) + lam(5), lambda h, t: torch.cdist(h, t), (7, 4), tables=[(5, 6)], out=5)
 between("outer product", lam(6), lambda h: torch.outer(h.sum(0), h.mean(0)).tanh().sum(0)[None], (7, 4))
-between("einsum over any batch", lam(6) + lam(5), lambda h, t: torch.einsum("...i,...i,ij->...j", h, h.sin(), t), (3, 7, 4), tables=[(6, 5)], out=5)
+between("einsum over any batch", lam(6) + lam(5), lambda h, t: torch.einsum("...i,...i,ij->...j", h, h.sin(), t), (3, 7, 4),
+        tables=[(6, 5)], out=5)  # fmt: skip
 # Cross products of pairs of triples: the two triples move, coordinates are in order.
 between("cross product", lam(2), lambda h: torch.linalg.cross(h.view(-1, 2, 3), h.view(-1, 2, 3).sin()).flatten(1), (5, 4))
 
