@@ -41,7 +41,8 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "funnel": ("FunnelModel", {"num_hidden_layers": None, "block_sizes": [1, 1], "d_model": 24, "n_head": 3, "d_head": 8, "d_inner": 37}),
     "roformer": ("RoFormerForMaskedLM", {"embedding_size": 24}), "rembert": ("RemBertModel", {"input_embedding_size": 10}),
     "megatron_bert": ("MegatronBertModel", {}), "nystromformer": ("NystromformerModel", {"segment_means_seq_len": 7, "num_landmarks": 7}),
-    "xlnet": ("XLNetModel", {"max_position_embeddings": None, "d_model": 24, "n_layer": 2, "n_head": 3, "d_inner": 37}), "esm": ("EsmForMaskedLM", {"pad_token_id": 1}),
+    "xlnet": ("XLNetModel", {"max_position_embeddings": None, "d_model": 24, "n_layer": 2, "n_head": 3, "d_inner": 37}),
+        "esm": ("EsmForMaskedLM", {"pad_token_id": 1}),
     "modernbert": ("ModernBertForMaskedLM", {"pad_token_id": 0}), "big_bird": ("BigBirdModel", {"attention_type": "original_full"}),
     "layoutlm": ("LayoutLMModel", {}), "ibert": ("IBertModel", {}), "splinter": ("SplinterModel", {}), "yoso": ("YosoModel", {}),
     "bert_generation": ("BertGenerationEncoder", {}), "longformer": ("LongformerModel", {"attention_window": [4, 4]}),
@@ -58,7 +59,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neo": ("GPTNeoForCausalLM", {"num_layers": 2, "num_heads": 6, "attention_types": [[["global", "local"], 1]]}),
     "gpt_neox": ("GPTNeoXForCausalLM", {}), "gptj": ("GPTJForCausalLM", {"n_embd": 48, "n_layer": 2, "n_head": 6, "rotary_dim": 4}),
     "codegen": ("CodeGenForCausalLM", {"n_embd": 48, "n_layer": 2, "n_head": 8, "num_attention_heads": 8, "rotary_dim": 4}),
-    "falcon": ("FalconForCausalLM", {"head_dim": None}), "falcon, new decoder": ("FalconForCausalLM", {"head_dim": None, "new_decoder_architecture": True, "num_kv_heads": 3}),
+    "falcon": ("FalconForCausalLM", {"head_dim": None}), "falcon, new decoder": ("FalconForCausalLM", {"head_dim": None,
+        "new_decoder_architecture": True, "num_kv_heads": 3}),
     "xglm": ("XGLMForCausalLM", {"d_model": 48, "num_layers": 2, "attention_heads": 6, "ffn_dim": 37}),
     "biogpt": ("BioGptForCausalLM", {}), "ctrl": ("CTRLLMHeadModel", {"n_embd": 48, "dff": 37, "n_layer": 2, "n_head": 6}),
     "llama": ("LlamaForCausalLM", {}), "llama, tied": ("LlamaForCausalLM", {"tie_word_embeddings": True}),
@@ -70,8 +72,10 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": ("Cohere2ForCausalLM", {"sliding_window": 4}), "granite": ("GraniteForCausalLM", {}), "nemotron": ("NemotronForCausalLM", {}),
     "persimmon": ("PersimmonForCausalLM", {}), "glm": ("GlmForCausalLM", {}), "glm4": ("Glm4ForCausalLM", {}),
     "smollm3": ("SmolLM3ForCausalLM", {}), "helium": ("HeliumForCausalLM", {}), "exaone4": ("Exaone4ForCausalLM", {"sliding_window": 4}),
-    "diffllama": ("DiffLlamaForCausalLM", {"num_attention_heads": 8, "num_key_value_heads": 4}), "bitnet": ("BitNetForCausalLM", {}), "seed_oss": ("SeedOssForCausalLM", {}),
-    "minicpm3": ("MiniCPM3ForCausalLM", {"q_lora_rank": 11, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 9, "head_dim": None, "num_key_value_heads": 6}), "ernie4_5": ("Ernie4_5ForCausalLM", {}), "nanochat": ("NanoChatForCausalLM", {}),
+    "diffllama": ("DiffLlamaForCausalLM", {"num_attention_heads": 8, "num_key_value_heads": 4}), "bitnet": ("BitNetForCausalLM", {}),
+        "seed_oss": ("SeedOssForCausalLM", {}),
+    "minicpm3": ("MiniCPM3ForCausalLM", {"q_lora_rank": 11, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6, "v_head_dim": 9,
+        "head_dim": None, "num_key_value_heads": 6}), "ernie4_5": ("Ernie4_5ForCausalLM", {}), "nanochat": ("NanoChatForCausalLM", {}),
     "mamba": ("MambaForCausalLM", {"state_size": 5, "time_step_rank": 4}),
     "mamba2": ("Mamba2ForCausalLM", {"state_size": 5, "num_heads": 12, "n_groups": 2, "expand": 2, "chunk_size": 4}),
     "falcon_mamba": ("FalconMambaForCausalLM", {"state_size": 5, "time_step_rank": 4}),
@@ -84,15 +88,19 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeForCausalLM", {}), "olmoe": ("OlmoeForCausalLM", {}), "granitemoe": ("GraniteMoeForCausalLM", {}),
     "phimoe": ("PhimoeForCausalLM", {}), "gpt_oss": ("GptOssForCausalLM", {"sliding_window": 4}), "jetmoe": ("JetMoeForCausalLM", {}),
     "dbrx": ("DbrxForCausalLM", {"d_model": 48, "n_heads": 6, "n_layers": 2,
-                                 "attn_config": {"kv_n_heads": 3, "rope_theta": 10000.0}, "ffn_config": {"ffn_hidden_size": 19, "moe_num_experts": 5}}),
+                                 "attn_config": {"kv_n_heads": 3, "rope_theta": 10000.0}, "ffn_config": {"ffn_hidden_size": 19,
+        "moe_num_experts": 5}}),
     "llama4_text": ("Llama4ForCausalLM", {"intermediate_size_mlp": 37}), "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {"moe_num_experts": 5}),
     "deepseek_v2": ("DeepseekV2ForCausalLM", {"q_lora_rank": 11, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6,
-                                              "v_head_dim": 9, "head_dim": 4, "num_experts": None, "num_local_experts": None, "n_routed_experts": 6, "n_group": 2, "topk_group": 1,
+                                              "v_head_dim": 9, "head_dim": 4, "num_experts": None, "num_local_experts": None,
+        "n_routed_experts": 6, "n_group": 2, "topk_group": 1,
                                               "topk_method": "group_limited_greedy", "first_k_dense_replace": 1, "num_key_value_heads": 6}),
     "deepseek_v3": ("DeepseekV3ForCausalLM", {"q_lora_rank": 11, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6,
-                                              "v_head_dim": 9, "head_dim": 4, "num_experts": None, "num_local_experts": None, "n_routed_experts": 6, "n_group": 2, "topk_group": 1,
+                                              "v_head_dim": 9, "head_dim": 4, "num_experts": None, "num_local_experts": None,
+        "n_routed_experts": 6, "n_group": 2, "topk_group": 1,
                                               "first_k_dense_replace": 1, "num_key_value_heads": 6}),
-    "glm4_moe": ("Glm4MoeForCausalLM", {"num_experts": None, "num_local_experts": None, "n_routed_experts": 6, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1}),
+    "glm4_moe": ("Glm4MoeForCausalLM", {"num_experts": None, "num_local_experts": None, "n_routed_experts": 6, "n_group": 2, "topk_group": 1,
+        "first_k_dense_replace": 1}),
     "minimax": ("MiniMaxForCausalLM", {"layer_types": ["linear_attention", "full_attention"]}),
     "qwen3_next": ("Qwen3NextForCausalLM", {"shared_expert_intermediate_size": 21, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
                                             "linear_key_head_dim": 6, "linear_value_head_dim": 5,
@@ -134,7 +142,7 @@ REFUSED = ("longformer", "led")
 
 
 def model(kind: str, options: dict[str, Any]) -> torch.nn.Module:
-    """A transformers network by its class, in evaluation mode; options that its configuration does not know, and those that are None, are left out."""
+    """A transformers network by its class, in evaluation mode. Options that its configuration does not know, or None, are left out."""
     import transformers
 
     transformers.logging.set_verbosity_error()

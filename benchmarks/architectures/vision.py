@@ -62,7 +62,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[i
     "pvt": ("PvtForImageClassification", {}, {
         "image_size": 64, "num_encoder_blocks": 2, "depths": [1, 1], "hidden_sizes": [12, 20], "sequence_reduction_ratios": [2, 1],
         "num_attention_heads": [2, 4], "mlp_ratios": [2, 3], "patch_sizes": [4, 2], "strides": [4, 2]}, {"pixel_values": (3, 64, 64)}),
-    "cvt": ("CvtForImageClassification", {}, {"embed_dim": [12, 18, 24], "num_heads": [1, 3, 4], "depth": [1, 2, 3], "drop_path_rate": [0.0, 0.0, 0.0]},
+    "cvt": ("CvtForImageClassification", {}, {"embed_dim": [12, 18, 24], "num_heads": [1, 3, 4], "depth": [1, 2, 3],
+        "drop_path_rate": [0.0, 0.0, 0.0]},
             {"pixel_values": (3, 64, 64)}),
     "levit": ("LevitForImageClassification", {}, {
         "image_size": 64, "hidden_sizes": [16, 24, 32], "num_attention_heads": [2, 3, 4], "depths": [1, 1, 1], "key_dim": [8, 8, 8]},
@@ -73,7 +74,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[i
         "depths": [1, 1, 1, 1], "hidden_sizes": [8, 12, 16, 20], "num_attention_heads": [1, 2, 4, 5], "decoder_hidden_size": 12},
         {"pixel_values": (3, 64, 64)}),
     "dpt": ("DPTForDepthEstimation", VIT, {
-        "image_size": 32, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 10, 12, 14], "fusion_hidden_size": 18,
+        "image_size": 32, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 10, 12, 14],
+        "fusion_hidden_size": 18,
         "is_hybrid": False}, {"pixel_values": (3, 32, 32)}),
     "vit_mae": ("ViTMAEModel", VIT, {"mask_ratio": 0.0}, {"pixel_values": (3, 20, 20), "noise": (25,)}),
     "videomae": ("VideoMAEModel", VIT, {"num_frames": 4}, {"pixel_values": (4, 3, 20, 20)}),
@@ -114,7 +116,8 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[i
                                          "num_self_attention_heads": 3, "num_cross_attention_heads": 2}, {"inputs": (LENGTH, 10)}),
     "clip": ("CLIPModel", {}, {"text_config": TEXT, "vision_config": VIT, "projection_dim": 11},
              {"input_ids": (-TOKENS, LENGTH), "pixel_values": (3, 20, 20)}),
-    "siglip": ("SiglipModel", {}, {"text_config": {**TEXT, "projection_size": 24}, "vision_config": VIT}, {"input_ids": (-TOKENS, LENGTH), "pixel_values": (3, 20, 20)}),
+    "siglip": ("SiglipModel", {}, {"text_config": {**TEXT, "projection_size": 24}, "vision_config": VIT}, {"input_ids": (-TOKENS, LENGTH),
+        "pixel_values": (3, 20, 20)}),
     "blip": ("BlipModel", {}, {"text_config": {**TEXT, "encoder_hidden_size": 24}, "vision_config": VIT, "projection_dim": 11},
              {"input_ids": (-TOKENS, LENGTH), "pixel_values": (3, 20, 20)}),
     "vilt": ("ViltModel", {**TEXT, **VIT}, {"type_vocab_size": 2}, {"input_ids": (-TOKENS, LENGTH), "pixel_values": (3, 20, 20)}),
