@@ -17,9 +17,13 @@ NODES, EDGES = 13, 29
 LAYERS: dict[str, dict[str, Any]] = {
     "GCNConv": {"add_self_loops": False}, "SAGEConv": {}, "GATConv": {"heads": 3, "add_self_loops": False},
     "GATv2Conv": {"heads": 3, "add_self_loops": False},
-    "TransformerConv": {"heads": 3}, "GraphConv": {}, "TAGConv": {"K": 2}, "ChebConv": {"K": 3}, "SGConv": {"K": 2}, "LEConv": {},
+    "TransformerConv": {"heads": 3}, "GraphConv": {}, "TAGConv": {"K": 2}, "ChebConv": {"K": 3}, "SGConv": {"K": 2, "add_self_loops": False}, "LEConv": {},
     "ResGatedGraphConv": {}, "ClusterGCNConv": {"add_self_loops": False}, "GENConv": {}, "MFConv": {}, "ARMAConv": {},
 }  # fmt: skip
+
+
+# Layers that drop or sort edges by what they are: they must be refused with a clear message.
+REFUSED = ("ChebConv", "MFConv")
 
 
 class Layered(nn.Module):
@@ -37,7 +41,7 @@ def architectures() -> Iterator[Architecture]:
     if not installed("torch_geometric"):
         return
     for name, options in LAYERS.items():
-        yield Architecture(f"graphs:{name}", partial(_layer, name, options))
+        yield Architecture(f"graphs:{name}", partial(_layer, name, options), refused=name in REFUSED)
     for special in ("GINConv", "GINEConv", "PNAConv", "GPSConv", "GatedGraphConv", "EdgeConv", "NNConv", "AntiSymmetricConv"):
         yield Architecture(f"graphs:{special}", partial(_special, special))
 
@@ -76,7 +80,7 @@ def _special(name: str) -> Network:
     if name == "GatedGraphConv":
         return Network(_Stack(nn.Linear(5, 8), [layers.GatedGraphConv(8, 2)], nn.Linear(8, 3)).eval(), (x, edges))
     if name == "AntiSymmetricConv":
-        return Network(_Stack(nn.Linear(5, 8), [layers.AntiSymmetricConv(8)], nn.Linear(8, 3)).eval(), (x, edges))
+        return Network(_Stack(nn.Linear(5, 8), [layers.AntiSymmetricConv(8, phi=layers.GCNConv(8, 8, add_self_loops=False, bias=False))], nn.Linear(8, 3)).eval(), (x, edges))
     features = torch.randn(EDGES, 4)
     kind = {
         "GINEConv": lambda i, o: layers.GINEConv(_mlp(i, o), edge_dim=4),

@@ -88,7 +88,7 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe": ("Qwen3MoeForCausalLM", {}), "olmoe": ("OlmoeForCausalLM", {}), "granitemoe": ("GraniteMoeForCausalLM", {}),
     "phimoe": ("PhimoeForCausalLM", {}), "gpt_oss": ("GptOssForCausalLM", {"sliding_window": 4}), "jetmoe": ("JetMoeForCausalLM", {}),
     "dbrx": ("DbrxForCausalLM", {"d_model": 48, "n_heads": 6, "n_layers": 2,
-                                 "attn_config": {"kv_n_heads": 3, "rope_theta": 10000.0}, "ffn_config": {"ffn_hidden_size": 19,
+                                 "attn_config": {"kv_n_heads": 3, "rope_theta": 10000.0, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 19,
         "moe_num_experts": 5}}),
     "llama4_text": ("Llama4ForCausalLM", {"intermediate_size_mlp": 37}), "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {"moe_num_experts": 5}),
     "deepseek_v2": ("DeepseekV2ForCausalLM", {"q_lora_rank": 11, "kv_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 6,
@@ -138,7 +138,7 @@ def architectures() -> Iterator[Architecture]:
 # Lengths that blocks of attention divide.
 EVEN = ("reformer", "longformer", "canine")
 # Networks that branch on data: they must be refused with a clear message.
-REFUSED = ("longformer", "led")
+REFUSED = ("longformer", "led", "dbrx", "jetmoe")
 
 
 def model(kind: str, options: dict[str, Any]) -> torch.nn.Module:
@@ -165,4 +165,4 @@ def _tokens(kind: str, options: dict[str, Any], length: int) -> Network:
 def _sequence(kind: str, options: dict[str, Any]) -> Network:
     generator = torch.Generator().manual_seed(0)
     source, target = (torch.randint(3, TOKENS, (BATCH, n), generator=generator) for n in (LENGTH, LENGTH + 2))
-    return Network(model(kind, options), (), {"input_ids": source, "decoder_input_ids": target})
+    return Network(model(kind, options), (), {"input_ids": source, "attention_mask": torch.ones_like(source), "decoder_input_ids": target})

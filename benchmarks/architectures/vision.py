@@ -128,11 +128,15 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[i
 }  # fmt: skip
 
 
+# Networks that branch on data: they must be refused with a clear message.
+REFUSED = ("encodec", "vilt")
+
+
 def architectures() -> Iterator[Architecture]:
     if not installed("transformers"):
         return
     for name, (kind, base, options, shapes) in NETWORKS.items():
-        yield Architecture(f"transformers:{name}", partial(_build, kind, {**base, **options}, shapes))
+        yield Architecture(f"transformers:{name}", partial(_build, kind, {**base, **options}, shapes), refused=name in REFUSED)
 
 
 def _build(kind: str, options: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Network:
