@@ -213,14 +213,29 @@ def select_scatter(b: Builder, x: Value, source: Value, dim: int, index: int) ->
 
 
 def _overwrite(b: Builder, x: Value, source: Value, dim: int, chosen: np.ndarray) -> Value:
-    """`x` with the elements `chosen` of one axis replaced: the rest and the source laid side by side, then put in order."""
-    rest = np.setdiff1d(np.arange(x.shape[dim]), chosen)
-    if not len(rest):
-        return source
-    joined = b.concat([b.take(x, dim, rest), source], dim)
-    order = np.empty(x.shape[dim], dtype=np.int64)
-    order[np.concatenate([rest, chosen])] = np.arange(x.shape[dim])
-    return b.take(joined, dim, order)
+    """`x` with the elements `chosen` of one axis replaced: the pieces that are left and the source laid side by side, then put in order.
+
+    The pieces are remembered: a tensor that is written step by step is joined once from what was written, not from what it was before.
+    """
+    dim %= x.ndim
+    known = x.op.attrs.get("pieces") if x.op is not None else None
+    pieces: list[tuple[np.ndarray, Value]] = known[1] if known is not None and known[0] == dim else [(np.arange(x.shape[dim]), x)]
+    left = []
+    for places, value in pieces:
+        kept = np.flatnonzero(~np.isin(places, chosen))
+        if len(kept):
+            left.append((places[kept], value if len(kept) == len(places) else b.take(value, dim, kept)))
+    left.append((chosen, source))
+    left.sort(key=lambda piece: int(piece[0][0]))
+    places = np.concatenate([piece[0] for piece in left])
+    out = b.concat([value for _, value in left], dim)
+    if (places != np.arange(len(places))).any():
+        order = np.empty(len(places), dtype=np.int64)
+        order[places] = np.arange(len(places))
+        out = b.take(out, dim, order)
+    if out.op is not None and out is not source:
+        out.op.attrs["pieces"] = (dim, left)
+    return out
 
 
 @rule("aten.view_as_real")
