@@ -17,8 +17,10 @@ NODES, EDGES = 13, 29
 LAYERS: dict[str, dict[str, Any]] = {
     "GCNConv": {"add_self_loops": False}, "SAGEConv": {}, "GATConv": {"heads": 3, "add_self_loops": False},
     "GATv2Conv": {"heads": 3, "add_self_loops": False},
-    "TransformerConv": {"heads": 3}, "GraphConv": {}, "TAGConv": {"K": 2}, "ChebConv": {"K": 3}, "SGConv": {"K": 2, "add_self_loops": False}, "LEConv": {},
-    "ResGatedGraphConv": {}, "ClusterGCNConv": {"add_self_loops": False}, "GENConv": {}, "MFConv": {}, "ARMAConv": {},
+    "TransformerConv": {"heads": 3}, "GraphConv": {}, "TAGConv": {"K": 2}, "ChebConv": {"K": 3},
+    "SGConv": {"K": 2, "add_self_loops": False}, "LEConv": {},
+    "ResGatedGraphConv": {}, "ClusterGCNConv": {"add_self_loops": False}, "GENConv": {},
+    "MFConv": {}, "ARMAConv": {},
 }  # fmt: skip
 
 
@@ -80,7 +82,8 @@ def _special(name: str) -> Network:
     if name == "GatedGraphConv":
         return Network(_Stack(nn.Linear(5, 8), [layers.GatedGraphConv(8, 2)], nn.Linear(8, 3)).eval(), (x, edges))
     if name == "AntiSymmetricConv":
-        return Network(_Stack(nn.Linear(5, 8), [layers.AntiSymmetricConv(8, phi=layers.GCNConv(8, 8, add_self_loops=False, bias=False))], nn.Linear(8, 3)).eval(), (x, edges))
+        inner = [layers.AntiSymmetricConv(8, phi=layers.GCNConv(8, 8, add_self_loops=False, bias=False))]
+        return Network(_Stack(nn.Linear(5, 8), inner, nn.Linear(8, 3)).eval(), (x, edges))
     features = torch.randn(EDGES, 4)
     kind = {
         "GINEConv": lambda i, o: layers.GINEConv(_mlp(i, o), edge_dim=4),

@@ -40,6 +40,14 @@ def messages(h: torch.Tensor, edges: torch.Tensor, reduce: str) -> torch.Tensor:
     return h.scatter_reduce(0, wide(edges[1], sent), sent, reduce)
 
 
+def steps(h: torch.Tensor) -> torch.Tensor:
+    state, out = torch.zeros_like(h[:, 0]), torch.zeros_like(h)
+    for step in range(h.shape[1]):
+        state = torch.tanh(state + h[:, step])
+        out[:, step] = state
+    return out
+
+
 # Nodes and edges of a graph are inputs; the units of the message are the units of the nodes.
 for _reduce in ("sum", "amax", "mean"):
     between(f"messages by {_reduce}", lam(6), lambda h, e, r=_reduce: messages(h, e, r), (7, 4), (7, (2, 11)))
@@ -51,6 +59,9 @@ between("table at two indices", lam(6), lambda h, i, j, t: h + t[i, j], (3, 4), 
 # Three summed entries for each unit; that they may also move for each row and column is missed: gathering drops what depends on them.
 between("table at two indices, apart", lam(6) + 6 * lam(3), lambda h, i, j, t: h + t[i, :, j].sum(1), (3, 4), (5, (3,)), (7, (3,)),
         tables=[(5, 3, 7, 6)])  # fmt: skip
+between("units of a mask", lam(4) + lam(2), lambda h: h[:, torch.tensor([True, False, True, True, False, True])] * h[:, [1, 4]].sum(-1, True),
+        (5, 4), out=4)  # fmt: skip
+between("written step by step", lam(6), lambda h: steps(h), (3, 7, 4))
 between("assigned rows", lam(6), lambda h, t: h.index_put((torch.tensor([3, 0]),), t), (5, 4), tables=[(2, 6)])
 # Sorting and gathering by the sorted order: ranks are in order. Units of the stream move.
 between("gathered by rank", lam(6), lambda h: h.gather(1, h.sum(-1).argsort(1)[..., None].expand(-1, -1, 6)), (3, 7, 4))

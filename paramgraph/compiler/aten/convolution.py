@@ -101,7 +101,7 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
             size = x.shape[dim]
             joined = b.concat([x, b.fill([before + after if d == dim else n for d, n in enumerate(x.shape)])], dim)
             order = [*range(size, size + before), *range(size), *range(size + before, size + before + after)]
-            x = b.take(joined, dim, np.asarray(order))
+            x = b.take(joined, dim, np.asarray(order)) if before else joined
     return x
 
 

@@ -44,11 +44,25 @@ def readable(index: Value) -> np.ndarray | None:
 def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     """Advanced indexing with one index tensor or several."""
     places = [(d, value) for d, value in enumerate(indices) if value is not None]
+    kept = _mask(places[0][1]) if len(places) == 1 else None
+    if kept is not None:
+        return b.take(x, places[0][0], kept)
     if len(places) == 1 and places[0][1].shape != x.shape and b.shapes[0] == _indexed(x, *places[0]):
         return index_select(b, x, places[0][0], places[0][1])
     from paramgraph.compiler.aten.scatter import index_by_several
 
     return index_by_several(b, x, places)
+
+
+def _mask(value: Value) -> np.ndarray | None:
+    """The places that a constant mask of one axis keeps; None if it is no such mask."""
+    if value.read is None or value.ndim != 1:
+        return None
+    try:
+        data = np.asarray(value.read())
+    except TraceError:  # on the meta device
+        return None
+    return np.flatnonzero(data) if data.dtype == bool and data.any() else None
 
 
 def _indexed(x: Value, dim: int, value: Value) -> tuple[int, ...]:
