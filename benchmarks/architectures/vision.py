@@ -30,7 +30,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, tuple[i
     "beit": ("BeitForImageClassification", VIT, {"use_relative_position_bias": True}, {"pixel_values": (3, 20, 20)}),
     "data2vec_vision": ("Data2VecVisionModel", VIT, {}, {"pixel_values": (3, 20, 20)}),
     "dinov2": ("Dinov2ForImageClassification", VIT, {}, {"pixel_values": (3, 20, 20)}),
-    "dinov3_vit": ("DINOv3ViTModel", VIT, {}, {"pixel_values": (3, 20, 20)}),
+    "dinov3_vit": ("DINOv3ViTModel", VIT, {"num_register_tokens": 4}, {"pixel_values": (3, 20, 20)}),
     "ijepa": ("IJepaModel", VIT, {}, {"pixel_values": (3, 20, 20)}),
     "yolos": ("YolosModel", VIT, {"image_size": [20, 20], "num_detection_tokens": 4}, {"pixel_values": (3, 20, 20)}),
     "vit_msn": ("ViTMSNModel", VIT, {}, {"pixel_values": (3, 20, 20)}),

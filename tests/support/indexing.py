@@ -66,6 +66,8 @@ between("assigned rows", lam(6), lambda h, t: h.index_put((torch.tensor([3, 0]),
 # Sorting and gathering by the sorted order: ranks are in order. Units of the stream move.
 between("gathered by rank", lam(6), lambda h: h.gather(1, h.sum(-1).argsort(1)[..., None].expand(-1, -1, 6)), (3, 7, 4))
 between("median over units", lam(6), lambda h: h + h.median(-1).values[:, None], (5, 4))
+between("third of the units", lam(6), lambda h: h + h.kthvalue(3).values[:, None], (5, 4))
+between("third of the positions", lam(6), lambda h: h + h.kthvalue(3, 1, True).values, (3, 7, 4))
 between("cumulative maximum", 0.0, lambda h: h.cummax(-1).values, (5, 4))  # units are in order
 
 # Boundaries that are sorted first are no particular ones.
@@ -90,6 +92,7 @@ between("einsum over any batch", lam(6) + lam(5), lambda h, t: torch.einsum("...
         tables=[(6, 5)], out=5)  # fmt: skip
 # Cross products of pairs of triples: the two triples move, coordinates are in order.
 between("cross product", lam(2), lambda h: torch.linalg.cross(h.view(-1, 2, 3), h.view(-1, 2, 3).sin()).flatten(1), (5, 4))
+between("cross product along the first axis of three", lam(6), lambda h: torch.cross(h, h.sin().flip(1)), (3, 7, 4))
 
 
 class Images(nn.Module):

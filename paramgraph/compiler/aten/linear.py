@@ -91,10 +91,16 @@ def outer(b: Builder, x: Value, y: Value) -> Value:
     return b.contract("i,j->ij", x, y, name="outer")
 
 
-@rule("aten.linalg_cross", "aten.cross")
-def cross(b: Builder, x: Value, y: Value, dim: int | None = -1) -> Value:
+@rule("aten.linalg_cross")
+def cross(b: Builder, x: Value, y: Value, *, dim: int = -1) -> Value:
     """The cross product along an axis of three ordered coordinates."""
-    if dim is None:
-        raise ValueError("an axis chosen by its size")
+    if x.ndim != y.ndim:
+        raise ValueError("cross product of tensors of different ranks")
     x, y = (b.mix("coordinates", value, [dim], ordered=True) for value in (x, y))
     return b.elementwise("cross", x, y)
+
+
+@rule("aten.cross")
+def cross_of_first(b: Builder, x: Value, y: Value, dim: int | None = None) -> Value:
+    """Without an axis: along the first of three elements."""
+    return cross(b, x, y, dim=b.shapes[0].index(3) if dim is None else dim)

@@ -92,13 +92,20 @@ def argsort(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
     return b.topk(x, dim, x.shape[dim], indices=True, name="argsort")
 
 
-@rule("aten.median.dim", "aten.nanmedian.dim", "aten.kthvalue")
-def ranked(b: Builder, x: Value, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
+def _ranked(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
     """The element of one rank along an axis, and which it is."""
-    place = 1 if len(args) > 1 and not isinstance(args[1], bool) else 0  # kthvalue's first argument is the rank
-    dim = kwargs.get("dim", args[place] if args else -1)
     value = b.reduce(x, [dim], name="rank")
     return b.reshape(value, b.shapes[0]), b.reshape(b.topk(x, dim, 1, indices=True, name="rank"), b.shapes[1])
+
+
+@rule("aten.median.dim", "aten.nanmedian.dim")
+def median_along(b: Builder, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return _ranked(b, x, dim)
+
+
+@rule("aten.kthvalue")
+def kth_value(b: Builder, x: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
+    return _ranked(b, x, dim)
 
 
 @rule("aten.median.default", "aten.nanmedian.default")
