@@ -63,7 +63,8 @@ def main() -> None:
                 if problem(result):
                     progress.console.print(f"{stage} {name}: {problem(result)}", highlight=False, markup=False, soft_wrap=True)
     pool.stop()
-    write_page(read(options.results), options.page)
+    latest = read(options.results)
+    write_page({name: latest[name] for name in table() if name in latest}, options.page)
     console.print(f"{options.page} written", highlight=False)
 
 
