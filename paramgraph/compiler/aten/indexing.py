@@ -46,7 +46,9 @@ def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     places = [(d, value) for d, value in enumerate(indices) if value is not None]
     kept = _mask(places[0][1]) if len(places) == 1 else None
     if kept is not None:
-        return b.take(x, places[0][0], kept)
+        dim, mask = places[0]
+        flat = b.reshape(x, [*x.shape[:dim], -1, *x.shape[dim + mask.ndim :]]) if x.shape[dim : dim + mask.ndim] == mask.shape else x
+        return b.take(flat, dim, kept)
     if len(places) == 1 and places[0][1].shape != x.shape and b.shapes[0] == _indexed(x, *places[0]):
         return index_select(b, x, places[0][0], places[0][1])
     from paramgraph.compiler.aten.scatter import index_by_several
@@ -55,8 +57,8 @@ def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
 
 
 def _mask(value: Value) -> np.ndarray | None:
-    """The places that a constant mask of one axis keeps; None if it is no such mask."""
-    if value.read is None or value.ndim != 1:
+    """The places that a constant mask keeps, in row-major order; None if it is no such mask."""
+    if value.read is None or not value.ndim:
         return None
     try:
         data = np.asarray(value.read())
