@@ -61,7 +61,6 @@ between("table at two indices, apart", lam(6) + 6 * lam(3), lambda h, i, j, t: h
         tables=[(5, 3, 7, 6)])  # fmt: skip
 between("units of a mask", lam(4) + lam(2), lambda h: h[:, torch.tensor([True, False, True, True, False, True])] * h[:, [1, 4]].sum(-1, True),
         (5, 4), out=4)  # fmt: skip
-between("positions of a mask", lam(6), lambda h: h[torch.tensor([[True] * 7, [False] * 7, [True] * 7])], (3, 7, 4))
 between("written step by step", lam(6), lambda h: steps(h), (3, 7, 4))
 between("assigned rows", lam(6), lambda h, t: h.index_put((torch.tensor([3, 0]),), t), (5, 4), tables=[(2, 6)])
 # Sorting and gathering by the sorted order: ranks are in order. Units of the stream move.
