@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libr
 - *factors*, *ln order*: of the annotated permutation group. *unknown*: operations without a rule. *pinned*: operations whose rule did not fit
   their operands. What either touches does not move.
 - *deviation*: the worst relative deviation of the outputs in `pg.verify` (float64, tolerance 1e-10). "large": compiled on the meta device, not run.
-- *export*: seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. One run each, one thread.
+- *export*: seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. Single runs with one thread on a
+  shared machine: orders of magnitude, not measurements (`make bench` measures).
 """
+LIBRARIES = ("torch", "torchvision", "timm", "transformers", "torch_geometric", "peft")
 
 
 def write_page(results: Results, path: Path) -> None:
@@ -25,7 +29,8 @@ def write_page(results: Results, path: Path) -> None:
     families: dict[str, list[str]] = {}
     for name in results:
         families.setdefault(name.partition(":")[0], []).append(name)
-    lines = [HEAD, "| family | architectures | compiled | nothing unknown or pinned | verified |", "|---|---|---|---|---|"]
+    lines = [HEAD, f"Versions: {', '.join(_versions())}.", ""]
+    lines += ["| family | architectures | compiled | nothing unknown or pinned | verified |", "|---|---|---|---|---|"]
     for family, names in families.items():
         rows = [results[name] for name in names if "compile" in results[name]]
         done = [row for row in rows if "error" not in row["compile"]]
@@ -42,6 +47,16 @@ def write_page(results: Results, path: Path) -> None:
             lines += ["", "Not compiled:", "", *(f"- {name.partition(':')[2]}: {_plain(error)}" for name, error in refused)]
     lines += ["", "## Unknown operations", "", *_unknown(results)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _versions() -> list[str]:
+    found = []
+    for library in LIBRARIES:
+        try:
+            found.append(f"{library} {version(library).partition('+')[0]}")
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _row(name: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
@@ -63,7 +78,8 @@ def _count(number: int) -> str:
 
 
 def _plain(text: str, width: int = 160) -> str:
-    text = text.replace("|", "/").replace("<", "").replace(">", "")
+    text = re.sub(r"\(\S*/(\w+\.py)", r"(\1", text)  # no paths of the machine
+    text = text.replace("|", "/").replace("<", "").replace(">", "").replace("Check that the example inputs run through the model.", "").strip()
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
