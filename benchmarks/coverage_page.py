@@ -16,7 +16,7 @@ HEAD = """# Coverage
 Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libraries with random weights, one small instance each.
 
 - *factors*, *ln order*: of the annotated permutation group. *unknown*: operations without a rule. *pinned*: operations whose rule did not fit
-  their operands. What either touches does not move.
+  their operands (all: typing did not settle, and the group is trivial). What either touches does not move.
 - *deviation*: the worst relative deviation of the outputs in `pg.verify` (float64, tolerance 1e-10). "large": compiled on the meta device, not run.
 - *export*: seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. Single runs with one thread on a
   shared machine: orders of magnitude, not measurements (`make bench` measures).
@@ -34,7 +34,7 @@ def write_page(results: Results, path: Path) -> None:
     for family, names in families.items():
         rows = [results[name] for name in names if "compile" in results[name]]
         done = [row for row in rows if "error" not in row["compile"]]
-        clean = [row for row in done if not row["compile"]["unknown"] and not row["compile"]["failed_rules"]]
+        clean = [row for row in done if not any(row["compile"][what] for what in ("unknown", "failed_rules", "unsettled"))]
         passed = [row for row in done if row.get("verify", {}).get("passed")]
         lines.append(f"| {family} | {len(rows)} | {len(done)} | {len(clean)} | {len(passed)} |")
     for family, names in families.items():
@@ -68,7 +68,7 @@ def _row(name: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
         deviation = f"**failed** ({deviation})"
     cells = [
         title, f"{c['parameters']:,}", str(c["factors"]), f"{c['log_order']:,.1f}", _count(sum(c["unknown"].values())),
-        _count(len(c["failed_rules"])), deviation, f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
+        "all" if c["unsettled"] else _count(len(c["failed_rules"])), deviation, f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
