@@ -68,7 +68,8 @@ def _row(name: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
         deviation = f"**failed** ({deviation})"
     cells = [
         title, f"{c['parameters']:,}", str(c["factors"]), f"{c['log_order']:,.1f}", _count(sum(c["unknown"].values())),
-        "all" if c["unsettled"] else _count(len(c["failed_rules"])), deviation, f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
+        "all" if c["unsettled"] else _count(len(c["failed_rules"])), deviation,
+        f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
