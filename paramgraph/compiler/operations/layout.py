@@ -9,7 +9,7 @@ import numpy as np
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import name_places
 from paramgraph.compiler.program import Op, Value
-from paramgraph.symmetries.spaces import SpaceSystem
+from paramgraph.symmetries.spaces import SpaceSystem, as_array
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
@@ -82,7 +82,7 @@ class Take(Operation):
         (x,) = op.inputs
         if x.parametric:
             return
-        dim, index = op.attrs["dim"], np.asarray(op.attrs["index"])
+        dim, index = op.attrs["dim"], as_array(op.attrs["index"])
         units = [unit for unit in emitter.system.units(x.axes[dim]) if unit.size > 1]
         node_like = [emitter.is_node(unit) for unit in units]
         if any(node_like) and not all(node_like):
@@ -107,6 +107,8 @@ class Take(Operation):
             return None
         new = [p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2])]
         numbers = component.ref.index
+        if dim in dims and sizes[dims.index(dim)] != op.inputs[0].shape[dim]:
+            return None
         if dim in dims:
             numbers = component.ref.numbers(component.size).reshape(sizes).take(index, axis=dims.index(dim)).reshape(-1)
         expected = component.size if numbers is None else len(numbers)
@@ -194,7 +196,7 @@ class Concat(Operation):
                 for c in emitter.of(value):
                     if any(p in own for p in c.places):
                         emitter.structural("concat", c, target)
-                    elif c not in out and value is acts[0]:
+                    elif not any(c is known for known in out) and value is acts[0]:
                         out.append(c)
         return out
 
