@@ -125,7 +125,10 @@ class OneHot(Operation):
         (index,) = op.inputs
         size = op.output.shape[-1]
         named = index.indexes
-        if named is None or length(named) != size:
+        if named is not None and length(named) != size:
+            system.pin(named, "its indices are read as those of another size")
+            named = None
+        if named is None:
             named = system.axis(size, "one_hot", "input or computed values index it")
         op.output.axes = (*index.axes, named)
 
