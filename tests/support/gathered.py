@@ -117,3 +117,18 @@ class GivenClass(nn.Module):
         x = torch.relu(self.i(x))
         inner = torch.relu(torch.einsum("bi,bij->bj", x, self.up[given]))
         return torch.einsum("bj,bjo->bo", inner, self.down[given])
+
+
+# Softmax over 4 blocks of 6 against 3 groups of 8: the stream is cut into 6, 2, 4, 4, 2, 6, and the groups are told apart. Exchanging the cells
+# end for end, with the groups, is missed. The position table has more rows than are read.
+@case("position table on a cut stream", 3 * lam(12) + 2 * (lam(6) + lam(2) + lam(4)), (11, (2, 7)))
+class CutStream(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(11, 24), nn.Embedding(9, 24)
+        self.up, self.down, self.o = nn.Conv1d(24, 36, 1, groups=3), nn.Conv1d(36, 24, 1, groups=3), nn.Linear(24, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = (self.tokens(x) + self.places(torch.arange(7))[None]).transpose(1, 2)
+        share = self.down(torch.tanh(self.up(h))).view(2, 4, 6, 7).softmax(2).reshape(2, 24, 7)
+        return self.o((h + share).transpose(1, 2))
