@@ -81,9 +81,10 @@ class Leaf:
         out: list[Place | None] = []
         for label, axis in zip(self.labels, self.axes, strict=True):
             units = system.units(axis)
-            # The parameter may be more than what is read of it (rows that no position uses): its spaces are then others.
-            fits = not isinstance(label, Matched) or [p[2].size for p in label.places] == [u.size for u in units if u.size > 1]
-            if label is None or not fits:
+            if isinstance(label, Matched) and [p[2].size for p in label.places] != [u.size for u in units if u.size > 1]:
+                # Only rows of the parameter are read, in another order, and its spaces are others than theirs.
+                raise NotImplementedError(f"{self.value.name} is read in part, under other spaces than its own")
+            if label is None:
                 out.extend(("hidden", id(self.value) + n, unit) for n, unit in enumerate(u for u in units if u.size > 1))
             else:
                 out.extend(name_places(label, units))

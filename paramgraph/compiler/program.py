@@ -253,6 +253,8 @@ class Builder:
             alone: the permutations of the other axes are known to be the same for every slice.
         """
         dim %= x.ndim
+        if not isinstance(index, range) and len(index) and np.array_equal(index, np.arange(int(index[0]), int(index[0]) + len(index))):
+            index = range(int(index[0]), int(index[0]) + len(index))
         if isinstance(index, range) and index == range(x.shape[dim]):
             return x
         shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]

@@ -165,12 +165,15 @@ class Lowering:
         args = torch.fx.node.map_arg(node.args, self.values.__getitem__)
         kwargs = torch.fx.node.map_arg(node.kwargs, self.values.__getitem__)
         results = node.meta.get("val")
-        for result in results if isinstance(results, (tuple, list)) else (results,):
-            if isinstance(result, torch.Tensor) and not all(isinstance(n, int) for n in result.shape):
+        tensors = [r for r in (results if isinstance(results, (tuple, list)) else (results,)) if isinstance(r, torch.Tensor)]
+        if any(not isinstance(n, int) for tensor in tensors for n in tensor.shape):
+            try:  # a rule may know the size (of what a constant mask takes)
+                return self.lower(node.target, args, kwargs, results)
+            except Exception as error:
                 raise TraceError(
                     f"the size of the result of {target_name(node.target)} depends on data, at {place_of(node) or 'an unknown line'}. "
                     "Sizes must be known: trace the network with fixed ones, or trace the parts before and after apart."
-                )
+                ) from error
         return self.lower(node.target, args, kwargs, node.meta.get("val"))
 
     def lower(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], meta: Any) -> Any:
