@@ -37,6 +37,19 @@ class Biased(Experts):
         return torch.einsum("bk,bkj,bkjo->bo", share, inner, self.down[chosen])
 
 
+@case("gathered gate and up, packed", lam(8) + lam(4) + 4 * lam(3), (7, 5))  # both halves of what one matrix makes, and their product
+class Packed(Experts):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(4, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.i(x))
+        share, chosen = self.router(x).topk(2, -1)
+        gate, up = torch.einsum("bi,bkij->bkj", x, self.up[chosen]).chunk(2, -1)
+        return torch.einsum("bk,bkj,bkjo->bo", share, torch.sigmoid(gate) * up, self.down[chosen])
+
+
 @case("gathered with one bias for all", ALIKE, (7, 5))
 class SharedBias(Experts):
     def __init__(self) -> None:

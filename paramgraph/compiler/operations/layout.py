@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paramgraph.compiler.operations.base import Operation
-from paramgraph.compiler.parameters import name_places
+from paramgraph.compiler.parameters import Place, name_places
 from paramgraph.compiler.program import Op, Value
+from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.spaces import SpaceSystem, as_array
 
 if TYPE_CHECKING:
@@ -105,7 +106,12 @@ class Take(Operation):
         sizes = [int(np.prod([p[2].size for p in component.places if p[0] == d])) for d in dims]
         if [p[0] for p in component.places] != [d for d in dims for p in component.places if p[0] == d]:
             return None
-        new = [p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2])]
+        new: list[Place] = []
+        for d in dims:
+            if isinstance(d, Virtual):  # the cut is along none of its places: it is kept
+                new += [p for p in component.places if p[0] == d]
+            else:
+                new += [p for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2])]
         numbers = component.ref.index
         if dim in dims and sizes[dims.index(dim)] != op.inputs[0].shape[dim]:
             return None
