@@ -161,12 +161,14 @@ class Emitter:
 
     def _choose_weights(self) -> None:
         """Weights gathered by an index are weights where the index is a factor of what they are applied to."""
+        chosen = False
         for op in self.program.ops:
             if op.kind == "gather":
+                chosen = True
                 op.output.parametric = op.inputs[0].parametric and (
                     op.inputs[1].parametric or any(self.is_shown(op.output, factor) for factor in op.output.virtual)
                 )
-            else:
+            elif chosen:
                 op.output.parametric = bool(op.inputs) and all(value.parametric for value in op.inputs)
 
     def is_shown(self, value: Value, factor: Virtual) -> bool:
@@ -191,7 +193,7 @@ class Emitter:
 
     def _loses_factor(self, op: Op) -> bool:
         """Whether an operation that sums over nothing has an operand with a virtual factor that its result has not."""
-        if op.kind in ("contract", "reduce") or op.output.parametric:
+        if not any(value.virtual for value in op.inputs) or op.kind in ("contract", "reduce") or op.output.parametric:
             return False
         held = {p[0].key for value in op.inputs if not value.parametric for c in self.of(value) for p in c.places if isinstance(p[0], Virtual)}
         return not held <= {p[0].key for p in self.factor_places(op.output)}

@@ -63,7 +63,6 @@ def type_program(program: Program) -> Typing:
             for value in op.inputs:
                 if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
                     system.record(value.context)
-        op.output.parametric = op.output.parametric or (bool(op.inputs) and all(value.parametric for value in op.inputs))
         cause = _type_op(system, op)
         if cause:
             pins.append((op, cause))
