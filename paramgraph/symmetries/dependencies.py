@@ -37,6 +37,11 @@ class Block:
     entries: tuple[tuple[int, bytes], ...] = ()
 
 
+def _is_empty(assign: Assign) -> bool:
+    """Whether a space is restricted to no element."""
+    return not all(data for _, data in assign)
+
+
 class Dependencies:
     """Solve the dependencies of a typed system. Afterwards `on[space]` holds, for each atomic space, what it depends on."""
 
@@ -188,17 +193,21 @@ class Dependencies:
                 continue
             base, assign = system.spaces[key[0]], key[1]
             root = system.find(base)
-            new_assign = self._normal_assign(assign)
             if root.factors is None and system.is_fixed(root):  # what cannot move is the same everywhere
                 del system.members[key]
                 changed = self._same((member,), (root,)) or changed
                 continue
+            is_member = root.base is not None and root is not base
+            new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
                 changed = self._same((member,), (base,)) or changed
                 continue
-            if root.base is not None and root is not base:
-                new_assign |= root.assign
+            if _is_empty(new_assign):  # a member met another occurrence of what it is restricted to: it cannot depend on both
+                del system.members[key]
+                changed = self._same((member,), (root,)) or changed
+                continue
+            if root.base is not None and is_member:
                 root = system.find(root.base)
             if root.factors is not None:
                 del system.members[key]
@@ -213,6 +222,8 @@ class Dependencies:
             elif root is not base or new_assign != assign:
                 del system.members[key]
                 kept = system.members.setdefault((root.id, new_assign), member) if new_assign and not root.pinned else root
+                if kept is member and member.alias is None:
+                    member.base, member.assign = root, new_assign
                 changed = self._same((member,), (kept,)) or changed
             else:
                 changed = self._refine(root, assign, member) or changed
@@ -257,7 +268,7 @@ class Dependencies:
         return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
-        if all(map(self._is_normal, assign)):
+        if all(map(self._is_normal, assign)) and len({id for id, _ in assign}) == len(assign):
             return assign
         out: dict[int, np.ndarray] = {}
         for id, data in assign:
@@ -341,7 +352,11 @@ class Dependencies:
                 out.append(unit if same else system.union(parts, unit.positions, unit.label))
             else:
                 base = unit if unit.base is None else unit.base
-                out.append(self._member(base, unit.assign | assign))
+                both = self._normal_assign(unit.assign | assign)
+                if both is None:  # no union of parts: nothing can be told apart along it
+                    out.append(system.find(base))
+                else:
+                    out.append(unit if _is_empty(both) else self._member(base, both))
         return tuple(out)
 
     def _part_at(self, over: Space, where: set[int]) -> tuple[Space, dict[int, int]] | None:
