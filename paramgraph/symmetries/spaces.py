@@ -370,6 +370,8 @@ class SpaceSystem:
             if y.parts is not None and self._holds(y, x):
                 self._merge_relabelled(x, y)
                 return
+            if y.parts is not None and self._merge_own_member(x, y):
+                return
             if y.parts is None and y.base is not None and x.base is None:
                 x, y = y, x
             self._alias(x, y)
@@ -388,6 +390,7 @@ class SpaceSystem:
         pairs, where = np.unique(np.stack([owner_x, owner_y]), axis=1, return_inverse=True)
         for number, (i, j) in enumerate(pairs.T):
             at = np.flatnonzero(where.reshape(-1) == number)
+            at = at[np.argsort(local_x[at])]  # a part that is taken whole is taken in its own order: no relabelling is made
             a, b = left[i][0], right[j][0]
             index_a, index_b = local_x[at], local_y[at]
             if self.units(a) == self.units(b):
@@ -432,6 +435,19 @@ class SpaceSystem:
         else:
             self.pin((x,), "a space was identified with a rearrangement of a product that contains it")
             self.level((y,))
+
+    def _merge_own_member(self, x: Space, y: Space) -> bool:
+        """Identify a space with a relabelling of its own family's member: what is moved is fixed.
+
+        Else the space would be made of its own member, and that of a member of a member, without end.
+        """
+        (axis, positions), *others = self.leaves(y)
+        if others or len(axis) != 1 or axis[0].base is None or self.find(axis[0].base) is not x:
+            return False
+        self._pin_moved((x,), np.arange(x.size), np.argsort(positions))
+        self.unify(axis, (x,))
+        self._alias(y, x)
+        return True
 
     def _pin_moved(self, axis: Axis, a: np.ndarray, b: np.ndarray) -> None:
         """Elements a[i] and b[i] of one axis were identified: those that differ are fixed."""
