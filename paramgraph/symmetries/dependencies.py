@@ -132,8 +132,9 @@ class Dependencies:
         """Whether a space is known, and known not to depend on another."""
         if space is None:
             return False
-        on = self.on.get(self.system.find(space))
-        return on is not None and over not in on
+        space = self.system.find(space)
+        on = self.on.get(space)
+        return over not in on if on is not None else space.factors is None and self.system.is_fixed(space)
 
     def _collapse(self) -> bool:
         """A family whose members are all the same space is that space."""
@@ -268,7 +269,7 @@ class Dependencies:
         return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
-        if all(map(self._is_normal, assign)) and len({id for id, _ in assign}) == len(assign):
+        if len(assign) == 1 and all(map(self._is_normal, assign)):
             return assign
         out: dict[int, np.ndarray] = {}
         for id, data in assign:
@@ -286,9 +287,33 @@ class Dependencies:
                     continue
                 elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
                 out[unit.id] = elements
+        if len(out) > 1:
+            self._drop_nested(out)
         result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
         self._normal |= result
         return result
+
+    def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
+        """What is restricted along a space and along a part of that space is restricted along the space alone."""
+        for inner in list(assign):
+            for over in list(assign):
+                if over != inner and (where := self._place(over, inner)) is not None:
+                    assign[over] = np.intersect1d(assign[over], where[assign.pop(inner)])
+                    break
+
+    def _place(self, over: int, inner: int) -> np.ndarray | None:
+        """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
+        stack = [(self.system.spaces[over], np.arange(self.system.spaces[over].size))]
+        while stack:
+            space, absolute = stack.pop()
+            for part, positions in zip(space.parts or (), space.positions or (), strict=True):
+                units = self.system.units(part)
+                if len(units) == 1 and units[0].parts is not None:
+                    here = absolute[np.asarray(positions)]
+                    if units[0].id == inner:
+                        return here
+                    stack.append((units[0], here))
+        return None
 
     def _is_finest(self, entry: tuple[int, bytes]) -> bool:
         """Whether the elements of an entry are one finest part. Parts found once per pass: what changes within it is seen in the next."""
