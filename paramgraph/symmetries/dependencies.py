@@ -198,6 +198,10 @@ class Dependencies:
                 del system.members[key]
                 changed = self._same((member,), (root,)) or changed
                 continue
+            if system.holds(found := system.find(member), root):  # a rearrangement of the whole: what is moved is fixed
+                system.unify((root,), (found,))
+                changed = True
+                continue
             is_member = root.base is not None and root is not base
             new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it

@@ -367,7 +367,7 @@ class SpaceSystem:
         if x.parts is not None and y.parts is None:
             x, y = y, x
         if x.parts is None:  # x is atomic: it becomes a name of y, unless y is a relabelling of x itself
-            if y.parts is not None and self._holds(y, x):
+            if y.parts is not None and self.holds(y, x):
                 self._merge_relabelled(x, y)
                 return
             if y.parts is not None and self._merge_own_member(x, y):
@@ -418,11 +418,11 @@ class SpaceSystem:
     def _answers(self, id: int, hint: frozenset[int]) -> bool:
         return id in hint or any(not unit.names.isdisjoint(hint) for unit in self.units((self.spaces[id],)))
 
-    def _holds(self, space: Space, inner: Space) -> bool:
+    def holds(self, space: Space, inner: Space) -> bool:
         """Whether `inner` is somewhere inside the parts of `space`."""
         for part in space.parts or ():
             for unit in self.units(part):
-                if unit is inner or self._holds(unit, inner):
+                if unit is inner or self.holds(unit, inner):
                     return True
         return False
 
