@@ -351,8 +351,10 @@ class SpaceSystem:
         if space.pinned:
             self.pin((first, second), space.cause or "")
         for axis, index, target in todo:
-            pieces_of = self.pieces(axis, index)
-            self.unify(self.assemble(pieces_of, len(index)), target)
+            if len(axis) == 1 and len(index) == axis[0].size:  # a relabelling: the part is the blocks in another order
+                self.unify(axis, self.assemble(self.pieces(target, np.argsort(index)), len(index)))
+            else:
+                self.unify(self.assemble(self.pieces(axis, index, through=True), len(index)), target)
         return first, second
 
     def _new_member(self, space: Space, over: Space, where: np.ndarray) -> Space:
@@ -459,8 +461,11 @@ class SpaceSystem:
 
     # -- cutting -------------------------------------------------------------------------------------------------------
 
-    def pieces(self, axis: Axis, index: Index) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
+    def pieces(self, axis: Axis, index: Index, through: bool = False) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
         """Cut an axis so that the elements `index` (distinct, in this order) are made of whole spaces.
+
+        Args:
+            through: a product that is only put in another order is cut as well, where the order does not follow its factors.
 
         Returns:
             Pieces `(positions in the result, axis, cuts)`; `cuts` are the `(unit, its elements)` that the piece is restricted to.
@@ -468,8 +473,9 @@ class SpaceSystem:
         units = self.units(axis)
         index = as_array(index)
         size = length(units)
-        if len(index) == size and np.array_equal(index, np.arange(size)):
-            return [(np.arange(size), units, [])]
+        # The whole in another order is not cut.
+        if len(index) == size and (len(units) == 1 or not through or np.array_equal(index, np.arange(size))):
+            return [(np.argsort(index), units, [])]
         if len(units) == 1:
             return self._pieces_of_unit(units[0], index)
         return self._pieces_of_product(units, index)
@@ -482,8 +488,7 @@ class SpaceSystem:
         assert unit.parts is not None and unit.positions is not None
         for part, positions in zip(unit.parts, unit.positions, strict=True):
             if len(positions) == len(index) and np.array_equal(as_array(positions), index):  # one whole part: often the one just cut
-                pieces = self.pieces(part, np.arange(len(index)))
-                return [(at, axis, [(unit, index[at]), *cuts]) for at, axis, cuts in pieces]
+                return [(np.arange(len(index)), self.units(part), [(unit, index)])]
         owner, local = np.empty(unit.size, dtype=np.int64), np.empty(unit.size, dtype=np.int64)
         for number, positions in enumerate(unit.positions):
             where = as_array(positions)
@@ -499,12 +504,6 @@ class SpaceSystem:
         return out
 
     def _cut_atomic(self, unit: Space, index: np.ndarray) -> None:
-        if len(index) == unit.size:  # a relabelling of the whole
-            copy = self.axis(unit.size, unit.label)
-            names = copy[0].names | unit.names
-            self._set(copy[0], pinned=unit.pinned, cause=unit.cause, names=names, hint=unit.hint, uniform=unit.uniform)
-            self._set(unit, parts=(copy,), positions=(index.copy(),))
-            return
         mask = np.ones(unit.size, dtype=bool)
         mask[index] = False
         rest = np.flatnonzero(mask)
