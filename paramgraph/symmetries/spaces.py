@@ -25,7 +25,7 @@ Index = np.ndarray | range
 class Space:
     """An index set of `size` elements. Compare by identity, after `SpaceSystem.units`."""
 
-    __slots__ = ("alias", "assign", "base", "cause", "factors", "hint", "id", "label", "names", "parts", "pinned", "positions", "size", "uniform")
+    __slots__ = ("alias", "assign", "base", "cause", "factors", "id", "label", "names", "parts", "pinned", "positions", "size", "together", "uniform")
 
     def __init__(self, id: int, size: int, label: str) -> None:
         self.id = id
@@ -43,9 +43,10 @@ class Space:
         # A family member: `base` restricted to `assign`, a set of (space id, positions as bytes).
         self.base: Space | None = None
         self.assign: frozenset[tuple[int, bytes]] = frozenset()
-        # Ids that this space answers to (aliases and the spaces it is a factor of), and those that it may still depend on.
+        # Ids that this space answers to (aliases and the spaces it is a factor of); for each tensor that it occurs in, the ids of what
+        # occurs there. Sets are kept apart, not intersected: what is two spaces now may be one when all axes are unified.
         self.names: frozenset[int] = frozenset((id,))
-        self.hint: frozenset[int] | None = None
+        self.together: tuple[frozenset[int], ...] = ()
 
     def __repr__(self) -> str:
         mark = "!" if self.pinned else ""
@@ -208,18 +209,17 @@ class SpaceSystem:
         self._recorded[key] = None
         self.tensors.append((axes, read))
         units = [unit for axis in axes for unit in self.units(axis)]
-        everything: frozenset[int] = frozenset().union(*(unit.names for unit in units)) if units else frozenset()
+        everything = frozenset([unit.id for unit in units])
         for unit in units:
-            if unit.hint is None:
-                self._set(unit, hint=everything)
-            elif not unit.hint <= everything:
-                self._set(unit, hint=unit.hint & everything)
+            if everything not in unit.together:
+                self._set(unit, together=(*unit.together, everything))
 
     def may_depend(self, space: Space, on: Space) -> bool:
         """False once it is certain that the permutation of `space` cannot differ between elements of `on`."""
         if on.uniform:
             return False
-        return space.hint is None or not space.hint.isdisjoint(on.names)
+        names = on.names
+        return not any(names.isdisjoint(ids) for ids in space.together)
 
     # -- unification ---------------------------------------------------------------------------------------------------
 
@@ -293,9 +293,8 @@ class SpaceSystem:
         return first, second
 
     def _inherit_factors(self, space: Space, first: Space, second: Space) -> None:
-        hint = None if space.hint is None else space.hint | {first.id, second.id}
         for factor in (first, second):
-            self._set(factor, names=factor.names | space.names, hint=hint, uniform=space.uniform)
+            self._set(factor, names=factor.names | space.names, together=space.together, uniform=space.uniform)
             if space.pinned:
                 self._set(factor, pinned=True, cause=space.cause)
         self._set(space, factors=(first, second))
@@ -409,16 +408,10 @@ class SpaceSystem:
         self.twins.append((x, y))
 
     def _alias(self, x: Space, y: Space) -> None:
-        hint = y.hint if x.hint is None else x.hint
-        if x.hint is not None and y.hint is not None:
-            hint = frozenset(id for id in x.hint if self._answers(id, y.hint))
-        self._set(y, names=y.names | x.names, hint=hint)
+        self._set(y, names=y.names | x.names, together=tuple(dict.fromkeys(y.together + x.together)))
         if x.uniform:
             self.level((y,))
         self._set(x, alias=y)
-
-    def _answers(self, id: int, hint: frozenset[int]) -> bool:
-        return id in hint or any(not unit.names.isdisjoint(hint) for unit in self.units((self.spaces[id],)))
 
     def holds(self, space: Space, inner: Space) -> bool:
         """Whether `inner` is somewhere inside the parts of `space`."""
@@ -510,8 +503,8 @@ class SpaceSystem:
         parts = []
         for where in (index, rest):
             part = self.fresh(len(where), unit.label)
-            hint = None if unit.hint is None else unit.hint | {part.id}
-            self._set(part, pinned=unit.pinned, cause=unit.cause, hint=hint, uniform=unit.uniform)
+            together = tuple(ids | {part.id} for ids in unit.together)
+            self._set(part, pinned=unit.pinned, cause=unit.cause, together=together, uniform=unit.uniform)
             parts.append((part,))
         self._set(unit, parts=tuple(parts), positions=(index.copy(), rest))
 
