@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, length
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, as_array, length
 
 Assign = frozenset[tuple[int, bytes]]
 _NOTHING: set[Space] = set()
@@ -206,7 +206,7 @@ class Dependencies:
             new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
-                changed = self._same((member,), (base,)) or changed
+                changed = self._link_cells(base, assign, member) or self._same((member,), (base,)) or changed
                 continue
             if _is_empty(new_assign):  # a member met another occurrence of what it is restricted to: it cannot depend on both
                 del system.members[key]
@@ -296,6 +296,36 @@ class Dependencies:
         result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
         self._normal |= result
         return result
+
+    def _link_cells(self, base: Space, assign: Assign, member: Space) -> bool:
+        """Replace a member over a part of a space that was split into factors by members over the blocks that make up the part.
+
+        Returns:
+            False if the part is not made of whole blocks: then nothing was linked.
+        """
+        system = self.system
+        for entry in assign:
+            over, where = system.spaces[entry[0]], set(np.frombuffer(entry[1], dtype=np.int64).tolist())
+            units = system.units((over,))
+            part = next((part for part, at in zip(over.parts or (), over.positions or (), strict=True) if set(map(int, at)) == where), None)
+            if len(units) < 2 or part is None or len(part) != 1 or self._normal_assign(frozenset({entry})) is not None:
+                continue
+            cells = [(block.index[0], block.entries) for block in self.blocks([(over,)])]
+            inside = [(cell, entries) for cell, entries in cells if cell is not None and where.issuperset(cell.tolist())]
+            if sum(len(cell) for cell, _ in inside) != len(where):
+                return False
+            order = next(as_array(at) for own, at in zip(over.parts or (), over.positions or (), strict=True) if own is part)
+            local = {int(element): i for i, element in enumerate(order)}
+            found = system.find(member)
+            if found.base is not None:  # it is no longer a restriction along one space
+                found.base, found.assign = None, frozenset()
+            for cell, entries in inside:
+                at = np.sort(np.asarray([local[element] for element in cell.tolist()], dtype=np.int64))
+                finest = self._member(base, assign - {entry} | set(entries))
+                deeper = (found,) if len(at) == part[0].size else self._restrict_all((found,), frozenset({(part[0].id, at.tobytes())}))
+                self._same((finest,), deeper)
+            return True
+        return False
 
     def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
         """What is restricted along a space and along a part of that space is restricted along the space alone."""

@@ -458,7 +458,7 @@ class SpaceSystem:
         """Cut an axis so that the elements `index` (distinct, in this order) are made of whole spaces.
 
         Args:
-            through: a product that is only put in another order is cut as well, where the order does not follow its factors.
+            through: what is only put in another order is made of relabelled factors, and cut where the order does not follow them.
 
         Returns:
             Pieces `(positions in the result, axis, cuts)`; `cuts` are the `(unit, its elements)` that the piece is restricted to.
@@ -466,18 +466,21 @@ class SpaceSystem:
         units = self.units(axis)
         index = as_array(index)
         size = length(units)
-        # The whole in another order is not cut.
-        if len(index) == size and (len(units) == 1 or not through or np.array_equal(index, np.arange(size))):
-            return [(np.argsort(index), units, [])]
+        if len(index) == size:  # the whole, perhaps in another order, is not cut
+            in_order = np.array_equal(index, np.arange(size))
+            if in_order or not through:
+                return [(np.argsort(index), units, [])]
+            if len(units) == 1:
+                return [(np.arange(size), (self.union([units], [np.argsort(index)]),), [])]
         if len(units) == 1:
-            return self._pieces_of_unit(units[0], index)
-        return self._pieces_of_product(units, index)
+            return self._pieces_of_unit(units[0], index, through)
+        return self._pieces_of_product(units, index, through)
 
-    def _pieces_of_unit(self, unit: Space, index: np.ndarray) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
+    def _pieces_of_unit(self, unit: Space, index: np.ndarray, through: bool) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
         if unit.parts is None:
             self._cut_atomic(unit, index)
         if unit.factors is not None:
-            return self.pieces((unit,), index)
+            return self.pieces((unit,), index, through)
         assert unit.parts is not None and unit.positions is not None
         for part, positions in zip(unit.parts, unit.positions, strict=True):
             if len(positions) == len(index) and np.array_equal(as_array(positions), index):  # one whole part: often the one just cut
@@ -492,7 +495,7 @@ class SpaceSystem:
         numbers = [int(owners[0])] if (owners == owners[0]).all() else dict.fromkeys(owners.tolist())
         for number in numbers:
             at = np.flatnonzero(owners == number)
-            for positions, axis, cuts in self.pieces(unit.parts[number], local[index[at]]):
+            for positions, axis, cuts in self.pieces(unit.parts[number], local[index[at]], through):
                 out.append((at[positions], axis, [(unit, index[at[positions]]), *cuts]))
         return out
 
@@ -508,7 +511,7 @@ class SpaceSystem:
             parts.append((part,))
         self._set(unit, parts=tuple(parts), positions=(index.copy(), rest))
 
-    def _pieces_of_product(self, units: Axis, index: np.ndarray) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
+    def _pieces_of_product(self, units: Axis, index: np.ndarray, through: bool) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
         """Group the outer elements that select the same inner elements in the same order; recurse into the inner product."""
         outer, inner_units = units[0], units[1:]
         inner = length(inner_units)
@@ -523,9 +526,9 @@ class SpaceSystem:
         for offset_bytes, members in classes.items():
             offset = np.frombuffer(offset_bytes, dtype=np.int64)
             where = np.stack([np.asarray(rows[block]) for block in members])  # (blocks, offsets)
-            for at_outer, axis_outer, cuts_outer in self.pieces((outer,), np.asarray(members)):
+            for at_outer, axis_outer, cuts_outer in self.pieces((outer,), np.asarray(members), through):
                 inner_axis = self.restrict(inner_units, cuts_outer)
-                for at_inner, axis_inner, cuts_inner in self.pieces(inner_axis, offset):
+                for at_inner, axis_inner, cuts_inner in self.pieces(inner_axis, offset, through):
                     kept = self.restrict(axis_outer, cuts_inner)
                     out.append((where[np.ix_(at_outer, at_inner)].reshape(-1), (*kept, *axis_inner), [*cuts_outer, *cuts_inner]))
         return out
