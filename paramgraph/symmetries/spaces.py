@@ -104,6 +104,8 @@ class SpaceSystem:
         self.told_apart: list[Axis] = []
         # Fixed axes that were cut from, or laid together of, other fixed axes without keeping how: `(whole, parts)`.
         self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
+        # Spaces that were seen as products after they had been cut, with the sizes of the two factors.
+        self.late: list[tuple[Space, tuple[int, int]]] = []
         self._recorded: dict[tuple[bool, tuple[Axis, ...]], None] = {}
         self._occurring: set[frozenset[int]] = set()
         self._trail: list[tuple[Space, str, Any]] = []
@@ -324,6 +326,7 @@ class SpaceSystem:
         Blocks that lie in the same parts in the same way form one part of the outer space; within it the inner space is a family
         member, itself a union where a boundary falls inside a block.
         """
+        self.late.append((space, (outer, inner)))
         leaves = self.leaves(space)
         owner = np.empty(space.size, dtype=np.int64)
         local = np.empty(space.size, dtype=np.int64)
