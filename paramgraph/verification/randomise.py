@@ -91,9 +91,24 @@ class Randomiser:
         return magnitude * sign
 
 
-def draw_inputs(examples: Sequence[Any], generator: torch.Generator) -> list[Any]:
-    """Random leaves like the example's: of its shape, range and kind. Booleans, masks with infinities and plain values stay as they are."""
-    return [_draw_input(leaf, generator) if isinstance(leaf, torch.Tensor) else leaf for leaf in examples]
+def draw_inputs(examples: Sequence[Any], generator: torch.Generator, keep_integers: bool = False) -> list[Any]:
+    """Random leaves like the example's: of its shape, range and kind. Booleans, masks with infinities and plain values stay as they are.
+
+    Args:
+        examples: the example's leaves.
+        generator: where the numbers come from.
+        keep_integers: integers with values stay as they are too.
+    """
+    def drawn(leaf: Any) -> bool:
+        return isinstance(leaf, torch.Tensor) and not (keep_integers and has_values(leaf))
+
+    return [_draw_input(leaf, generator) if drawn(leaf) else leaf for leaf in examples]
+
+
+def has_values(leaf: Any) -> bool:
+    """Whether a leaf is a tensor of integers whose values are known."""
+    whole = isinstance(leaf, torch.Tensor) and not (leaf.is_floating_point() or leaf.is_complex())
+    return whole and leaf.device.type != "meta"
 
 
 def _draw_input(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
