@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
@@ -219,7 +219,7 @@ class Lowering:
         positional, keywords = tree_unflatten(list(tensors), call.inputs[form])
         with self.builder.transaction():
             out = found(self.builder, call.module, dict(zip(call.names, parameters, strict=True)), *positional, **keywords)
-        flat = [value for value in tensors_in(out)]
+        flat = [value for value in tree_leaves(out) if isinstance(value, Value)]
         if [value.shape for value in flat] != shapes:
             raise RuleError(f"the rule of {type(call.module).__name__} returned shapes {[v.shape for v in flat]}; its forward returns {shapes}.")
         return flat

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from paramgraph.compiler.calls import calls_kept_whole
+from paramgraph.compiler.traceable import traceable
 from paramgraph.compiler.untraceable import explain, graphs_not_printed
 from paramgraph.errors import TraceError
 
@@ -65,34 +65,13 @@ def trace(model: Any, example_inputs: Inputs = None, kwargs: Mapping[str, Any] |
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     """`torch.export` of a module, made functional."""
     try:
-        with warnings.catch_warnings(), calls_kept_whole(model), graphs_not_printed(), idle_conversions():
+        with warnings.catch_warnings(), calls_kept_whole(model), graphs_not_printed(), traceable(model):
             warnings.simplefilter("ignore")
             return _functional(torch.export.export(model, args, kwargs, strict=False))
     except TraceError:
         raise
     except Exception as error:
         raise TraceError(explain(model, args, kwargs, error)) from error
-
-
-@contextmanager
-def idle_conversions() -> Iterator[None]:
-    """While the body runs, converting a module to the precision and device that it has already does nothing.
-
-    Some routers convert themselves whenever they are called; swapping parameters for themselves cannot be traced.
-    """
-    apply = nn.Module._apply
-
-    def converted(self: nn.Module, function: Any, recurse: bool = True) -> nn.Module:
-        tensors = [*self.parameters(recurse), *self.buffers(recurse)]
-        with torch.no_grad():
-            same = all((new.dtype, new.device) == (old.dtype, old.device) for old, new in ((t, function(t)) for t in tensors))
-        return self if same else apply(self, function, recurse)
-
-    nn.Module._apply = converted  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module._apply = apply  # type: ignore[method-assign]
 
 
 def _functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
