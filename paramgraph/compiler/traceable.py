@@ -33,7 +33,7 @@ def _idle_conversions() -> Iterator[None]:
             same = all((new.dtype, new.device) == (old.dtype, old.device) for old, new in ((t, function(t)) for t in tensors))
         return self if same else apply(self, function, recurse)
 
-    nn.Module._apply = converted  # type: ignore[method-assign, assignment]
+    nn.Module._apply = converted  # type: ignore[method-assign]
     try:
         yield
     finally:
