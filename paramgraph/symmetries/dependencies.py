@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, length
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, as_array, length
 
 Assign = frozenset[tuple[int, bytes]]
 _NOTHING: set[Space] = set()
@@ -35,6 +35,11 @@ class Block:
     index: tuple[np.ndarray | None, ...]
     axes: tuple[Axis, ...]
     entries: tuple[tuple[int, bytes], ...] = ()
+
+
+def _is_empty(assign: Assign) -> bool:
+    """Whether a space is restricted to no element."""
+    return not all(data for _, data in assign)
 
 
 class Dependencies:
@@ -127,8 +132,9 @@ class Dependencies:
         """Whether a space is known, and known not to depend on another."""
         if space is None:
             return False
-        on = self.on.get(self.system.find(space))
-        return on is not None and over not in on
+        space = self.system.find(space)
+        on = self.on.get(space)
+        return over not in on if on is not None else space.factors is None and self.system.is_fixed(space)
 
     def _collapse(self) -> bool:
         """A family whose members are all the same space is that space."""
@@ -188,17 +194,25 @@ class Dependencies:
                 continue
             base, assign = system.spaces[key[0]], key[1]
             root = system.find(base)
-            new_assign = self._normal_assign(assign)
             if root.factors is None and system.is_fixed(root):  # what cannot move is the same everywhere
                 del system.members[key]
                 changed = self._same((member,), (root,)) or changed
                 continue
+            if system.holds(found := system.find(member), root):  # a rearrangement of the whole: what is moved is fixed
+                system.unify((root,), (found,))
+                changed = True
+                continue
+            is_member = root.base is not None and root is not base
+            new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
-                changed = self._same((member,), (base,)) or changed
+                changed = self._link_cells(base, assign, member) or self._same((member,), (base,)) or changed
                 continue
-            if root.base is not None and root is not base:
-                new_assign |= root.assign
+            if _is_empty(new_assign):  # a member met another occurrence of what it is restricted to: it cannot depend on both
+                del system.members[key]
+                changed = self._same((member,), (root,)) or changed
+                continue
+            if root.base is not None and is_member:
                 root = system.find(root.base)
             if root.factors is not None:
                 del system.members[key]
@@ -213,6 +227,8 @@ class Dependencies:
             elif root is not base or new_assign != assign:
                 del system.members[key]
                 kept = system.members.setdefault((root.id, new_assign), member) if new_assign and not root.pinned else root
+                if kept is member and member.alias is None:
+                    member.base, member.assign = root, new_assign
                 changed = self._same((member,), (kept,)) or changed
             else:
                 changed = self._refine(root, assign, member) or changed
@@ -257,7 +273,7 @@ class Dependencies:
         return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
-        if all(map(self._is_normal, assign)):
+        if len(assign) == 1 and all(map(self._is_normal, assign)):
             return assign
         out: dict[int, np.ndarray] = {}
         for id, data in assign:
@@ -275,9 +291,63 @@ class Dependencies:
                     continue
                 elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
                 out[unit.id] = elements
+        if len(out) > 1:
+            self._drop_nested(out)
         result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
         self._normal |= result
         return result
+
+    def _link_cells(self, base: Space, assign: Assign, member: Space) -> bool:
+        """Replace a member over a part of a space that was split into factors by members over the blocks that make up the part.
+
+        Returns:
+            False if the part is not made of whole blocks: then nothing was linked.
+        """
+        system = self.system
+        for entry in assign:
+            over, where = system.spaces[entry[0]], set(np.frombuffer(entry[1], dtype=np.int64).tolist())
+            units = system.units((over,))
+            part = next((part for part, at in zip(over.parts or (), over.positions or (), strict=True) if set(map(int, at)) == where), None)
+            if len(units) < 2 or part is None or len(part) != 1 or self._normal_assign(frozenset({entry})) is not None:
+                continue
+            cells = [(block.index[0], block.entries) for block in self.blocks([(over,)])]
+            inside = [(cell, entries) for cell, entries in cells if cell is not None and where.issuperset(cell.tolist())]
+            if sum(len(cell) for cell, _ in inside) != len(where):
+                return False
+            order = next(as_array(at) for own, at in zip(over.parts or (), over.positions or (), strict=True) if own is part)
+            local = {int(element): i for i, element in enumerate(order)}
+            found = system.find(member)
+            if found.base is not None:  # it is no longer a restriction along one space
+                found.base, found.assign = None, frozenset()
+            for cell, entries in inside:
+                at = np.sort(np.asarray([local[element] for element in cell.tolist()], dtype=np.int64))
+                finest = self._member(base, assign - {entry} | set(entries))
+                deeper = (found,) if len(at) == part[0].size else self._restrict_all((found,), frozenset({(part[0].id, at.tobytes())}))
+                self._same((finest,), deeper)
+            return True
+        return False
+
+    def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
+        """What is restricted along a space and along a part of that space is restricted along the space alone."""
+        for inner in list(assign):
+            for over in list(assign):
+                if over != inner and (where := self._place(over, inner)) is not None:
+                    assign[over] = np.intersect1d(assign[over], where[assign.pop(inner)])
+                    break
+
+    def _place(self, over: int, inner: int) -> np.ndarray | None:
+        """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
+        stack = [(self.system.spaces[over], np.arange(self.system.spaces[over].size))]
+        while stack:
+            space, absolute = stack.pop()
+            for part, positions in zip(space.parts or (), space.positions or (), strict=True):
+                units = self.system.units(part)
+                if len(units) == 1 and units[0].parts is not None:
+                    here = absolute[np.asarray(positions)]
+                    if units[0].id == inner:
+                        return here
+                    stack.append((units[0], here))
+        return None
 
     def _is_finest(self, entry: tuple[int, bytes]) -> bool:
         """Whether the elements of an entry are one finest part. Parts found once per pass: what changes within it is seen in the next."""
@@ -341,7 +411,11 @@ class Dependencies:
                 out.append(unit if same else system.union(parts, unit.positions, unit.label))
             else:
                 base = unit if unit.base is None else unit.base
-                out.append(self._member(base, unit.assign | assign))
+                both = self._normal_assign(unit.assign | assign)
+                if both is None:  # no union of parts: nothing can be told apart along it
+                    out.append(system.find(base))
+                else:
+                    out.append(unit if _is_empty(both) else self._member(base, both))
         return tuple(out)
 
     def _part_at(self, over: Space, where: set[int]) -> tuple[Space, dict[int, int]] | None:

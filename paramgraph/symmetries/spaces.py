@@ -25,7 +25,7 @@ Index = np.ndarray | range
 class Space:
     """An index set of `size` elements. Compare by identity, after `SpaceSystem.units`."""
 
-    __slots__ = ("alias", "assign", "base", "cause", "factors", "hint", "id", "label", "names", "parts", "pinned", "positions", "size", "uniform")
+    __slots__ = ("alias", "assign", "base", "cause", "factors", "id", "label", "names", "parts", "pinned", "positions", "size", "together", "uniform")
 
     def __init__(self, id: int, size: int, label: str) -> None:
         self.id = id
@@ -43,9 +43,10 @@ class Space:
         # A family member: `base` restricted to `assign`, a set of (space id, positions as bytes).
         self.base: Space | None = None
         self.assign: frozenset[tuple[int, bytes]] = frozenset()
-        # Ids that this space answers to (aliases and the spaces it is a factor of), and those that it may still depend on.
+        # Ids that this space answers to (aliases and the spaces it is a factor of); for each tensor that it occurs in, the ids of what
+        # occurs there. Sets are kept apart, not intersected: what is two spaces now may be one when all axes are unified.
         self.names: frozenset[int] = frozenset((id,))
-        self.hint: frozenset[int] | None = None
+        self.together: tuple[frozenset[int], ...] = ()
 
     def __repr__(self) -> str:
         mark = "!" if self.pinned else ""
@@ -208,18 +209,17 @@ class SpaceSystem:
         self._recorded[key] = None
         self.tensors.append((axes, read))
         units = [unit for axis in axes for unit in self.units(axis)]
-        everything: frozenset[int] = frozenset().union(*(unit.names for unit in units)) if units else frozenset()
+        everything = frozenset([unit.id for unit in units])
         for unit in units:
-            if unit.hint is None:
-                self._set(unit, hint=everything)
-            elif not unit.hint <= everything:
-                self._set(unit, hint=unit.hint & everything)
+            if everything not in unit.together:
+                self._set(unit, together=(*unit.together, everything))
 
     def may_depend(self, space: Space, on: Space) -> bool:
         """False once it is certain that the permutation of `space` cannot differ between elements of `on`."""
         if on.uniform:
             return False
-        return space.hint is None or not space.hint.isdisjoint(on.names)
+        names = on.names
+        return not any(names.isdisjoint(ids) for ids in space.together)
 
     # -- unification ---------------------------------------------------------------------------------------------------
 
@@ -293,9 +293,8 @@ class SpaceSystem:
         return first, second
 
     def _inherit_factors(self, space: Space, first: Space, second: Space) -> None:
-        hint = None if space.hint is None else space.hint | {first.id, second.id}
         for factor in (first, second):
-            self._set(factor, names=factor.names | space.names, hint=hint, uniform=space.uniform)
+            self._set(factor, names=factor.names | space.names, together=space.together, uniform=space.uniform)
             if space.pinned:
                 self._set(factor, pinned=True, cause=space.cause)
         self._set(space, factors=(first, second))
@@ -351,8 +350,10 @@ class SpaceSystem:
         if space.pinned:
             self.pin((first, second), space.cause or "")
         for axis, index, target in todo:
-            pieces_of = self.pieces(axis, index)
-            self.unify(self.assemble(pieces_of, len(index)), target)
+            if len(axis) == 1 and len(index) == axis[0].size:  # a relabelling: the part is the blocks in another order
+                self.unify(axis, self.assemble(self.pieces(target, np.argsort(index)), len(index)))
+            else:
+                self.unify(self.assemble(self.pieces(axis, index, through=True), len(index)), target)
         return first, second
 
     def _new_member(self, space: Space, over: Space, where: np.ndarray) -> Space:
@@ -367,8 +368,10 @@ class SpaceSystem:
         if x.parts is not None and y.parts is None:
             x, y = y, x
         if x.parts is None:  # x is atomic: it becomes a name of y, unless y is a relabelling of x itself
-            if y.parts is not None and self._holds(y, x):
+            if y.parts is not None and self.holds(y, x):
                 self._merge_relabelled(x, y)
+                return
+            if y.parts is not None and self._merge_own_member(x, y):
                 return
             if y.parts is None and y.base is not None and x.base is None:
                 x, y = y, x
@@ -388,6 +391,7 @@ class SpaceSystem:
         pairs, where = np.unique(np.stack([owner_x, owner_y]), axis=1, return_inverse=True)
         for number, (i, j) in enumerate(pairs.T):
             at = np.flatnonzero(where.reshape(-1) == number)
+            at = at[np.argsort(local_x[at])]  # a part that is taken whole is taken in its own order: no relabelling is made
             a, b = left[i][0], right[j][0]
             index_a, index_b = local_x[at], local_y[at]
             if self.units(a) == self.units(b):
@@ -404,22 +408,16 @@ class SpaceSystem:
         self.twins.append((x, y))
 
     def _alias(self, x: Space, y: Space) -> None:
-        hint = y.hint if x.hint is None else x.hint
-        if x.hint is not None and y.hint is not None:
-            hint = frozenset(id for id in x.hint if self._answers(id, y.hint))
-        self._set(y, names=y.names | x.names, hint=hint)
+        self._set(y, names=y.names | x.names, together=tuple(dict.fromkeys(y.together + x.together)))
         if x.uniform:
             self.level((y,))
         self._set(x, alias=y)
 
-    def _answers(self, id: int, hint: frozenset[int]) -> bool:
-        return id in hint or any(not unit.names.isdisjoint(hint) for unit in self.units((self.spaces[id],)))
-
-    def _holds(self, space: Space, inner: Space) -> bool:
+    def holds(self, space: Space, inner: Space) -> bool:
         """Whether `inner` is somewhere inside the parts of `space`."""
         for part in space.parts or ():
             for unit in self.units(part):
-                if unit is inner or self._holds(unit, inner):
+                if unit is inner or self.holds(unit, inner):
                     return True
         return False
 
@@ -433,6 +431,19 @@ class SpaceSystem:
             self.pin((x,), "a space was identified with a rearrangement of a product that contains it")
             self.level((y,))
 
+    def _merge_own_member(self, x: Space, y: Space) -> bool:
+        """Identify a space with a relabelling of its own family's member: what is moved is fixed.
+
+        Else the space would be made of its own member, and that of a member of a member, without end.
+        """
+        (axis, positions), *others = self.leaves(y)
+        if others or len(axis) != 1 or axis[0].base is None or self.find(axis[0].base) is not x:
+            return False
+        self._pin_moved((x,), np.arange(x.size), np.argsort(positions))
+        self.unify(axis, (x,))
+        self._alias(y, x)
+        return True
+
     def _pin_moved(self, axis: Axis, a: np.ndarray, b: np.ndarray) -> None:
         """Elements a[i] and b[i] of one axis were identified: those that differ are fixed."""
         moved = np.unique(np.concatenate([a[a != b], b[a != b]]))
@@ -443,8 +454,11 @@ class SpaceSystem:
 
     # -- cutting -------------------------------------------------------------------------------------------------------
 
-    def pieces(self, axis: Axis, index: Index) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
+    def pieces(self, axis: Axis, index: Index, through: bool = False) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
         """Cut an axis so that the elements `index` (distinct, in this order) are made of whole spaces.
+
+        Args:
+            through: what is only put in another order is made of relabelled factors, and cut where the order does not follow them.
 
         Returns:
             Pieces `(positions in the result, axis, cuts)`; `cuts` are the `(unit, its elements)` that the piece is restricted to.
@@ -452,22 +466,25 @@ class SpaceSystem:
         units = self.units(axis)
         index = as_array(index)
         size = length(units)
-        if len(index) == size and np.array_equal(index, np.arange(size)):
-            return [(np.arange(size), units, [])]
+        if len(index) == size:  # the whole, perhaps in another order, is not cut
+            in_order = np.array_equal(index, np.arange(size))
+            if in_order or not through:
+                return [(np.argsort(index), units, [])]
+            if len(units) == 1:
+                return [(np.arange(size), (self.union([units], [np.argsort(index)]),), [])]
         if len(units) == 1:
-            return self._pieces_of_unit(units[0], index)
-        return self._pieces_of_product(units, index)
+            return self._pieces_of_unit(units[0], index, through)
+        return self._pieces_of_product(units, index, through)
 
-    def _pieces_of_unit(self, unit: Space, index: np.ndarray) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
+    def _pieces_of_unit(self, unit: Space, index: np.ndarray, through: bool) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
         if unit.parts is None:
             self._cut_atomic(unit, index)
         if unit.factors is not None:
-            return self.pieces((unit,), index)
+            return self.pieces((unit,), index, through)
         assert unit.parts is not None and unit.positions is not None
         for part, positions in zip(unit.parts, unit.positions, strict=True):
             if len(positions) == len(index) and np.array_equal(as_array(positions), index):  # one whole part: often the one just cut
-                pieces = self.pieces(part, np.arange(len(index)))
-                return [(at, axis, [(unit, index[at]), *cuts]) for at, axis, cuts in pieces]
+                return [(np.arange(len(index)), self.units(part), [(unit, index)])]
         owner, local = np.empty(unit.size, dtype=np.int64), np.empty(unit.size, dtype=np.int64)
         for number, positions in enumerate(unit.positions):
             where = as_array(positions)
@@ -478,29 +495,23 @@ class SpaceSystem:
         numbers = [int(owners[0])] if (owners == owners[0]).all() else dict.fromkeys(owners.tolist())
         for number in numbers:
             at = np.flatnonzero(owners == number)
-            for positions, axis, cuts in self.pieces(unit.parts[number], local[index[at]]):
+            for positions, axis, cuts in self.pieces(unit.parts[number], local[index[at]], through):
                 out.append((at[positions], axis, [(unit, index[at[positions]]), *cuts]))
         return out
 
     def _cut_atomic(self, unit: Space, index: np.ndarray) -> None:
-        if len(index) == unit.size:  # a relabelling of the whole
-            copy = self.axis(unit.size, unit.label)
-            names = copy[0].names | unit.names
-            self._set(copy[0], pinned=unit.pinned, cause=unit.cause, names=names, hint=unit.hint, uniform=unit.uniform)
-            self._set(unit, parts=(copy,), positions=(index.copy(),))
-            return
         mask = np.ones(unit.size, dtype=bool)
         mask[index] = False
         rest = np.flatnonzero(mask)
         parts = []
         for where in (index, rest):
             part = self.fresh(len(where), unit.label)
-            hint = None if unit.hint is None else unit.hint | {part.id}
-            self._set(part, pinned=unit.pinned, cause=unit.cause, hint=hint, uniform=unit.uniform)
+            together = tuple(ids | {part.id} for ids in unit.together)
+            self._set(part, pinned=unit.pinned, cause=unit.cause, together=together, uniform=unit.uniform)
             parts.append((part,))
         self._set(unit, parts=tuple(parts), positions=(index.copy(), rest))
 
-    def _pieces_of_product(self, units: Axis, index: np.ndarray) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
+    def _pieces_of_product(self, units: Axis, index: np.ndarray, through: bool) -> list[tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]]:
         """Group the outer elements that select the same inner elements in the same order; recurse into the inner product."""
         outer, inner_units = units[0], units[1:]
         inner = length(inner_units)
@@ -515,9 +526,9 @@ class SpaceSystem:
         for offset_bytes, members in classes.items():
             offset = np.frombuffer(offset_bytes, dtype=np.int64)
             where = np.stack([np.asarray(rows[block]) for block in members])  # (blocks, offsets)
-            for at_outer, axis_outer, cuts_outer in self.pieces((outer,), np.asarray(members)):
+            for at_outer, axis_outer, cuts_outer in self.pieces((outer,), np.asarray(members), through):
                 inner_axis = self.restrict(inner_units, cuts_outer)
-                for at_inner, axis_inner, cuts_inner in self.pieces(inner_axis, offset):
+                for at_inner, axis_inner, cuts_inner in self.pieces(inner_axis, offset, through):
                     kept = self.restrict(axis_outer, cuts_inner)
                     out.append((where[np.ix_(at_outer, at_inner)].reshape(-1), (*kept, *axis_inner), [*cuts_outer, *cuts_inner]))
         return out
