@@ -9,12 +9,17 @@ import igraph
 import numpy as np
 
 from paramgraph import ParamGraph
+from tests.support.orbits import is_unused
 
 
-def log_automorphisms(graph: ParamGraph) -> float:
+def log_automorphisms(graph: ParamGraph, unused: bool = True) -> float:
     """ln of the number of automorphisms of the exported graph: types, depths, orders and positions are colours, values are not.
 
     Every edge becomes two vertices, source half and target half, so that type and direction are colours of vertices.
+
+    Args:
+        graph: the graph.
+        unused: whether nodes of tensors that no operation reads take part.
     """
     colours: dict[Any, int] = {}
     vertex_colours: list[int] = []
@@ -24,10 +29,14 @@ def log_automorphisms(graph: ParamGraph) -> float:
         return colours.setdefault(key, len(colours))
 
     for nodes in graph.node_sets.values():
+        if is_unused(nodes.type) and not unused:
+            continue
         start[nodes.name] = len(vertex_colours)
         vertex_colours += [colour(("node", nodes.type, nodes.activation, nodes.depth, int(o))) for o in nodes.order_array()]
     pairs: list[np.ndarray] = []
     for edges in graph.edge_sets.values():
+        if edges.source not in start:
+            continue
         source, target = edges.edge_index()
         position = np.broadcast_to(np.arange(edges.shape[3]), edges.shape).reshape(-1)
         first = len(vertex_colours)
