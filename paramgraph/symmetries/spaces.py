@@ -316,13 +316,7 @@ class SpaceSystem:
             classes.setdefault(row.tobytes(), []).append(block)
         rows = local.reshape(outer, inner)
         first, second = self.fresh(outer, f"{space.label}/{inner}"), self.fresh(inner, f"{space.label}%{inner}")
-        groups = []
-        for row_bytes, blocks in classes.items():
-            row = np.frombuffer(row_bytes, dtype=np.int64)
-            if len(set(row.tolist())) == 1:
-                groups.append((row, blocks))
-            else:  # blocks that straddle parts are told apart one by one
-                groups.extend((row, [block]) for block in blocks)
+        groups = [(np.frombuffer(row, dtype=np.int64), blocks) for row, blocks in classes.items()]
         whole = len(groups) == 1
         pieces: list[Axis] = [(first,)] if whole else [self.axis(len(blocks), first.label) for _, blocks in groups]
         if not whole:
@@ -343,7 +337,7 @@ class SpaceSystem:
                     part = self.axis(len(at), second.label)
                     parts.append(part)
                     places.append(at)
-                    todo.append((leaves[number][0], rows[where][:, at].reshape(-1), part))
+                    todo.append((leaves[number][0], rows[where][:, at].reshape(-1), (*piece, *part)))
                 member = self.find(inner_axis[0])
                 self._set(member, parts=tuple(parts), positions=tuple(places))
         self._inherit_factors(space, first, second)
@@ -522,8 +516,11 @@ class SpaceSystem:
         classes: dict[bytes, list[int]] = {}
         for block, places in rows.items():
             classes.setdefault(offsets[places].tobytes(), []).append(block)
+        groups = [(offset, members) for offset, members in classes.items()]
+        if through and len(groups) == 1 and len(index) == length(units) and not np.array_equal(np.sort(blocks), blocks):
+            groups = [(offset, [block]) for offset, members in groups for block in members]  # no outer order gives this one: block by block
         out = []
-        for offset_bytes, members in classes.items():
+        for offset_bytes, members in groups:
             offset = np.frombuffer(offset_bytes, dtype=np.int64)
             where = np.stack([np.asarray(rows[block]) for block in members])  # (blocks, offsets)
             for at_outer, axis_outer, cuts_outer in self.pieces((outer,), np.asarray(members), through):
