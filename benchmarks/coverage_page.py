@@ -17,8 +17,9 @@ Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libr
 
 - *factors*, *ln order*: of the annotated permutation group. *unknown*: operations without a rule. *pinned*: operations whose rule did not fit
   their operands (all: typing did not settle, and the group is trivial). What either touches does not move.
-- *symmetry*: the exported graph's own, against the annotated group. "equal": as many automorphisms, counted by igraph. "orbits": too large to
-  count; colour refinement finds the annotated orbits. Otherwise what was found; empty: too large for either.
+- *symmetry*: how the exported graph's automorphisms act on parameters, against the annotated group. "equal": as many, counted by igraph.
+  "orbits": too large to count; colour refinement finds the annotated orbits, and no fewer. "n of m orbits" with n < m: refinement cannot tell
+  (it is weaker than automorphisms). A number: ln of how many more. Empty: too large for either.
 - *deviation*: the worst relative deviation of the outputs in `pg.verify` (float64, tolerance 1e-10). "large": compiled on the meta device, not run.
 - *export*: seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. Single runs with one thread on a
   shared machine: orders of magnitude, not measurements (`make bench` measures).
