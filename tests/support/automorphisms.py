@@ -51,7 +51,8 @@ def log_automorphisms(graph: ParamGraph, unused: bool = True, still: bool = Fals
         first = len(vertex_colours)
         labels: list[Any] = position.tolist()
         if still and edges.parameter is not None:
-            labels = [(p, edges.parameter.name, e) for p, e in zip(labels, edges.parameter.element_numbers(edges.shape).reshape(-1).tolist(), strict=True)]
+            elements = edges.parameter.element_numbers(edges.shape).reshape(-1).tolist()
+            labels = [(p, edges.parameter.name, e) for p, e in zip(labels, elements, strict=True)]
         for label in labels:
             vertex_colours.append(colour(("out", edges.type, edges.depth, label)))
             vertex_colours.append(colour(("in", edges.type, edges.depth, label)))
