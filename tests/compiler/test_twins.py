@@ -49,15 +49,15 @@ def _swin(kind: type[nn.Module], **options: Any) -> nn.Module:
 
 def _resnet(block: str, **options: Any) -> nn.Module:
     kind = getattr(timm_models.resnet, block, None) or getattr(timm_models.res2net, block)
-    widths = options.pop("channels", (8, 12))
-    return timm_models.ResNet(kind, layers=(1, 2), channels=widths, num_classes=5, stem_width=6, **options)
+    widths = options.pop("channels", (4, 6, 8, 10))
+    return timm_models.ResNet(kind, layers=(1, 2, 1, 1), channels=widths, num_classes=5, stem_width=6, **options)
 
 
 # name → (constructor, input size); images of three channels.
 TWINS: dict[str, Twin] = {
     "resnet, basic blocks": (partial(_resnet, "BasicBlock"), 16),
     "resnet, bottlenecks": (partial(_resnet, "Bottleneck"), 16),
-    "resnext": (partial(_resnet, "Bottleneck", cardinality=2, base_width=64, channels=(4, 6)), 16),
+    "resnext": (partial(_resnet, "Bottleneck", cardinality=2, base_width=64, channels=(2, 4, 2, 4)), 16),
     "mobilenet v2": (lambda: models.MobileNetV2(5, 0.01, [[1, 8, 1, 1], [2, 8, 2, 2]]), 16),
     "densenet": (lambda: models.DenseNet(4, (2, 2), 8, bn_size=2, num_classes=5), 32),
     "shufflenet v2": (lambda: models.ShuffleNetV2([2, 2, 1], [8, 12, 16, 20, 24], num_classes=5), 32),
@@ -80,7 +80,7 @@ TWINS: dict[str, Twin] = {
         global_pool="avg"), 8),
     "eva: rotary positions, gated": (lambda: timm_models.Eva(
         img_size=8, patch_size=4, embed_dim=16, depth=1, num_heads=2, num_classes=5, use_rot_pos_emb=True, swiglu_mlp=True, mlp_ratio=2.5), 8),
-    "res2net": (partial(_resnet, "Bottle2neck", base_width=64, block_args={"scale": 2}, channels=(4, 6)), 16),
+    "res2net": (partial(_resnet, "Bottle2neck", base_width=64, block_args={"scale": 2}, channels=(2, 4, 2, 4)), 16),
 }  # fmt: skip
 
 # Transformers families, smallest configurations: class, options.
