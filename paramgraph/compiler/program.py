@@ -7,14 +7,13 @@ these. An operation names its axes by labels: axes with the same label are align
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from paramgraph.compiler.virtual import Virtual
-from paramgraph.symmetries.spaces import Axis
+from paramgraph.symmetries.spaces import Axis, Transaction
 
 Labels = tuple[Any, ...]
 
@@ -140,15 +139,10 @@ class Builder:
         # Shapes of the results of the operation that is being lowered.
         self.shapes: list[tuple[int, ...]] = []
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """Drop the operations that the body added if it raises."""
-        mark = len(self.program.ops)
-        try:
-            yield
-        except BaseException:
-            del self.program.ops[mark:]
-            raise
+        mark, ops = len(self.program.ops), self.program.ops
+        return Transaction(lambda: ops.__delitem__(slice(mark, None)))
 
     def _op(self, kind: str, inputs: Sequence[Value], shape: Sequence[int], *args: Any, **attrs: Any) -> Value:
         labels, out_labels, name = args if args else ((), (), "")

@@ -12,8 +12,7 @@ merged again by `paramgraph.symmetries.dependencies` when it turns out that D do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +73,22 @@ def length(axis: Axis) -> int:
     return out
 
 
+class Transaction:
+    """A context that calls `undo` if its body raises. One is made for each operation of a program: a generator would cost more."""
+
+    __slots__ = ("_undo",)
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self._undo = undo
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            self._undo()
+
+
 class SpaceSystem:
     """All spaces of one program, with the operations that typing rules use. Changes can be undone with `transaction`."""
 
@@ -89,7 +104,10 @@ class SpaceSystem:
         self.told_apart: list[Axis] = []
         # Fixed axes that were cut from, or laid together of, other fixed axes without keeping how: `(whole, parts)`.
         self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
+        # Spaces that were seen as products after they had been cut, with the sizes of the two factors.
+        self.late: list[tuple[Space, tuple[int, int]]] = []
         self._recorded: dict[tuple[bool, tuple[Axis, ...]], None] = {}
+        self._occurring: set[frozenset[int]] = set()
         self._trail: list[tuple[Space, str, Any]] = []
 
     # -- making and resolving ------------------------------------------------------------------------------------------
@@ -154,14 +172,12 @@ class SpaceSystem:
             self._trail.append((space, name, getattr(space, name)))
             setattr(space, name, value)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """Undo every change if the body raises: a rule that fails half-way leaves nothing behind."""
         mark, tensors, members, recorded = len(self._trail), len(self.tensors), len(self.members), len(self._recorded)
         twins, plain_cuts = len(self.twins), len(self.plain_cuts)
-        try:
-            yield
-        except BaseException:
+
+        def undo() -> None:
             for space, name, value in reversed(self._trail[mark:]):
                 setattr(space, name, value)
             del self._trail[mark:]
@@ -172,7 +188,9 @@ class SpaceSystem:
                 del self.members[key]
             for record in list(self._recorded)[recorded:]:
                 del self._recorded[record]
-            raise
+            self._occurring.clear()
+
+        return Transaction(undo)
 
     def pin(self, axis: Axis, cause: str) -> None:
         """Fix every element of an axis."""
@@ -210,6 +228,9 @@ class SpaceSystem:
         self.tensors.append((axes, read))
         units = [unit for axis in axes for unit in self.units(axis)]
         everything = frozenset([unit.id for unit in units])
+        if everything in self._occurring:
+            return
+        self._occurring.add(everything)
         for unit in units:
             if everything not in unit.together:
                 self._set(unit, together=(*unit.together, everything))
@@ -305,6 +326,7 @@ class SpaceSystem:
         Blocks that lie in the same parts in the same way form one part of the outer space; within it the inner space is a family
         member, itself a union where a boundary falls inside a block.
         """
+        self.late.append((space, (outer, inner)))
         leaves = self.leaves(space)
         owner = np.empty(space.size, dtype=np.int64)
         local = np.empty(space.size, dtype=np.int64)

@@ -35,9 +35,8 @@ class Reshape(Operation):
         if not emitter.of(x):
             emitter.pass_on(op, [])
             return
-        system = emitter.system
-        before = [p for d, axis in enumerate(x.axes) for p in name_places(d, system.units(axis))]
-        after = [p for d, axis in enumerate(op.output.axes) for p in name_places(d, system.units(axis))]
+        before = [(d, i, unit) for d, axis in enumerate(x.axes) for i, unit in enumerate(axis)]
+        after = [(d, i, unit) for d, axis in enumerate(op.output.axes) for i, unit in enumerate(axis)]
         if [p[2] for p in before] != [p[2] for p in after]:
             emitter.reconnect(op)
             return
@@ -61,7 +60,7 @@ class Permute(Operation):
         if x.parametric:
             return
         order = op.attrs["order"]
-        to = {(source, i, unit): (d, i, unit) for d, source in enumerate(order) for i, unit in enumerate(emitter.system.units(x.axes[source]))}
+        to = {(source, i, unit): (d, i, unit) for d, source in enumerate(order) for i, unit in enumerate(x.axes[source])}
         to.update(emitter.kept_factors(op, lambda factor: factor.named([order.index(d) for d in range(x.ndim)])))
         emitter.pass_on(op, [(tuple(to[p] for p in c.places), c) for c in emitter.of(x)])
 
