@@ -328,6 +328,12 @@ class Emitter:
                 self.structural("factor", component, made)
         return made
 
+    def ordered(self, component: Component) -> Component:
+        """The same nodes with the places of each dimension side by side and in order: axes that were permuted and merged hold them otherwise."""
+        dims = list(dict.fromkeys(place[0] for place in component.places))
+        wanted = sorted(component.places, key=lambda place: (dims.index(place[0]), place[1]))
+        return component if tuple(wanted) == component.places else self.gather([component], wanted, "")
+
     def whole(self, components: Sequence[Component], places: Sequence[Place], name: str) -> list[Component]:
         """The components, with those that hold only some of the given places brought together into one that holds all."""
         touching = [c for c in components if any(place in places for place in c.places)]

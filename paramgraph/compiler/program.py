@@ -102,6 +102,7 @@ class Program:
         tensors: parameters and persistent buffers by state-dict name, each storage once.
         outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
         unknown: `(operation, place)` of operations without a rule.
+        fixed: names of buffers whose values belong to the function, as rules say.
     """
 
     def __init__(self, name: str) -> None:
@@ -111,6 +112,7 @@ class Program:
         self.tensors: dict[str, Value] = {}
         self.outputs: list[tuple[Value, Value | None]] = []
         self.unknown: list[tuple[str, Any]] = []
+        self.fixed: set[str] = set()
 
     def drop_dead(self) -> None:
         """Remove operations that no output depends on, through recurrences too."""
@@ -155,6 +157,23 @@ class Builder:
         value = Value(shape, "constant", name, read)
         value.integer = integer
         return value
+
+    def fixed(self, buffer: Value, read: Callable[[], np.ndarray], name: str = "table") -> Value:
+        """A constant that a layer keeps in a buffer, such as the basis of its filters: no symmetry moves it, and verification leaves it.
+
+        Args:
+            buffer: the buffer's value, as a rule for a module class gets it.
+            read: a function that returns its values.
+            name: what it is to the reader of the graph.
+        """
+        stack = [buffer]
+        while stack:
+            value = stack.pop()
+            if value.kind in ("parameter", "buffer"):
+                self.program.fixed.add(value.name)
+            elif value.op is not None:
+                stack.extend(value.op.inputs)
+        return self.constant(buffer.shape, read, name)
 
     def fill(self, shape: Sequence[int], number: float = 0.0) -> Value:
         """A constant with one value everywhere: it pins nothing."""
