@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, as_array, length
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem, Unsettled, length
 
 Assign = frozenset[tuple[int, bytes]]
 _NOTHING: set[Space] = set()
@@ -55,6 +55,9 @@ class Dependencies:
         self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
         self._linked: set[tuple[Any, ...]] = set()
         self._normal: set[tuple[int, bytes]] = set()
+        # Keys by what they were before they were brought into their normal form, at a number of changes.
+        self._memo: dict[Assign, Assign] = {}
+        self._memo_at = -1
         self._tensors = [(tuple(chain.from_iterable(axes)), read) for axes, read in system.tensors]
         if system.members:
             # What whole tensors tell already leaves fewer families to resolve part by part.
@@ -202,7 +205,7 @@ class Dependencies:
                 system.unify((root,), (found,))
                 changed = True
                 continue
-            is_member = root.base is not None and root is not base
+            is_member = root.base is not None
             new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
@@ -307,14 +310,14 @@ class Dependencies:
         for entry in assign:
             over, where = system.spaces[entry[0]], set(np.frombuffer(entry[1], dtype=np.int64).tolist())
             units = system.units((over,))
-            part = next((part for part, at in zip(over.parts or (), over.positions or (), strict=True) if set(map(int, at)) == where), None)
-            if len(units) < 2 or part is None or len(part) != 1 or self._normal_assign(frozenset({entry})) is not None:
+            found_part = next((item for item in zip(over.parts or (), over.positions or (), strict=True) if set(map(int, item[1])) == where), None)
+            if len(units) < 2 or found_part is None or len(found_part[0]) != 1 or self._normal_assign(frozenset({entry})) is not None:
                 continue
+            part, order = found_part
             cells = [(block.index[0], block.entries) for block in self.blocks([(over,)])]
             inside = [(cell, entries) for cell, entries in cells if cell is not None and where.issuperset(cell.tolist())]
             if sum(len(cell) for cell, _ in inside) != len(where):
                 return False
-            order = next(as_array(at) for own, at in zip(over.parts or (), over.positions or (), strict=True) if own is part)
             local = {int(element): i for i, element in enumerate(order)}
             found = system.find(member)
             if found.base is not None:  # it is no longer a restriction along one space
@@ -441,11 +444,24 @@ class Dependencies:
                 if over.parts is None or over.uniform or len(self.system.leaves(over)) == 1:
                     continue
                 for _, positions in self.system.leaves(over):
-                    key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))
-                    if key not in self.system.members:
-                        self._member(*(space, key[1]))
+                    key = self._key(space, (over.id, np.sort(positions).tobytes()))
+                    if key is not None and (key[0].id, key[1]) not in self.system.members:
+                        self._member(*key)
                         made = True
         return made
+
+    def _key(self, space: Space, entry: tuple[int, bytes]) -> tuple[Space, Assign] | None:
+        """Base and key of a space, perhaps a member already, restricted further; None if that is no restriction, or none that can be told."""
+        if space.base is None:
+            return space, frozenset({entry})
+        assign = space.assign | {entry}
+        if self._memo_at != self.system.changes:
+            self._memo, self._memo_at = {}, self.system.changes
+        normal = self._memo.get(assign)
+        if normal is None:
+            found = self._normal_assign(assign)
+            normal = self._memo[assign] = frozenset() if found is None or _is_empty(found) else found
+        return (self.system.find(space.base), normal) if normal else None
 
     # -- contexts ------------------------------------------------------------------------------------------------------
 
@@ -545,8 +561,8 @@ class Dependencies:
         return self.system.units(out)
 
     def _at(self, space: Space, entry: tuple[int, bytes]) -> Space:
-        base = space if space.base is None else space.base
-        found = self.system.members.get((base.id, space.assign | {entry}))
+        key = self._key(space, entry)
+        found = None if key is None else self.system.members.get((key[0].id, key[1]))
         return space if found is None else found
 
     def _visit_inside(self, axis: Axis, others: Sequence[Space], entries: tuple[tuple[int, bytes], ...]) -> None:

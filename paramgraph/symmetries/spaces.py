@@ -439,7 +439,7 @@ class SpaceSystem:
 
     def _merge_relabelled(self, x: Space, y: Space) -> None:
         (axis, positions), *_ = self.leaves(y)
-        if len(positions) == x.size and self.units(axis) == (x,):
+        if len(positions) == x.size and tuple(unit for unit in self.units(axis) if unit.size > 1) == (x,):
             local = np.empty(x.size, dtype=np.int64)
             local[positions] = np.arange(x.size)
             self._pin_moved((x,), np.arange(x.size), local)
@@ -452,7 +452,8 @@ class SpaceSystem:
 
         Else the space would be made of its own member, and that of a member of a member, without end.
         """
-        (axis, positions), *others = self.leaves(y)
+        (leaf, positions), *others = self.leaves(y)
+        axis = tuple(space for space in leaf if space.size > 1)
         if others or len(axis) != 1 or axis[0].base is None or self.find(axis[0].base) is not x:
             return False
         self._pin_moved((x,), np.arange(x.size), np.argsort(positions))
