@@ -45,7 +45,7 @@ def type_program(program: Program) -> Typing:
         value.axes = tuple(system.axis(n, value.name, f"input {value.name!r} of the network") for n in value.shape)
         system.record(value.axes)
     for name, value in program.tensors.items():
-        value.axes = tuple(system.axis(n, f"{name}[{d}]") for d, n in enumerate(value.shape))
+        value.axes = tuple(system.axis(n, program.axis_name(name, d)) for d, n in enumerate(value.shape))
     constants: dict[int, Value] = {}
     used: set[str] = set()
     for op in program.ops:

@@ -46,7 +46,8 @@ class Checks:
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
-        self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.actions = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.movable = [member for name in self.actions for member in self.group.members(name)]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -198,9 +199,11 @@ class Checks:
             self._problem(f"factor {self.group.factors[number]} moves no tensor")
         acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in claimed})
         moved = {name for name in claimed if not torch.equal(acted[name], state[name])}
-        for name in claimed:
-            if name not in moved:
-                self._problem(f"factor {self.group.factors[number]} claims to move {name}, but leaves it as it is")
+        for action in self.actions:
+            members = self.group.members(action)
+            # An exchange of two branches leaves the others as they are.
+            if members[0] in claimed and moved.isdisjoint(members):
+                self._problem(f"factor {self.group.factors[number]} claims to move {action}, but leaves it as it is")
         return moved
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
@@ -233,13 +236,14 @@ class Checks:
         laws = {"(gh)θ = g(hθ)": True, "g⁻¹(gθ) = θ": True, "eθ = θ": True}
         g, h = self.group.sample(self.generator), self.group.sample(self.generator)
         both, inverse, identity = g @ h, g.inverse(), self.group.identity()
-        for name in self.movable:
-            shape = self.group.actions[name].shape
-            theta = {name: torch.arange(int(np.prod(shape)), dtype=torch.int32).reshape(shape)}
+        for action in self.actions:
+            names, shape = self.group.members(action), self.group.member_shape(action)
+            size = int(np.prod(shape, dtype=np.int64))
+            theta = {name: i * size + torch.arange(size, dtype=torch.int32).reshape(shape) for i, name in enumerate(names)}
             moved = act_on(g, theta)
-            laws["(gh)θ = g(hθ)"] &= torch.equal(act_on(both, theta)[name], act_on(g, act_on(h, theta))[name])
-            laws["g⁻¹(gθ) = θ"] &= torch.equal(act_on(inverse, moved)[name], theta[name])
-            laws["eθ = θ"] &= torch.equal(act_on(identity, theta)[name], theta[name])
+            laws["(gh)θ = g(hθ)"] &= _equal(act_on(both, theta), act_on(g, act_on(h, theta)))
+            laws["g⁻¹(gθ) = θ"] &= _equal(act_on(inverse, moved), theta)
+            laws["eθ = θ"] &= _equal(act_on(identity, theta), theta)
         if self.movable:
             self.report.laws = laws
         for law, holds in laws.items():
@@ -323,7 +327,9 @@ class Checks:
         """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""
         shared = self._shared()
         found, others = [], []
-        for name, action in self.group.actions.items():
+        for key, action in self.group.actions.items():
+            name = self.group.members(key)[0]
+            lead = len(action.shape) - len(self.group.member_shape(key))
             if name not in self.read:
                 continue
             along: list[set[int]] = [set() for _ in action.shape]
@@ -331,10 +337,10 @@ class Checks:
                 for block in blocks:
                     for dim, spaces in zip(dims, block.spaces, strict=True):
                         along[dim] |= {self.group.spaces[s].factor for s in spaces}
-            for dim, factors in enumerate(along):
-                if action.shape[dim] > 1 and factors and factors <= shared:
+            for dim, factors in enumerate(along[lead:]):
+                if action.shape[lead + dim] > 1 and factors and factors <= shared:
                     found.append((name, dim))
-                elif action.shape[dim] > 1 and not factors - {-1}:
+                elif action.shape[lead + dim] > 1 and not factors - {-1}:
                     others.append((name, dim))
         return (found, True) if found else (others, False)
 
@@ -358,3 +364,7 @@ class Checks:
     def _problem(self, text: str) -> None:
         if text not in self.report.problems and len(self.report.problems) < 50:
             self.report.problems.append(text)
+
+
+def _equal(a: State, b: State) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in b)

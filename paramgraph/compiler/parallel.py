@@ -1,0 +1,291 @@
+"""Exchanges of parallel branches: a program is rewritten with the branches of each join stacked, and typed in that form.
+
+Whether stacked branches may be exchanged is for typing to say. `idle_joins` tells which joins gained nothing by it; the program is then
+made anew without stacking those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from paramgraph.compiler.branches import REDUCTIONS, Colours, Join, find_joins
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.stacking import Refused, Reordered, Several, Stack, Stacked, Stacker
+from paramgraph.compiler.typing import Typing
+from paramgraph.symmetries.spaces import Axis
+
+
+class Undone(Exception):
+    """The branches of some joins cannot be stacked after all. `joins` are their numbers."""
+
+    def __init__(self, joins: Collection[int]) -> None:
+        super().__init__("branches that cannot be stacked")
+        self.joins = frozenset(joins)
+
+
+def stack_branches(program: Program, kinds: Mapping[str, Any], without: Collection[int] = ()) -> list[Stack]:
+    """Rewrite a program, in place, with parallel branches of one form stacked.
+
+    Args:
+        program: fresh from its front end.
+        kinds: per parameter name, what tensors must have in common to be stacked (their dtype).
+        without: numbers of joins to leave as they are.
+
+    Returns:
+        The stacked parameters that stand in the program now; empty where it was left as it is.
+
+    Raises:
+        Undone: these joins must be left as they are. The program is of no use any more.
+    """
+    joins = find_joins(program)
+    if not joins:
+        return []
+    ranks = {value: number for number, value in enumerate(program.tensors.values())}
+    stacker = Stacker(Colours(program), ranks, dict(kinds))
+    rewriter = _Rewriter(program, stacker, joins, without)
+    rewriter.run()
+    if not stacker.stacks:
+        return []
+    return rewriter.settle()
+
+
+class _Rewriter:
+    def __init__(self, program: Program, stacker: Stacker, joins: Mapping[Op, Join], without: Collection[int]) -> None:
+        self.program, self.stacker, self.joins, self.without = program, stacker, joins, without
+        self.ops: list[Op] = []
+
+    def run(self) -> None:
+        """Stack what meets in every join, in order: what an inner join has become may be a branch of an outer one."""
+        for number, op in enumerate(self.program.ops):
+            join = self.joins.get(op)
+            if join is None or number in self.without or not (self._laid if join.is_ordered else self._reduced)(join, number):
+                self.ops.append(op)
+
+    # -- joins ---------------------------------------------------------------------------------------------------------
+
+    def _alike(self, values: Sequence[Value], entries: Sequence[Op], number: int) -> list[tuple[list[int], Stacked]]:
+        """Groups of operands that could be stacked, by their numbers, in the order in which they are."""
+        colours = self.stacker.colours
+        forms: dict[tuple[Any, ...], list[int]] = {}
+        for i, value in enumerate(values):
+            if value.kind == "op" and value.op is not None:
+                forms.setdefault((value.shape, value.op.kind, value.op.name), []).append(i)
+        classes: dict[tuple[Any, ...], list[int]] = {}
+        for form, own in forms.items():
+            for i in own if len(own) > 1 else ():
+                classes.setdefault((form, colours.entry(entries[i], values[i]), colours.of(values[i])), []).append(i)
+        out = []
+        todo = [(own, False) for own in reversed(list(classes.values()))]
+        while todo:
+            own, is_ordered = todo.pop()
+            if len(own) < 2:
+                continue
+            try:
+                done, attempt = self.stacker.attempt(tuple(values[i] for i in own), number)
+            except Reordered as error:
+                if not is_ordered:
+                    todo.append(([own[i] for i in error.order], True))
+            except Refused as error:
+                parts: dict[Any, list[int]] = {}
+                for i, part in zip(own, error.classes or (), strict=False):
+                    parts.setdefault(part, []).append(i)
+                todo.extend((part, False) for part in parts.values() if len(part) < len(own))
+            else:
+                self.stacker.keep(attempt)
+                for stack in done.sources:
+                    stack.levels[0].add(number)
+                self.ops += self.stacker.collect()
+                out.append((own, done))
+        return out
+
+    def _reduced(self, join: Join, number: int) -> bool:
+        """A join without order: the branches are reduced, and what else meets is added to that."""
+        root, name = join.root, REDUCTIONS[join.root.name]
+        operands = [value for value, _ in join.operands]
+        entries = [entry for _, entry in join.operands]
+        changed = False
+        while groups := self._alike(operands, entries, number):
+            changed = True
+            made = [self.stacker.summed(root, done.value, name) for _, done in groups]
+            gone = {i for own, _ in groups for i in own}
+            self.ops += self.stacker.collect()
+            operands = [*made, *(value for i, value in enumerate(operands) if i not in gone)]
+            entries = [root] * len(made) + [entry for i, entry in enumerate(entries) if i not in gone]
+        if not changed:
+            return False
+        total, *others = operands
+        for value, entry in zip(others, entries[1:], strict=True):
+            total = self._applied(entry, total, value)
+        if total.shape != root.output.shape:
+            total = self.stacker.reshaped(root, total, [1] * (root.output.ndim - total.ndim) + list(total.shape))
+            self.ops += self.stacker.collect()
+            if total.shape != root.output.shape:
+                out = Value(root.output.shape)
+                self.ops.append(Op("expand", [total], out, where=root.where))
+                total = out
+        self._stand_for(total, root.output)
+        return True
+
+    def _applied(self, entry: Op, a: Value, b: Value) -> Value:
+        rank = max(a.ndim, b.ndim)
+        out_labels = tuple(range(rank))
+        labels = [out_labels[rank - value.ndim :] for value in (a, b)]
+        shape = [max(_size(a, d - rank), _size(b, d - rank)) for d in range(rank)]
+        out = Value(shape)
+        out.integer = a.integer and b.integer
+        attrs = dict(entry.attrs) if len(entry.inputs) > 1 else {}
+        self.ops.append(Op("elementwise", [a, b], out, labels, out_labels, entry.name, entry.where, attrs))
+        return out
+
+    def _laid(self, join: Join, number: int) -> bool:
+        """A concatenation: the branches side by side, then everything in its place."""
+        root, dim = join.root, join.root.attrs["dim"]
+        operands = [value for value, _ in join.operands]
+        groups = self._alike(operands, [entry for _, entry in join.operands], number)
+        if not groups:
+            return False
+        held = {own[0] if own == sorted(own) else min(own): (own, done) for own, done in groups}
+        inside = {i for own, _ in groups for i in own}
+        pieces, order = [], []
+        for i, value in enumerate(operands):
+            if i in held:
+                own, done = held[i]
+                pieces.append(self.stacker.side_by_side(root, done.value, dim))
+                order += own
+            elif i not in inside:
+                pieces.append(value)
+                order.append(i)
+        self.ops += self.stacker.collect()
+        out = pieces[0]
+        if len(pieces) > 1:
+            out = Value(root.output.shape)
+            self.ops.append(Op("concat", pieces, out, where=root.where, attrs={"dim": dim}))
+        starts, at = {}, 0
+        for i in order:
+            starts[i] = at
+            at += operands[i].shape[dim]
+        index = [starts[i] + j for i in range(len(operands)) for j in range(operands[i].shape[dim])]
+        out = self.stacker.taken(root, out, dim, index)
+        self.ops += self.stacker.collect()
+        self._stand_for(out, root.output)
+        return True
+
+    def _stand_for(self, value: Value, output: Value) -> None:
+        """Let the result of the last operation be what others read already."""
+        op = self.ops[-1]
+        if op.output is not value:
+            raise Undone({number for stack in self.stacker.stacks for level in stack.levels for number in level})
+        op.output = output
+        output.op = op
+        output.parametric = value.parametric
+
+    # -- what is left --------------------------------------------------------------------------------------------------
+
+    def settle(self) -> list[Stack]:
+        """Put the stacked parameters in the place of their members, wherever those are read alone, too."""
+        program, stacker = self.program, self.stacker
+        self._outputs()
+        program.ops = self.ops
+        program.drop_dead()
+        self.ops = []
+        single: dict[Value, Value] = {}
+        for op in program.ops:
+            if any(value in stacker.stack_of for value in op.inputs):
+                op.inputs = tuple(self._read(op, value, single) for value in op.inputs)
+            self.ops.append(op)
+        program.outputs = [(self._read(None, value, single), buffer) for value, buffer in program.outputs]
+        program.ops = self.ops
+        top = [stack for stack in stacker.stacks if stack.value not in stacker.stack_of]
+        by_first = {_members(stack, stacker)[0]: stack for stack in top}
+        inside = {value.name for stack in top for value in _members(stack, stacker)}
+        tensors: dict[str, Value] = {}
+        for name, value in program.tensors.items():
+            if value in by_first:
+                stack = by_first[value]
+                names = [member.name for member in _members(stack, stacker)]
+                stack.value.name = _common_name(names, {*program.tensors, *tensors})
+                tensors[stack.value.name] = stack.value
+                program.stacks[stack.value.name] = tuple(names)
+            elif name not in inside:
+                tensors[name] = value
+        program.tensors = tensors
+        return top
+
+    def _read(self, op: Op | None, value: Value, single: dict[Value, Value]) -> Value:
+        """A member of a stack that is read alone: the slice of the stack that it is."""
+        stack = self.stacker.stack_of.get(value)
+        if stack is None:
+            return value
+        if value not in single:
+            source = self._read(op, stack.value, single)
+            place = stack.members.index(value)
+            part, out = Value([1, *value.shape]), Value(value.shape)
+            where = None if op is None else op.where
+            self.ops.append(Op("take", [source], part, where=where, attrs={"dim": 0, "index": range(place, place + 1), "alone": False}))
+            self.ops.append(Op("reshape", [part], out, where=where))
+            single[value] = out
+        return single[value]
+
+    def _outputs(self) -> None:
+        """New values of buffers that were stacked are stacked likewise."""
+        program, stacker = self.program, self.stacker
+        while True:
+            new = {buffer: value for value, buffer in program.outputs if buffer is not None}
+            stack = next((stacker.stack_of[buffer] for buffer in new if buffer in stacker.stack_of), None)
+            if stack is None:
+                return
+            values: Several = tuple(new[member] for member in stack.members if member in new)
+            try:
+                if len(values) < len(stack.members):
+                    raise Refused
+                done, attempt = stacker.attempt(values, min(stack.levels[0]))
+            except (Refused, Reordered):
+                raise Undone(stack.levels[0]) from None
+            stacker.keep(attempt)
+            self.ops += stacker.collect()
+            pairs: list[tuple[Value, Value | None]] = [pair for pair in program.outputs if pair[1] not in stack.members]
+            program.outputs = [*pairs, (done.value, stack.value)]
+
+
+def idle_joins(typing: Typing, stacks: Sequence[Stack]) -> frozenset[int]:
+    """Joins none of whose branches can be exchanged, as far as a typed program says."""
+    active: set[int] = set()
+    idle: set[int] = set()
+    for stack in stacks:
+        for axis, joins in zip(stack.value.axes, stack.levels, strict=False):
+            (active if _is_free(typing, axis) else idle).update(joins)
+    return frozenset(idle - active)
+
+
+def _is_free(typing: Typing, axis: Axis) -> bool:
+    system = typing.system
+    for unit in system.units(axis):
+        for part, _ in system.leaves(unit):
+            if any(not space.pinned and space.size > 1 for space in part):
+                return True
+    return False
+
+
+def _members(stack: Stack, stacker: Stacker) -> list[Value]:
+    """The network's own parameters in a stack, row-major."""
+    inner = {other.value: other for other in stacker.stacks}
+    out: list[Value] = []
+    for member in stack.members:
+        out += _members(inner[member], stacker) if member in inner else [member]
+    return out
+
+
+def _size(value: Value, d: int) -> int:
+    return value.shape[d] if -d <= value.ndim else 1
+
+
+def _common_name(names: Sequence[str], taken: Collection[str]) -> str:
+    """One name for several, with a star where they differ."""
+    parts = [re.split(r"(\W)", name) for name in names]
+    if len({len(own) for own in parts}) == 1:
+        name = "".join(own[0] if len(set(own)) == 1 else "*" for own in zip(*parts, strict=True))
+    else:
+        name = "|".join(names)
+    return name if name not in taken else "|".join(names)
