@@ -60,19 +60,18 @@ def find_joins(program: Program) -> dict[Op, Join]:
     inside: set[Op] = set()
     out: dict[Op, Join] = {}
     for op in reversed(program.ops):
-        if op in inside or not (op.kind == "concat" or op.kind == "elementwise" and op.name in REDUCTIONS):
+        if op in inside or not (op.kind == "concat" or op.kind == "elementwise" and op.name in REDUCTIONS and _can_open(op)):
             continue
         join = _join(op, readers)
         inside.update(join.inner)
         kinds: set[tuple[Any, ...]] = set()
         for value, _ in join.operands:
             producer = value.op
-            kind = None if producer is None else (producer.kind, producer.name, value.shape)
-            if kind is not None and kind in kinds:
+            kind = (value.kind, value.shape) if producer is None else (producer.kind, producer.name, value.shape)
+            if kind in kinds:
                 out[op] = join
                 break
-            if kind is not None:
-                kinds.add(kind)
+            kinds.add(kind)
     return out
 
 
@@ -93,15 +92,15 @@ def _join(root: Op, readers: dict[Value, int]) -> Join:
 
 
 def _continues(root: Op, op: Op) -> bool:
-    if op.kind != root.kind or not _can_open(root):
+    if op.kind != root.kind:
         return False
     if op.kind == "concat":
         return bool(op.attrs["dim"] == root.attrs["dim"])
-    return op.name == root.name and (is_plain(op) or _adds_nothing(op))
+    return op.name == root.name and _can_open(op)
 
 
 def _can_open(op: Op) -> bool:
-    return op.kind == "concat" or is_plain(op) or _adds_nothing(op)
+    return is_plain(op) or _adds_nothing(op)
 
 
 def _adds_nothing(op: Op) -> bool:

@@ -65,13 +65,15 @@ class _Rewriter:
 
     # -- joins ---------------------------------------------------------------------------------------------------------
 
-    def _alike(self, values: Sequence[Value], entries: Sequence[Op], number: int) -> list[tuple[list[int], Stacked]]:
+    def _alike(self, values: Sequence[Value], entries: Sequence[Op], number: int, summed: bool = False) -> list[tuple[list[int], Stacked]]:
         """Groups of operands that could be stacked, by their numbers, in the order in which they are."""
         colours = self.stacker.colours
         forms: dict[tuple[Any, ...], list[int]] = {}
         for i, value in enumerate(values):
-            if value.kind == "op" and value.op is not None:
+            if value.op is not None and value.kind == "op":
                 forms.setdefault((value.shape, value.op.kind, value.op.name), []).append(i)
+            elif value.kind in ("parameter", "buffer"):
+                forms.setdefault((value.shape, value.kind), []).append(i)
         classes: dict[tuple[Any, ...], list[int]] = {}
         for form, own in forms.items():
             for i in own if len(own) > 1 else ():
@@ -93,6 +95,8 @@ class _Rewriter:
                     parts.setdefault(part, []).append(i)
                 todo.extend((part, False) for part in parts.values() if len(part) < len(own))
             else:
+                if done.is_linear and summed:
+                    continue  # exchanges of parameters that are merely added belong to no group
                 self.stacker.keep(attempt)
                 for stack in done.sources:
                     stack.levels[0].add(number)
@@ -106,7 +110,7 @@ class _Rewriter:
         operands = [value for value, _ in join.operands]
         entries = [entry for _, entry in join.operands]
         changed = False
-        while groups := self._alike(operands, entries, number):
+        while groups := self._alike(operands, entries, number, name == "sum"):
             changed = True
             made = [self.stacker.summed(root, done.value, name) for _, done in groups]
             gone = {i for own, _ in groups for i in own}

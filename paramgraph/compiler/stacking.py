@@ -17,6 +17,8 @@ from paramgraph.compiler.branches import LAYOUT, Colours, same_data
 from paramgraph.compiler.program import Op, Value
 
 Several = tuple[Value, ...]
+# Operations that are linear in each operand.
+LINEAR = (*LAYOUT, "gather", "contract", "convolve")
 
 
 class Refused(Exception):
@@ -41,13 +43,13 @@ class Stacked:
 
     Attributes:
         sources: the stacked parameters that it is computed from.
-        is_computed: whether more was done to those than moving elements about.
+        is_linear: whether it is one stacked parameter times what the branches share: added up, those parameters are merely added.
     """
 
     value: Value
     is_stacked: bool
     sources: frozenset[Stack] = frozenset()
-    is_computed: bool = False
+    is_linear: bool = False
 
 
 @dataclass(eq=False)
@@ -98,7 +100,7 @@ class Stacker:
         """Stack values and all that they are computed from.
 
         Raises:
-            Refused: they are not alike, or nothing but their layout differs.
+            Refused: they are not alike, or no parameter tells them apart.
             Reordered: the parameters behind them are stacked in another order.
         """
         self._now = Attempt()
@@ -116,7 +118,7 @@ class Stacker:
             self._now.found[top] = self._stacked(top)
             todo.pop()
         done = self._get(values)
-        if not done.sources or not done.is_computed:
+        if not done.sources:
             raise Refused
         return done, self._now
 
@@ -193,7 +195,7 @@ class Stacker:
         stack = Stack(value, values, [{self.join}, *inner])
         self.kinds[value.name] = self.kinds.get(values[0].name)
         self._now.stacks.append(stack)
-        return Stacked(value, True, frozenset({stack}))
+        return Stacked(value, True, frozenset({stack}), is_linear=True)
 
     def _made(self, value: Value) -> Stack | None:
         """The stack that a value is."""
@@ -226,8 +228,9 @@ class Stacker:
             out = make(op, operands, count)
         out.integer = values[0].integer
         sources: frozenset[Stack] = frozenset().union(*(operand.sources for operand in operands))
-        computed = op.kind not in (*LAYOUT, "gather") or any(operand.is_computed for operand in operands)
-        return Stacked(out, True, sources, bool(sources) and computed)
+        linear = op.kind in LINEAR or (op.kind, op.name) in (("elementwise", "mul"), ("reduce", "sum"), ("reduce", "mean"))
+        varying = [operand for operand in operands if operand.is_stacked]
+        return Stacked(out, True, sources, linear and len(varying) == 1 and varying[0].is_linear)
 
     def _op(self, like: Op, kind: str, inputs: Sequence[Value], shape: Sequence[int], labels: Any = (), out_labels: Any = (),
             attrs: dict[str, Any] | None = None, name: str | None = None) -> Value:

@@ -47,6 +47,7 @@ class Checks:
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
         self.actions = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.stacked = {member for members in self.group.stacks.values() for member in members}
         self.movable = [member for name in self.actions for member in self.group.members(name)]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
@@ -160,13 +161,18 @@ class Checks:
             f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
         return None
 
-    def _element(self, numbers: Iterable[int]) -> GroupElement:
-        """A random element that moves every one of the factors."""
+    def _element(self, numbers: Iterable[int], state: State | None = None) -> GroupElement:
+        """A random element that moves every one of the factors; with a state, each tensor of theirs too, where one of 200 does."""
         parts: dict[int, Any] = {}
         for number in numbers:
+            stacked = [name for name in self.moved_by[number] if name in self.stacked] if state is not None else []
             for _ in range(200):
                 element = self.group.sample(self.generator, factors=[number])
-                if not element.is_identity():
+                if element.is_identity():
+                    continue
+                before = {name: state[name] for name in stacked} if state is not None else {}
+                acted = act_on(element, before)
+                if not any(torch.equal(acted[name], before[name]) for name in before):
                     break
             parts.update(element.parts)
         return GroupElement(self.group, parts)
@@ -267,7 +273,7 @@ class Checks:
         if len(coupled) < len(self.movable):
             alone = ", ".join(name for name in self.movable if name not in coupled)
             self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
-        element = self._element(range(len(self.group.factors)))
+        element = self._element(range(len(self.group.factors)), state)
         acted = self._with(state, act_on(element, {name: state[name] for name in self.movable}))
         base = self._run(acted, inputs, "base", keep=True)
         idle = []
