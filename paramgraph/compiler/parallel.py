@@ -17,27 +17,31 @@ from paramgraph.compiler.typing import Typing
 from paramgraph.symmetries.spaces import Axis
 
 
+# An operand of a join: the number of the join's operation, and the operand's own; None for all of them.
+Branch = tuple[int, int | None]
+
+
 class Undone(Exception):
-    """The branches of some joins cannot be stacked after all. `joins` are their numbers."""
+    """Some branches cannot be stacked after all."""
 
-    def __init__(self, joins: Collection[int]) -> None:
+    def __init__(self, branches: Collection[Branch]) -> None:
         super().__init__("branches that cannot be stacked")
-        self.joins = frozenset(joins)
+        self.branches = frozenset(branches)
 
 
-def stack_branches(program: Program, kinds: Mapping[str, Any], without: Collection[int] = ()) -> list[Stack]:
+def stack_branches(program: Program, kinds: Mapping[str, Any], without: Collection[Branch] = ()) -> list[Stack]:
     """Rewrite a program, in place, with parallel branches of one form stacked.
 
     Args:
         program: fresh from its front end.
         kinds: per parameter name, what tensors must have in common to be stacked (their dtype).
-        without: numbers of joins to leave as they are.
+        without: branches to leave as they are.
 
     Returns:
         The stacked parameters that stand in the program now; empty where it was left as it is.
 
     Raises:
-        Undone: these joins must be left as they are. The program is of no use any more.
+        Undone: these branches must be left as they are. The program is of no use any more.
     """
     joins = find_joins(program)
     if not joins:
@@ -52,7 +56,7 @@ def stack_branches(program: Program, kinds: Mapping[str, Any], without: Collecti
 
 
 class _Rewriter:
-    def __init__(self, program: Program, stacker: Stacker, joins: Mapping[Op, Join], without: Collection[int]) -> None:
+    def __init__(self, program: Program, stacker: Stacker, joins: Mapping[Op, Join], without: Collection[Branch]) -> None:
         self.program, self.stacker, self.joins, self.without = program, stacker, joins, without
         self.ops: list[Op] = []
 
@@ -60,16 +64,24 @@ class _Rewriter:
         """Stack what meets in every join, in order: what an inner join has become may be a branch of an outer one."""
         for number, op in enumerate(self.program.ops):
             join = self.joins.get(op)
-            if join is None or number in self.without or not (self._laid if join.is_ordered else self._reduced)(join, number):
+            if join is None or (number, None) in self.without or not (self._laid if join.is_ordered else self._reduced)(join, number):
                 self.ops.append(op)
 
     # -- joins ---------------------------------------------------------------------------------------------------------
 
-    def _alike(self, values: Sequence[Value], entries: Sequence[Op], number: int, summed: bool = False) -> list[tuple[list[int], Stacked]]:
-        """Groups of operands that could be stacked, by their numbers, in the order in which they are."""
+    def _alike(self, values: Sequence[Value], entries: Sequence[Op], places: Sequence[int | None], number: int, summed: bool = False) -> list[tuple[list[int], Stacked]]:
+        """Groups of operands that could be stacked, by their numbers, in the order in which they are.
+
+        Args:
+            values: the operands, with the operations that they enter by and their places among the join's own operands.
+            number: of the join.
+            summed: whether they are added up.
+        """
         colours = self.stacker.colours
         forms: dict[tuple[Any, ...], list[int]] = {}
         for i, value in enumerate(values):
+            if (number, places[i]) in self.without:
+                continue
             if value.op is not None and value.kind == "op":
                 forms.setdefault((value.shape, value.op.kind, value.op.name), []).append(i)
             elif value.kind in ("parameter", "buffer"):
@@ -100,6 +112,8 @@ class _Rewriter:
                 self.stacker.keep(attempt)
                 for stack in done.sources:
                     stack.levels[0].add(number)
+                for stack in attempt.stacks:
+                    stack.places = tuple(places[i] for i in own)
                 self.ops += self.stacker.collect()
                 out.append((own, done))
         return out
@@ -109,14 +123,16 @@ class _Rewriter:
         root, name = join.root, REDUCTIONS[join.root.name]
         operands = [value for value, _ in join.operands]
         entries = [entry for _, entry in join.operands]
+        places: list[int | None] = list(range(len(operands)))
         changed = False
-        while groups := self._alike(operands, entries, number, name == "sum"):
+        while groups := self._alike(operands, entries, places, number, name == "sum"):
             changed = True
             made = [self.stacker.summed(root, done.value, name) for _, done in groups]
             gone = {i for own, _ in groups for i in own}
             self.ops += self.stacker.collect()
             operands = [*made, *(value for i, value in enumerate(operands) if i not in gone)]
             entries = [root] * len(made) + [entry for i, entry in enumerate(entries) if i not in gone]
+            places = [None] * len(made) + [place for i, place in enumerate(places) if i not in gone]
         if not changed:
             return False
         total, *others = operands
@@ -147,7 +163,7 @@ class _Rewriter:
         """A concatenation: the branches side by side, then everything in its place."""
         root, dim = join.root, join.root.attrs["dim"]
         operands = [value for value, _ in join.operands]
-        groups = self._alike(operands, [entry for _, entry in join.operands], number)
+        groups = self._alike(operands, [entry for _, entry in join.operands], list(range(len(operands))), number)
         if not groups:
             return False
         held = {own[0] if own == sorted(own) else min(own): (own, done) for own, done in groups}
@@ -180,7 +196,7 @@ class _Rewriter:
         """Let the result of the last operation be what others read already."""
         op = self.ops[-1]
         if op.output is not value:
-            raise Undone({number for stack in self.stacker.stacks for level in stack.levels for number in level})
+            raise Undone({(number, None) for stack in self.stacker.stacks for level in stack.levels for number in level})
         op.output = output
         output.op = op
         output.parametric = value.parametric
@@ -188,19 +204,16 @@ class _Rewriter:
     # -- what is left --------------------------------------------------------------------------------------------------
 
     def settle(self) -> list[Stack]:
-        """Put the stacked parameters in the place of their members, wherever those are read alone, too."""
+        """Put the stacked parameters in the place of their members."""
         program, stacker = self.program, self.stacker
         self._outputs()
         program.ops = self.ops
         program.drop_dead()
-        self.ops = []
-        single: dict[Value, Value] = {}
-        for op in program.ops:
-            if any(value in stacker.stack_of for value in op.inputs):
-                op.inputs = tuple(self._read(op, value, single) for value in op.inputs)
-            self.ops.append(op)
-        program.outputs = [(self._read(None, value, single), buffer) for value, buffer in program.outputs]
-        program.ops = self.ops
+        # A branch whose parameter is read elsewhere, too, is none like the others.
+        alone = {value for op in program.ops for value in op.inputs} | {value for value, _ in program.outputs}
+        odd = {branch for value in alone if value in stacker.stack_of for branch in self._branch(value)}
+        if odd:
+            raise Undone(odd)
         top = [stack for stack in stacker.stacks if stack.value not in stacker.stack_of]
         by_first = {_members(stack, stacker)[0]: stack for stack in top}
         inside = {value.name for stack in top for value in _members(stack, stacker)}
@@ -217,20 +230,13 @@ class _Rewriter:
         program.tensors = tensors
         return top
 
-    def _read(self, op: Op | None, value: Value, single: dict[Value, Value]) -> Value:
-        """A member of a stack that is read alone: the slice of the stack that it is."""
-        stack = self.stacker.stack_of.get(value)
-        if stack is None:
-            return value
-        if value not in single:
-            source = self._read(op, stack.value, single)
-            place = stack.members.index(value)
-            part, out = Value([1, *value.shape]), Value(value.shape)
-            where = None if op is None else op.where
-            self.ops.append(Op("take", [source], part, where=where, attrs={"dim": 0, "index": range(place, place + 1), "alone": False}))
-            self.ops.append(Op("reshape", [part], out, where=where))
-            single[value] = out
-        return single[value]
+    def _branch(self, value: Value) -> list[Branch]:
+        """The branch that a stacked parameter belongs to; where it is none of a join's own, all branches of the joins concerned."""
+        stack = self.stacker.stack_of[value]
+        place = stack.places[stack.members.index(value)] if stack.places else None
+        if place is None or len(stack.levels[0]) != 1:
+            return [(number, None) for number in stack.levels[0]]
+        return [(number, place) for number in stack.levels[0]]
 
     def _outputs(self) -> None:
         """New values of buffers that were stacked are stacked likewise."""
@@ -246,21 +252,21 @@ class _Rewriter:
                     raise Refused
                 done, attempt = stacker.attempt(values, min(stack.levels[0]))
             except (Refused, Reordered):
-                raise Undone(stack.levels[0]) from None
+                raise Undone({(number, None) for number in stack.levels[0]}) from None
             stacker.keep(attempt)
             self.ops += stacker.collect()
             pairs: list[tuple[Value, Value | None]] = [pair for pair in program.outputs if pair[1] not in stack.members]
             program.outputs = [*pairs, (done.value, stack.value)]
 
 
-def idle_joins(typing: Typing, stacks: Sequence[Stack]) -> frozenset[int]:
+def idle_joins(typing: Typing, stacks: Sequence[Stack]) -> frozenset[Branch]:
     """Joins none of whose branches can be exchanged, as far as a typed program says."""
     active: set[int] = set()
     idle: set[int] = set()
     for stack in stacks:
         for axis, joins in zip(stack.value.axes, stack.levels, strict=False):
             (active if _is_free(typing, axis) else idle).update(joins)
-    return frozenset(idle - active)
+    return frozenset((number, None) for number in idle - active)
 
 
 def _is_free(typing: Typing, axis: Axis) -> bool:

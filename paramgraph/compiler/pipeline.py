@@ -11,7 +11,7 @@ from dataclasses import replace
 from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
-from paramgraph.compiler.parallel import Undone, idle_joins, stack_branches
+from paramgraph.compiler.parallel import Branch, Undone, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.stacking import Stack
 from paramgraph.compiler.torch_export import Lowering
@@ -24,7 +24,7 @@ from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
 
 # How often branches that turn out not to be exchangeable are left out before all are.
-ROUNDS = 4
+ROUNDS = 6
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
     graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
     """
-    without: frozenset[int] = frozenset()
+    without: frozenset[Branch] = frozenset()
     for _ in range(ROUNDS):
         made = _compiled(trace, name, without)
         if not isinstance(made, frozenset):
@@ -57,8 +57,8 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     return made
 
 
-def _compiled(trace: Trace, name: str | None, without: frozenset[int] | None) -> ParamGraph | frozenset[int]:
-    """The graph, with branches stacked at all joins but some, or at none; or the joins at which that was of no use."""
+def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None) -> ParamGraph | frozenset[Branch]:
+    """The graph, with all branches stacked but some, or with none; or the branches for which that was of no use."""
     lowering = Lowering(trace.exported, name or trace.name, trace.state)
     program = lowering.run()
     storages = lowering.storages
@@ -67,8 +67,8 @@ def _compiled(trace: Trace, name: str | None, without: frozenset[int] | None) ->
         try:
             stacks = stack_branches(program, {key: (value.dtype, value.device) for key, value in storages.values.items()}, without)
         except Undone as error:
-            return error.joins
-    everything = frozenset().union(*(joins for stack in stacks for joins in stack.levels)) if stacks else frozenset()
+            return error.branches
+    everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
     try:
         typing, builder, actions = _solved(program, type_program(program))
         idle = idle_joins(typing, stacks)

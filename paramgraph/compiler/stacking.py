@@ -60,11 +60,13 @@ class Stack:
         value: the stacked parameter.
         members: what it stands for: parameters, or stacked parameters themselves.
         levels: per leading axis, the joins that made it.
+        places: the members' branches, by their places in the join that made the first axis; None where they are joins themselves.
     """
 
     value: Value
     members: Several
     levels: list[set[int]]
+    places: tuple[int | None, ...] = ()
 
 
 @dataclass

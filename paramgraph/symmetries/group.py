@@ -190,7 +190,24 @@ class SymmetryGroup:
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
         own = set(self.factors[number].spaces)
-        return [member for name, action in self.actions.items() if action.spaces() & own for member in self.members(name)]
+        return [member for name in self.actions for member in self._moved(name, own)]
+
+    def _moved(self, name: str, spaces: set[int]) -> list[str]:
+        """The tensors of one action that some spaces move: of a stack, those in which a block with such a space lies."""
+        action, members = self.actions[name], self.members(name)
+        lead = action.shape[: len(action.shape) - len(self.member_shape(name))]
+        held = np.zeros(lead, dtype=bool)
+        for dims, blocks in action.components:
+            for block in blocks:
+                if not any(s in spaces for dim in block.spaces for s in dim):
+                    continue
+                inside = []
+                for d, n in enumerate(lead):
+                    index = block.index[dims.index(d)] if d in dims else None
+                    count = math.prod(self.spaces[s].size for s in block.spaces[dims.index(d)]) if d in dims else n
+                    inside.append(np.arange(count) if index is None else index)
+                held[np.ix_(*inside)] = True
+        return [member for member, moves in zip(members, held.reshape(-1).tolist(), strict=True) if moves]
 
     def __str__(self) -> str:
         head = f"permutation group of ln order {self.log_order:.2f}, {len(self.factors)} factors"

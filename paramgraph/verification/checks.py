@@ -48,7 +48,8 @@ class Checks:
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
         self.actions = [name for name, action in self.group.actions.items() if action.spaces() & free]
         self.stacked = {member for members in self.group.stacks.values() for member in members}
-        self.movable = [member for name in self.actions for member in self.group.members(name)]
+        moving = {name for names in self.moved_by for name in names}
+        self.movable = [member for name in self.actions for member in self.group.members(name) if member in moving]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -165,17 +166,22 @@ class Checks:
         """A random element that moves every one of the factors; with a state, each tensor of theirs too, where one of 200 does."""
         parts: dict[int, Any] = {}
         for number in numbers:
-            stacked = [name for name in self.moved_by[number] if name in self.stacked] if state is not None else []
+            stacked = {name for name in self.moved_by[number] if name in self.stacked} if state is not None else set()
             for _ in range(200):
                 element = self.group.sample(self.generator, factors=[number])
                 if element.is_identity():
                     continue
-                before = {name: state[name] for name in stacked} if state is not None else {}
+                before = {name: state[name] for name in self._whole_stacks(stacked)} if state is not None else {}
                 acted = act_on(element, before)
-                if not any(torch.equal(acted[name], before[name]) for name in before):
+                if not any(torch.equal(acted[name], before[name]) for name in stacked):
                     break
             parts.update(element.parts)
         return GroupElement(self.group, parts)
+
+    def _whole_stacks(self, names: Iterable[str]) -> set[str]:
+        """The names, and those of all tensors that are acted on together with one of them."""
+        wanted = set(names)
+        return wanted.union(*(members for members in self.group.stacks.values() if not wanted.isdisjoint(members)))
 
     # -- soundness -----------------------------------------------------------------------------------------------------
 
@@ -203,18 +209,19 @@ class Checks:
         claimed = self.moved_by[number]
         if not claimed:
             self._problem(f"factor {self.group.factors[number]} moves no tensor")
-        acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in claimed})
+        whole = self._whole_stacks(claimed)
+        acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in whole})
         moved = {name for name in claimed if not torch.equal(acted[name], state[name])}
         for action in self.actions:
             members = self.group.members(action)
             # An exchange of two branches leaves the others as they are.
-            if members[0] in claimed and moved.isdisjoint(members):
+            if not moved.intersection(members) and not set(claimed).isdisjoint(members):
                 self._problem(f"factor {self.group.factors[number]} claims to move {action}, but leaves it as it is")
         return moved
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
         """How much an element changes the outputs."""
-        names = {name for number in element.parts for name in self.moved_by[number]}
+        names = self._whole_stacks(name for number in element.parts for name in self.moved_by[number])
         acted = act_on(element, {name: state[name] for name in names})
         return self._compare(element, base, self._run(self._with(state, acted), inputs, "factors", base, names))
 
