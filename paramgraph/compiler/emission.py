@@ -382,15 +382,16 @@ class Emitter:
 
     def told_apart(self, operands: Sequence[Sequence[Component]], types: Sequence[str]) -> list[str]:
         """Types of what meets, distinct for operands whose nodes look alike: branches that could be exchanged are one operand by now."""
-        seen: dict[tuple[Any, ...], set[str]] = {}
+        seen: dict[tuple[Any, ...], tuple[set[str], int]] = {}
         out = []
         for components, t in zip(operands, types, strict=True):
             records = [self.nodes[c.ref.name] for c in components]
             look = (t, *((r.type, r.activation, r.normalized, r.depth, r.size) for r in records))
-            held = {c.ref.name for c in components}
+            # One node set in two roles, broadcast and not, makes parallel edges.
+            held = {c.ref.name for c in components}, sum(len(c.places) for c in components)
             known = seen.setdefault(look, held)
             times = sum(1 for other in out if other == t or other.startswith(f"{t}~"))
-            out.append(f"{t}~{times + 1}" if known is not held and known != held else t)
+            out.append(f"{t}~{times + 1}" if known != held else t)
         return out
 
     def related(self, a: Iterable[Place], b: Iterable[Place]) -> bool:

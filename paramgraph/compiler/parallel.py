@@ -259,6 +259,11 @@ class _Rewriter:
             program.outputs = [*pairs, (done.value, stack.value)]
 
 
+def branch_axes(stacks: Sequence[Stack]) -> list[Axis]:
+    """The axes along which branches stand side by side, of a typed program."""
+    return [axis for stack in stacks for axis in stack.value.axes[: len(stack.levels)]]
+
+
 def idle_joins(typing: Typing, stacks: Sequence[Stack]) -> frozenset[Branch]:
     """Joins none of whose branches can be exchanged, as far as a typed program says."""
     active: set[int] = set()

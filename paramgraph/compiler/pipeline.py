@@ -11,7 +11,7 @@ from dataclasses import replace
 from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
-from paramgraph.compiler.parallel import Branch, Undone, idle_joins, stack_branches
+from paramgraph.compiler.parallel import Branch, Undone, branch_axes, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.stacking import Stack
 from paramgraph.compiler.torch_export import Lowering
@@ -74,8 +74,8 @@ def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None)
         idle = idle_joins(typing, stacks)
         if idle:
             return idle
-        if typing.dependencies.delicate:  # elsewhere types are plain products
-            Certificate(program, builder).check()
+        if typing.dependencies.delicate or stacks:  # elsewhere types are plain products
+            Certificate(program, builder, branch_axes(stacks)).check()
     except (Unsettled, RecursionError) as error:
         if stacks:
             return everything

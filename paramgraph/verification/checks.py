@@ -281,7 +281,7 @@ class Checks:
             alone = ", ".join(name for name in self.movable if name not in coupled)
             self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
         element = self._element(range(len(self.group.factors)), state)
-        acted = self._with(state, act_on(element, {name: state[name] for name in self.movable}))
+        acted = self._with(state, act_on(element, {name: state[name] for name in self._whole_stacks(self.movable)}))
         base = self._run(acted, inputs, "base", keep=True)
         idle = []
         for name in chosen:
