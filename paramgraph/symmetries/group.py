@@ -158,7 +158,7 @@ class SymmetryGroup:
         parts: dict[int, Array] = {}
         for number in self.select(factors, kinds):
             factor = self.factors[number]
-            noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64)
+            noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64, device="cpu")
             parts[number] = noise.argsort(dim=1).numpy()
         return GroupElement(self, parts)
 
