@@ -238,9 +238,40 @@ class _Rewriter:
             return [(number, None) for number in stack.levels[0]]
         return [(number, place) for number in stack.levels[0]]
 
+    def _statistics(self) -> None:
+        """Stack buffers that only their own new values are computed from, where what else those are computed from was stacked."""
+        colours = self.stacker.colours
+        classes: dict[tuple[Any, ...], list[Value]] = {}
+        for value, buffer in self.program.outputs:
+            if buffer is not None:
+                classes.setdefault((buffer.shape, colours.of(value)), []).append(value)
+        todo: list[tuple[Several, bool]] = [(tuple(own), False) for own in classes.values()]
+        while todo:
+            own, is_ordered = todo.pop()
+            if len(own) < 2:
+                continue
+            try:
+                done, attempt = self.stacker.attempt(own, -1)
+            except Reordered as error:
+                todo += [] if is_ordered else [(tuple(own[i] for i in error.order), True)]
+                continue
+            except Refused as error:
+                parts: dict[Any, list[Value]] = {}
+                for value, part in zip(own, error.classes or (), strict=False):
+                    parts.setdefault(part, []).append(value)
+                todo += [(tuple(part), False) for part in parts.values() if len(part) < len(own)]
+                continue
+            known = next((stack for stack in done.sources if stack not in attempt.stacks and len(stack.members) == len(own)), None)
+            if known is not None:
+                self.stacker.keep(attempt)
+                self.ops += self.stacker.collect()
+                for stack in attempt.stacks:
+                    stack.levels[0], stack.places = set(known.levels[0]), known.places
+
     def _outputs(self) -> None:
         """New values of buffers that were stacked are stacked likewise."""
         program, stacker = self.program, self.stacker
+        self._statistics()
         while True:
             new = {buffer: value for value, buffer in program.outputs if buffer is not None}
             stack = next((stacker.stack_of[buffer] for buffer in new if buffer in stacker.stack_of), None)

@@ -184,7 +184,7 @@ class Stacker:
         if owners:
             owner = self.stack_of.get(values[0])
             if len(owners) > 1 or owner is None or set(owner.members) != set(values):
-                raise Refused
+                raise Refused([id(self.stack_of.get(value)) for value in values])
             wanted = owner.members
         if any(set(stack.members) & set(values) for stack in self._now.stacks):
             raise Refused  # a parameter at two places of the branches
