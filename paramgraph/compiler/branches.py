@@ -17,12 +17,11 @@ import torch.fx
 
 from paramgraph.compiler.operations.aligned import COMMUTATIVE
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.typing import LAYOUT
 from paramgraph.errors import TraceError
 
 # Associative and commutative functions, with the reduction that they are over many operands.
 REDUCTIONS = {"add": "sum", "mul": "prod", "maximum": "amax", "minimum": "amin"}
-# Operations that are wholly described by their attributes and shapes, whatever call they come from.
-LAYOUT = ("reshape", "permute", "take", "concat", "expand")
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Colours:
         if op.kind == "take":
             attrs["length"] = len(op.attrs["index"])
         own = (op.kind, op.name, shapes, repr(sorted(attrs.items())))
-        if op.kind in LAYOUT:
+        if op.kind in LAYOUT:  # wholly described, whatever call it comes from
             return (*own, *self._copied(op))
         return (*own, *self._copied(op), self._place.get(op, -1), self._form(op.where))
 

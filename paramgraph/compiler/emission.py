@@ -383,7 +383,7 @@ class Emitter:
     def told_apart(self, operands: Sequence[Sequence[Component]], types: Sequence[str]) -> list[str]:
         """Types of what meets, distinct for operands whose nodes look alike: branches that could be exchanged are one operand by now."""
         seen: dict[tuple[Any, ...], tuple[set[str], int]] = {}
-        out = []
+        out: list[str] = []
         for components, t in zip(operands, types, strict=True):
             records = [self.nodes[c.ref.name] for c in components]
             look = (t, *((r.type, r.activation, r.normalized, r.depth, r.size) for r in records))

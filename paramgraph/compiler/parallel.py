@@ -7,15 +7,14 @@ made anew without stacking those.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from paramgraph.compiler.branches import REDUCTIONS, Colours, Join, find_joins
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.stacking import Refused, Reordered, Several, Stack, Stacked, Stacker
+from paramgraph.compiler.stacking import Attempt, Refused, Reordered, Several, Stack, Stacked, Stacker
 from paramgraph.compiler.typing import Typing
 from paramgraph.symmetries.spaces import Axis
-
 
 # An operand of a join: the number of the join's operation, and the operand's own; None for all of them.
 Branch = tuple[int, int | None]
@@ -69,7 +68,9 @@ class _Rewriter:
 
     # -- joins ---------------------------------------------------------------------------------------------------------
 
-    def _alike(self, values: Sequence[Value], entries: Sequence[Op], places: Sequence[int | None], number: int, summed: bool = False) -> list[tuple[list[int], Stacked]]:
+    def _alike(
+        self, values: Sequence[Value], entries: Sequence[Op], places: Sequence[int | None], number: int, summed: bool = False
+    ) -> list[tuple[list[int], Stacked]]:
         """Groups of operands that could be stacked, by their numbers, in the order in which they are.
 
         Args:
@@ -91,13 +92,27 @@ class _Rewriter:
             for i in own if len(own) > 1 else ():
                 classes.setdefault((form, colours.entry(entries[i], values[i]), colours.of(values[i])), []).append(i)
         out = []
-        todo = [(own, False) for own in reversed(list(classes.values()))]
+        for own in classes.values():
+            for part, done, attempt in self._stacked(values, own, number):
+                if done.is_linear and summed:
+                    continue  # exchanges of parameters that are merely added belong to no group
+                self._keep(attempt)
+                for stack in done.sources:
+                    stack.levels[0].add(number)
+                for stack in attempt.stacks:
+                    stack.places = tuple(places[i] for i in part)
+                out.append((part, done))
+        return out
+
+    def _stacked(self, values: Sequence[Value], numbers: list[int], join: int) -> Iterator[tuple[list[int], Stacked, Attempt]]:
+        """Stack some values; where they are not all alike, those that are. Each attempt is kept, or not, before the next is made."""
+        todo = [(numbers, False)]
         while todo:
             own, is_ordered = todo.pop()
             if len(own) < 2:
                 continue
             try:
-                done, attempt = self.stacker.attempt(tuple(values[i] for i in own), number)
+                done, attempt = self.stacker.attempt(tuple(values[i] for i in own), join)
             except Reordered as error:
                 if not is_ordered:
                     todo.append(([own[i] for i in error.order], True))
@@ -105,18 +120,13 @@ class _Rewriter:
                 parts: dict[Any, list[int]] = {}
                 for i, part in zip(own, error.classes or (), strict=False):
                     parts.setdefault(part, []).append(i)
-                todo.extend((part, False) for part in parts.values() if len(part) < len(own))
+                todo.extend((part, False) for part in reversed(list(parts.values())) if len(part) < len(own))
             else:
-                if done.is_linear and summed:
-                    continue  # exchanges of parameters that are merely added belong to no group
-                self.stacker.keep(attempt)
-                for stack in done.sources:
-                    stack.levels[0].add(number)
-                for stack in attempt.stacks:
-                    stack.places = tuple(places[i] for i in own)
-                self.ops += self.stacker.collect()
-                out.append((own, done))
-        return out
+                yield own, done, attempt
+
+    def _keep(self, attempt: Attempt) -> None:
+        self.stacker.keep(attempt)
+        self.ops += self.stacker.collect()
 
     def _reduced(self, join: Join, number: int) -> bool:
         """A join without order: the branches are reduced, and what else meets is added to that."""
@@ -132,7 +142,7 @@ class _Rewriter:
             self.ops += self.stacker.collect()
             operands = [*made, *(value for i, value in enumerate(operands) if i not in gone)]
             entries = [root] * len(made) + [entry for i, entry in enumerate(entries) if i not in gone]
-            places = [None] * len(made) + [place for i, place in enumerate(places) if i not in gone]
+            places = [*(None for _ in made), *(place for i, place in enumerate(places) if i not in gone)]
         if not changed:
             return False
         total, *others = operands
@@ -241,32 +251,18 @@ class _Rewriter:
     def _statistics(self) -> None:
         """Stack buffers that only their own new values are computed from, where what else those are computed from was stacked."""
         colours = self.stacker.colours
-        classes: dict[tuple[Any, ...], list[Value]] = {}
-        for value, buffer in self.program.outputs:
-            if buffer is not None:
-                classes.setdefault((buffer.shape, colours.of(value)), []).append(value)
-        todo: list[tuple[Several, bool]] = [(tuple(own), False) for own in classes.values()]
-        while todo:
-            own, is_ordered = todo.pop()
-            if len(own) < 2:
-                continue
-            try:
-                done, attempt = self.stacker.attempt(own, -1)
-            except Reordered as error:
-                todo += [] if is_ordered else [(tuple(own[i] for i in error.order), True)]
-                continue
-            except Refused as error:
-                parts: dict[Any, list[Value]] = {}
-                for value, part in zip(own, error.classes or (), strict=False):
-                    parts.setdefault(part, []).append(value)
-                todo += [(tuple(part), False) for part in parts.values() if len(part) < len(own)]
-                continue
-            known = next((stack for stack in done.sources if stack not in attempt.stacks and len(stack.members) == len(own)), None)
-            if known is not None:
-                self.stacker.keep(attempt)
-                self.ops += self.stacker.collect()
-                for stack in attempt.stacks:
-                    stack.levels[0], stack.places = set(known.levels[0]), known.places
+        values = [value for value, buffer in self.program.outputs if buffer is not None]
+        classes: dict[tuple[Any, ...], list[int]] = {}
+        for i, value in enumerate(values):
+            classes.setdefault((value.shape, colours.of(value)), []).append(i)
+        for own in classes.values():
+            for part, done, attempt in self._stacked(values, own, -1):
+                before = [stack for stack in done.sources if stack not in attempt.stacks and len(stack.members) == len(part)]
+                if before:
+                    known = min(before, key=lambda stack: stack.value.name)
+                    self._keep(attempt)
+                    for stack in attempt.stacks:
+                        stack.levels[0], stack.places = set(known.levels[0]), known.places
 
     def _outputs(self) -> None:
         """New values of buffers that were stacked are stacked likewise."""
@@ -284,8 +280,7 @@ class _Rewriter:
                 done, attempt = stacker.attempt(values, min(stack.levels[0]))
             except (Refused, Reordered):
                 raise Undone({(number, None) for number in stack.levels[0]}) from None
-            stacker.keep(attempt)
-            self.ops += stacker.collect()
+            self._keep(attempt)
             pairs: list[tuple[Value, Value | None]] = [pair for pair in program.outputs if pair[1] not in stack.members]
             program.outputs = [*pairs, (done.value, stack.value)]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.branches import LAYOUT, Colours, same_data
+from paramgraph.compiler.branches import Colours, same_data
 from paramgraph.compiler.program import Op, Value
+from paramgraph.compiler.typing import LAYOUT
 
 Several = tuple[Value, ...]
 # Operations that are linear in each operand.

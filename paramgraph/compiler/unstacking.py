@@ -99,7 +99,7 @@ def _listed(edges: EdgeSet, view: ParameterView, members: Sequence[str], size: i
     source, target = (end.reshape(edges.shape) for end in edges.edge_index())
     for number in np.unique(owner).tolist():
         held = owner[..., 0] == number
-        yield replace(
-            edges, shape=(int(held.sum()), 1, 1, edges.shape[3]), source_index=source[..., 0][held][:, None], target_index=target[..., 0][held][:, None],
-            explicit=True, parameter=ParameterView(members[number], (), (), (), view.role, view.use, numbers[held] - number * size),
-        )  # fmt: skip
+        own = ParameterView(members[number], (), (), (), view.role, view.use, numbers[held] - number * size)
+        ends = [end[..., 0][held][:, None] for end in (source, target)]
+        shape = (int(held.sum()), 1, 1, edges.shape[3])
+        yield replace(edges, shape=shape, source_index=ends[0], target_index=ends[1], explicit=True, parameter=own)

@@ -86,10 +86,10 @@ def _check_stacks(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) -
         _require(len(members) > 1 and len(set(members)) == len(members), place, "two different tensors or more", members)
         _require(not seen & set(members) and not set(members) & set(group.actions), place, "tensors that nothing else acts on", members)
         seen |= set(members)
-        size = math.prod(group.actions[name].shape)
+        shape = group.actions[name].shape
         whole = sum(math.prod(shapes.get(member, ())) for member in members)
-        leading = [math.prod(group.actions[name].shape[:d]) for d in range(len(group.actions[name].shape) + 1)]
-        _require(whole == size and len(members) in leading, place, f"an action on {whole} elements of {len(members)} tensors", group.actions[name].shape)
+        leading = [math.prod(shape[:d]) for d in range(len(shape) + 1)]
+        _require(whole == leading[-1] and len(members) in leading, place, f"an action on {whole} elements of {len(members)} tensors", shape)
 
 
 def _check_nodes(nodes: NodeSet, group: SymmetryGroup | None) -> None:
