@@ -212,11 +212,10 @@ class Checks:
         whole = self._whole_stacks(claimed)
         acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in whole})
         moved = {name for name in claimed if not torch.equal(acted[name], state[name])}
-        for action in self.actions:
-            members = self.group.members(action)
+        for name in claimed:
             # An exchange of two branches leaves the others as they are.
-            if not moved.intersection(members) and not set(claimed).isdisjoint(members):
-                self._problem(f"factor {self.group.factors[number]} claims to move {action}, but leaves it as it is")
+            if moved.isdisjoint(self._whole_stacks([name])):
+                self._problem(f"factor {self.group.factors[number]} claims to move {name}, but leaves it as it is")
         return moved
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
