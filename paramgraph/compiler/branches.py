@@ -8,7 +8,7 @@ operations behind them have one form, down to values that they share; parameters
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def find_joins(program: Program) -> dict[Op, Join]:
     for op in reversed(program.ops):
         if op in inside or not (op.kind == "concat" or op.kind == "elementwise" and op.name in REDUCTIONS and _can_open(op)):
             continue
-        join = _join(op, readers)
+        join = _join(op, readers, program.results)
         inside.update(join.inner)
         kinds: set[tuple[Any, ...]] = set()
         for value, _ in join.operands:
@@ -74,15 +74,15 @@ def find_joins(program: Program) -> dict[Op, Join]:
     return out
 
 
-def _join(root: Op, readers: dict[Value, int]) -> Join:
-    """The operands of a tree of one function; parts of it that are read elsewhere too are operands themselves."""
+def _join(root: Op, readers: dict[Value, int], results: Mapping[Any, Any]) -> Join:
+    """The operands of a tree of one function; parts of it that are read elsewhere too, or cast, are operands themselves."""
     operands: list[tuple[Value, Op]] = []
     inner: list[Op] = []
     stack: list[tuple[Value, Op]] = [(root.output, root)]
     while stack:
         value, entered = stack.pop()
         op = value.op
-        if op is root or (op is not None and readers.get(value) == 1 and _continues(root, op)):
+        if op is root or (op is not None and readers.get(value) == 1 and _continues(root, op) and not any(entry_of(results, entered, value))):
             inner.append(op)
             stack.extend((operand, op) for operand in reversed(op.inputs))
         else:
@@ -182,20 +182,9 @@ class Colours:
             self._forms[node] = repr((str(node.target), torch.fx.node.map_arg((node.args, node.kwargs), lambda _: "operand")))
         return self._forms[node]
 
-    def copies(self, node: torch.fx.Node) -> str:
-        """The calls before an operand that left no operation behind: casts round, and that is for no two branches alike."""
-        out = []
-        result = self.results.get(node)
-        while node.op == "call_function" and node.all_input_nodes and self.results.get(node.all_input_nodes[0]) is result:
-            out.append(str(self._form(node)))
-            node = node.all_input_nodes[0]
-        return " ".join(out)
-
     def entry(self, op: Op, value: Value) -> tuple[str, ...]:
-        """What left no operation behind between a value and an operation that reads it."""
-        if not isinstance(op.where, torch.fx.Node):
-            return ()
-        return tuple(self.copies(node) for node in op.where.all_input_nodes if self.results.get(node) is value)
+        """What left no operation behind between a value and an operation that reads it: casts round, and that is for no two branches alike."""
+        return tuple(" ".join(str(self._form(node)) for node in own) for own in entry_of(self.results, op, value))
 
     def unseen(self, op: Op) -> Iterator[Value]:
         """Operands of the call that no operation lowered from it has: the lowering may have looked at their values."""
@@ -204,6 +193,22 @@ class Colours:
         seen = self._operands[op.where]
         for node in op.where.all_input_nodes:
             yield from (value for value in _values(self.results.get(node)) if value not in seen)
+
+
+def left_nothing(results: Mapping[Any, Any], node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The calls that end in a node and left no operation behind: their result is their operand."""
+    out = []
+    while node.op == "call_function" and node.all_input_nodes and results.get(node.all_input_nodes[0]) is results.get(node):
+        out.append(node)
+        node = node.all_input_nodes[0]
+    return out
+
+
+def entry_of(results: Mapping[Any, Any], op: Op, value: Value) -> list[list[torch.fx.Node]]:
+    """Such calls between a value and an operation that reads it, for each operand of its call that is the value."""
+    if not isinstance(op.where, torch.fx.Node):
+        return []
+    return [left_nothing(results, node) for node in op.where.all_input_nodes if results.get(node) is value]
 
 
 def commutes(op: Op) -> bool:

@@ -69,14 +69,14 @@ class _Rewriter:
     # -- joins ---------------------------------------------------------------------------------------------------------
 
     def _alike(
-        self, values: Sequence[Value], entries: Sequence[Op], places: Sequence[int | None], number: int, summed: bool = False
+        self, values: Sequence[Value], entries: Sequence[Op], places: Sequence[int | None], number: int, reduction: str = ""
     ) -> list[tuple[list[int], Stacked]]:
         """Groups of operands that could be stacked, by their numbers, in the order in which they are.
 
         Args:
             values: the operands, with the operations that they enter by and their places among the join's own operands.
             number: of the join.
-            summed: whether they are added up.
+            reduction: what is done to them together, if they have no order.
         """
         colours = self.stacker.colours
         forms: dict[tuple[Any, ...], list[int]] = {}
@@ -94,8 +94,8 @@ class _Rewriter:
         out = []
         for own in classes.values():
             for part, done, attempt in self._stacked(values, own, number):
-                if done.is_linear and summed:
-                    continue  # exchanges of parameters that are merely added belong to no group
+                if done.is_linear and reduction and (reduction == "sum" or done.value.parametric):
+                    continue  # exchanges of parameters that are merely added, or multiplied, belong to no group
                 self._keep(attempt)
                 for stack in done.sources:
                     stack.levels[0].add(number)
@@ -135,7 +135,7 @@ class _Rewriter:
         entries = [entry for _, entry in join.operands]
         places: list[int | None] = list(range(len(operands)))
         changed = False
-        while groups := self._alike(operands, entries, places, number, name == "sum"):
+        while groups := self._alike(operands, entries, places, number, name):
             changed = True
             made = [self.stacker.summed(root, done.value, name) for _, done in groups]
             gone = {i for own, _ in groups for i in own}

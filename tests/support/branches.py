@@ -66,6 +66,19 @@ for _name, _order, _function in PAIRS:
     case(_name, _order, (5, 3))(_pair(_function))
 
 
+@case("a rounded sum of two branches and a third", EACH, (5, 3))  # the third is added after rounding: the two are exchanged
+def rounded_sum() -> nn.Module:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m[3]((9 * torch.tanh(m[0](x)) + 9 * torch.tanh(m[1](x))).int().type_as(x) + 9 * torch.tanh(m[2](x)))
+
+    return Of(function, *linear(*[(3, 4)] * 3, (4, 2)))
+
+
+@case("gains merely multiplied", lam(4), (5, 3))
+def gains() -> nn.Module:
+    return Of(lambda m, x: m[1](torch.tanh(m[0](x)) * m[2].weight * m[2].bias), *linear((3, 4), (4, 2)), nn.LayerNorm(4))
+
+
 # What nothing tells apart is one layer: the units of three layers of 4, read by weights of their own.
 @case("a wide layer in three", lam(12), (5, 3))
 def in_three() -> nn.Module:
