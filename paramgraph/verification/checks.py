@@ -337,7 +337,9 @@ class Checks:
 
     def _axes(self) -> tuple[list[tuple[str, int]], bool]:
         """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""
-        shared = self._shared()
+        # A factor of one stack alone may well permute one of its tensors alone.
+        actions = [{self.group.spaces[s].factor for s in self.group.actions[name].spaces()} for name in self.actions]
+        shared = {number for number in self._shared() if sum(number in own for own in actions) > 1}
         found, others = [], []
         for key, action in self.group.actions.items():
             name = self.group.members(key)[0]
