@@ -37,6 +37,11 @@ class Block:
     entries: tuple[tuple[int, bytes], ...] = ()
 
 
+def _is_empty(assign: Assign) -> bool:
+    """Whether a space is restricted to no element."""
+    return not all(data for _, data in assign)
+
+
 class Dependencies:
     """Solve the dependencies of a typed system. Afterwards `on[space]` holds, for each atomic space, what it depends on."""
 
@@ -50,6 +55,9 @@ class Dependencies:
         self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
         self._linked: set[tuple[Any, ...]] = set()
         self._normal: set[tuple[int, bytes]] = set()
+        # Keys by what they were before they were brought into their normal form, at a number of changes.
+        self._memo: dict[Assign, Assign] = {}
+        self._memo_at = -1
         self._tensors = [(tuple(chain.from_iterable(axes)), read) for axes, read in system.tensors]
         if system.members:
             # What whole tensors tell already leaves fewer families to resolve part by part.
@@ -127,8 +135,9 @@ class Dependencies:
         """Whether a space is known, and known not to depend on another."""
         if space is None:
             return False
-        on = self.on.get(self.system.find(space))
-        return on is not None and over not in on
+        space = self.system.find(space)
+        on = self.on.get(space)
+        return over not in on if on is not None else space.factors is None and self.system.is_fixed(space)
 
     def _collapse(self) -> bool:
         """A family whose members are all the same space is that space."""
@@ -188,17 +197,25 @@ class Dependencies:
                 continue
             base, assign = system.spaces[key[0]], key[1]
             root = system.find(base)
-            new_assign = self._normal_assign(assign)
             if root.factors is None and system.is_fixed(root):  # what cannot move is the same everywhere
                 del system.members[key]
                 changed = self._same((member,), (root,)) or changed
                 continue
+            if system.holds(found := system.find(member), root):  # a rearrangement of the whole: what is moved is fixed
+                system.unify((root,), (found,))
+                changed = True
+                continue
+            is_member = root.base is not None
+            new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
-                changed = self._same((member,), (base,)) or changed
+                changed = self._link_cells(base, assign, member) or self._same((member,), (base,)) or changed
                 continue
-            if root.base is not None and root is not base:
-                new_assign |= root.assign
+            if _is_empty(new_assign):  # a member met another occurrence of what it is restricted to: it cannot depend on both
+                del system.members[key]
+                changed = self._same((member,), (root,)) or changed
+                continue
+            if root.base is not None and is_member:
                 root = system.find(root.base)
             if root.factors is not None:
                 del system.members[key]
@@ -213,6 +230,8 @@ class Dependencies:
             elif root is not base or new_assign != assign:
                 del system.members[key]
                 kept = system.members.setdefault((root.id, new_assign), member) if new_assign and not root.pinned else root
+                if kept is member and member.alias is None:
+                    member.base, member.assign = root, new_assign
                 changed = self._same((member,), (kept,)) or changed
             else:
                 changed = self._refine(root, assign, member) or changed
@@ -257,7 +276,7 @@ class Dependencies:
         return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
-        if all(map(self._is_normal, assign)):
+        if len(assign) == 1 and all(map(self._is_normal, assign)):
             return assign
         out: dict[int, np.ndarray] = {}
         for id, data in assign:
@@ -275,9 +294,63 @@ class Dependencies:
                     continue
                 elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
                 out[unit.id] = elements
+        if len(out) > 1:
+            self._drop_nested(out)
         result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
         self._normal |= result
         return result
+
+    def _link_cells(self, base: Space, assign: Assign, member: Space) -> bool:
+        """Replace a member over a part of a space that was split into factors by members over the blocks that make up the part.
+
+        Returns:
+            False if the part is not made of whole blocks: then nothing was linked.
+        """
+        system = self.system
+        for entry in assign:
+            over, where = system.spaces[entry[0]], set(np.frombuffer(entry[1], dtype=np.int64).tolist())
+            units = system.units((over,))
+            found_part = next((item for item in zip(over.parts or (), over.positions or (), strict=True) if set(map(int, item[1])) == where), None)
+            if len(units) < 2 or found_part is None or len(found_part[0]) != 1 or self._normal_assign(frozenset({entry})) is not None:
+                continue
+            part, order = found_part
+            cells = [(block.index[0], block.entries) for block in self.blocks([(over,)])]
+            inside = [(cell, entries) for cell, entries in cells if cell is not None and where.issuperset(cell.tolist())]
+            if sum(len(cell) for cell, _ in inside) != len(where):
+                return False
+            local = {int(element): i for i, element in enumerate(order)}
+            found = system.find(member)
+            if found.base is not None:  # it is no longer a restriction along one space
+                found.base, found.assign = None, frozenset()
+            for cell, entries in inside:
+                at = np.sort(np.asarray([local[element] for element in cell.tolist()], dtype=np.int64))
+                finest = self._member(base, assign - {entry} | set(entries))
+                deeper = (found,) if len(at) == part[0].size else self._restrict_all((found,), frozenset({(part[0].id, at.tobytes())}))
+                self._same((finest,), deeper)
+            return True
+        return False
+
+    def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
+        """What is restricted along a space and along a part of that space is restricted along the space alone."""
+        for inner in list(assign):
+            for over in list(assign):
+                if over != inner and (where := self._place(over, inner)) is not None:
+                    assign[over] = np.intersect1d(assign[over], where[assign.pop(inner)])
+                    break
+
+    def _place(self, over: int, inner: int) -> np.ndarray | None:
+        """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
+        stack = [(self.system.spaces[over], np.arange(self.system.spaces[over].size))]
+        while stack:
+            space, absolute = stack.pop()
+            for part, positions in zip(space.parts or (), space.positions or (), strict=True):
+                units = self.system.units(part)
+                if len(units) == 1 and units[0].parts is not None:
+                    here = absolute[np.asarray(positions)]
+                    if units[0].id == inner:
+                        return here
+                    stack.append((units[0], here))
+        return None
 
     def _is_finest(self, entry: tuple[int, bytes]) -> bool:
         """Whether the elements of an entry are one finest part. Parts found once per pass: what changes within it is seen in the next."""
@@ -341,7 +414,11 @@ class Dependencies:
                 out.append(unit if same else system.union(parts, unit.positions, unit.label))
             else:
                 base = unit if unit.base is None else unit.base
-                out.append(self._member(base, unit.assign | assign))
+                both = self._normal_assign(unit.assign | assign)
+                if both is None:  # no union of parts: nothing can be told apart along it
+                    out.append(system.find(base))
+                else:
+                    out.append(unit if _is_empty(both) else self._member(base, both))
         return tuple(out)
 
     def _part_at(self, over: Space, where: set[int]) -> tuple[Space, dict[int, int]] | None:
@@ -367,11 +444,24 @@ class Dependencies:
                 if over.parts is None or over.uniform or len(self.system.leaves(over)) == 1:
                     continue
                 for _, positions in self.system.leaves(over):
-                    key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))
-                    if key not in self.system.members:
-                        self._member(*(space, key[1]))
+                    key = self._key(space, (over.id, np.sort(positions).tobytes()))
+                    if key is not None and (key[0].id, key[1]) not in self.system.members:
+                        self._member(*key)
                         made = True
         return made
+
+    def _key(self, space: Space, entry: tuple[int, bytes]) -> tuple[Space, Assign] | None:
+        """Base and key of a space, perhaps a member already, restricted further; None if that is no restriction, or none that can be told."""
+        if space.base is None:
+            return space, frozenset({entry})
+        assign = space.assign | {entry}
+        if self._memo_at != self.system.changes:
+            self._memo, self._memo_at = {}, self.system.changes
+        normal = self._memo.get(assign)
+        if normal is None:
+            found = self._normal_assign(assign)
+            normal = self._memo[assign] = frozenset() if found is None or _is_empty(found) else found
+        return (self.system.find(space.base), normal) if normal else None
 
     # -- contexts ------------------------------------------------------------------------------------------------------
 
@@ -471,8 +561,8 @@ class Dependencies:
         return self.system.units(out)
 
     def _at(self, space: Space, entry: tuple[int, bytes]) -> Space:
-        base = space if space.base is None else space.base
-        found = self.system.members.get((base.id, space.assign | {entry}))
+        key = self._key(space, entry)
+        found = None if key is None else self.system.members.get((key[0].id, key[1]))
         return space if found is None else found
 
     def _visit_inside(self, axis: Axis, others: Sequence[Space], entries: tuple[tuple[int, bytes], ...]) -> None:
