@@ -46,7 +46,10 @@ class Checks:
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
-        self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.actions = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.stacked = {member for members in self.group.stacks.values() for member in members}
+        moving = {name for names in self.moved_by for name in names}
+        self.movable = [member for name in self.actions for member in self.group.members(name) if member in moving]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -168,16 +171,26 @@ class Checks:
             f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
         return None
 
-    def _element(self, numbers: Iterable[int]) -> GroupElement:
-        """A random element that moves every one of the factors."""
+    def _element(self, numbers: Iterable[int], state: State | None = None) -> GroupElement:
+        """A random element that moves every one of the factors; with a state, each tensor of theirs too, where one of 200 does."""
         parts: dict[int, Any] = {}
         for number in numbers:
+            stacked = {name for name in self.moved_by[number] if name in self.stacked} if state is not None else set()
             for _ in range(200):
                 element = self.group.sample(self.generator, factors=[number])
-                if not element.is_identity():
+                if element.is_identity():
+                    continue
+                before = {name: state[name] for name in self._whole_stacks(stacked)} if state is not None else {}
+                acted = act_on(element, before)
+                if not any(torch.equal(acted[name], before[name]) for name in stacked):
                     break
             parts.update(element.parts)
         return GroupElement(self.group, parts)
+
+    def _whole_stacks(self, names: Iterable[str]) -> set[str]:
+        """The names, and those of all tensors that are acted on together with one of them."""
+        wanted = set(names)
+        return wanted.union(*(members for members in self.group.stacks.values() if not wanted.isdisjoint(members)))
 
     # -- soundness -----------------------------------------------------------------------------------------------------
 
@@ -205,16 +218,18 @@ class Checks:
         claimed = self.moved_by[number]
         if not claimed:
             self._problem(f"factor {self.group.factors[number]} moves no tensor")
-        acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in claimed})
+        whole = self._whole_stacks(claimed)
+        acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in whole})
         moved = {name for name in claimed if not torch.equal(acted[name], state[name])}
         for name in claimed:
-            if name not in moved:
+            # An exchange of two branches leaves the others as they are.
+            if moved.isdisjoint(self._whole_stacks([name])):
                 self._problem(f"factor {self.group.factors[number]} claims to move {name}, but leaves it as it is")
         return moved
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
         """How much an element changes the outputs."""
-        names = {name for number in element.parts for name in self.moved_by[number]}
+        names = self._whole_stacks(name for number in element.parts for name in self.moved_by[number])
         acted = act_on(element, {name: state[name] for name in names})
         return self._compare(element, base, self._run(self._with(state, acted), inputs, "factors", base, names))
 
@@ -242,13 +257,14 @@ class Checks:
         laws = {"(gh)θ = g(hθ)": True, "g⁻¹(gθ) = θ": True, "eθ = θ": True}
         g, h = self.group.sample(self.generator), self.group.sample(self.generator)
         both, inverse, identity = g @ h, g.inverse(), self.group.identity()
-        for name in self.movable:
-            shape = self.group.actions[name].shape
-            theta = {name: torch.arange(int(np.prod(shape)), dtype=torch.int32).reshape(shape)}
+        for action in self.actions:
+            names, shape = self.group.members(action), self.group.member_shape(action)
+            size = int(np.prod(shape, dtype=np.int64))
+            theta = {name: i * size + torch.arange(size, dtype=torch.int32).reshape(shape) for i, name in enumerate(names)}
             moved = act_on(g, theta)
-            laws["(gh)θ = g(hθ)"] &= torch.equal(act_on(both, theta)[name], act_on(g, act_on(h, theta))[name])
-            laws["g⁻¹(gθ) = θ"] &= torch.equal(act_on(inverse, moved)[name], theta[name])
-            laws["eθ = θ"] &= torch.equal(act_on(identity, theta)[name], theta[name])
+            laws["(gh)θ = g(hθ)"] &= _equal(act_on(both, theta), act_on(g, act_on(h, theta)))
+            laws["g⁻¹(gθ) = θ"] &= _equal(act_on(inverse, moved), theta)
+            laws["eθ = θ"] &= _equal(act_on(identity, theta), theta)
         if self.movable:
             self.report.laws = laws
         for law, holds in laws.items():
@@ -272,8 +288,8 @@ class Checks:
         if len(coupled) < len(self.movable):
             alone = ", ".join(name for name in self.movable if name not in coupled)
             self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
-        element = self._element(range(len(self.group.factors)))
-        acted = self._with(state, act_on(element, {name: state[name] for name in self.movable}))
+        element = self._element(range(len(self.group.factors)), state)
+        acted = self._with(state, act_on(element, {name: state[name] for name in self._whole_stacks(self.movable)}))
         base = self._run(acted, inputs, "base", keep=True)
         idle, added = [], []
         for name in chosen:
@@ -346,9 +362,13 @@ class Checks:
 
     def _axes(self) -> tuple[list[tuple[str, int]], bool]:
         """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""
-        shared = self._shared()
+        # A factor of one stack alone may well permute one of its tensors alone.
+        actions = [{self.group.spaces[s].factor for s in self.group.actions[name].spaces()} for name in self.actions]
+        shared = {number for number in self._shared() if sum(number in own for own in actions) > 1}
         found, others = [], []
-        for name, action in self.group.actions.items():
+        for key, action in self.group.actions.items():
+            name = self.group.members(key)[0]
+            lead = len(action.shape) - len(self.group.member_shape(key))
             if name not in self.read:
                 continue
             along: list[set[int]] = [set() for _ in action.shape]
@@ -356,10 +376,10 @@ class Checks:
                 for block in blocks:
                     for dim, spaces in zip(dims, block.spaces, strict=True):
                         along[dim] |= {self.group.spaces[s].factor for s in spaces}
-            for dim, factors in enumerate(along):
-                if action.shape[dim] > 1 and factors and factors <= shared:
+            for dim, factors in enumerate(along[lead:]):
+                if action.shape[lead + dim] > 1 and factors and factors <= shared:
                     found.append((name, dim))
-                elif action.shape[dim] > 1 and not factors - {-1}:
+                elif action.shape[lead + dim] > 1 and not factors - {-1}:
                     others.append((name, dim))
         return (found, True) if found else (others, False)
 
@@ -384,6 +404,10 @@ class Checks:
     def _problem(self, text: str) -> None:
         if text not in self.report.problems and len(self.report.problems) < 50:
             self.report.problems.append(text)
+
+
+def _equal(a: State, b: State) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in b)
 
 
 def _brief(error: Exception) -> str:
