@@ -38,6 +38,9 @@ class Families(Blocks):
     def _same(self, a: Axis, b: Axis) -> bool:
         if self.system.units(a) == self.system.units(b):
             return False
+        # Fixed axes are identified once: unions of fixed parts keep two names, and cutting them alike again would never end.
+        if all(map(self.system.is_fixed, self.system.units((*a, *b)))) and not self._is_new("fixed", *(space.id for space in (*a, *b))):
+            return False
         before = self.system.changes
         try:
             self.system.unify(a, b)
