@@ -66,7 +66,8 @@ def find_joins(program: Program) -> dict[Op, Join]:
         kinds: set[tuple[Any, ...]] = set()
         for value, _ in join.operands:
             producer = value.op
-            kind = (value.kind, value.shape) if producer is None else (producer.kind, producer.name, value.shape)
+            read = () if producer is None else tuple(sorted((operand.kind, operand.shape) for operand in producer.inputs))
+            kind = (value.kind, value.shape) if producer is None else (producer.kind, producer.name, value.shape, read)
             if kind in kinds:
                 out[op] = join
                 break
