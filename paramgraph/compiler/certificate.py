@@ -15,7 +15,7 @@ import numpy as np
 
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
-from paramgraph.symmetries.group import SymmetryGroup
+from paramgraph.symmetries.group import ActionBlock, SymmetryGroup, TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
@@ -40,6 +40,7 @@ class Certificate:
         self.system = builder.dependencies.system
         self._known: dict[tuple[Axis, ...], Moves] = {}
         self._sources: dict[int, np.ndarray | None] = {}
+        self._images: dict[tuple[int, ...], np.ndarray] = {}
         self._touched: dict[Axis, bool] = {}
         self._actions: dict[tuple[Axis, ...], Any] = {}
         self._branches = {space for axis in branches for space in self._spaces(axis)}
@@ -108,7 +109,7 @@ class Certificate:
             if not chosen:
                 break
             self.element = self.group.sample(seed, factors=chosen)
-            self._known, self._sources = {}, {}
+            self._known, self._sources, self._images = {}, {}, {}
             self._follow()
 
     def _follow(self) -> None:
@@ -128,12 +129,28 @@ class Certificate:
             found = self._known[axes] = {}
             for dims, blocks in action.components:
                 if id(blocks) not in self._sources:  # tensors with the same dimensions share their blocks
-                    source = self.element.source(action, dims, blocks)
+                    source = self._source(action, dims, blocks)
                     self._sources[id(blocks)] = None if source is None or _is_identity(source) else source
                 source = self._sources[id(blocks)]
                 if source is not None:
                     found[dims] = source
         return found
+
+    def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> np.ndarray | None:
+        """Where the new value of each flat place comes from; the same few spaces make up most single dimensions."""
+        if len(dims) != 1:
+            return self.element.source(action, dims, blocks)
+        source = np.arange(action.shape[dims[0]])
+        for block in blocks:
+            (spaces,), (index,) = block.spaces, block.index
+            image = self._images.get(spaces)
+            if image is None:
+                image = self._images[spaces] = self.element.permutation_of(spaces)
+            if index is None:
+                source[image] = np.arange(len(image))
+            else:
+                source[index[image]] = index
+        return source
 
     # -- operations ----------------------------------------------------------------------------------------------------
 
