@@ -69,7 +69,7 @@ class Families(Blocks):
                 system.unify((root,), (found,))
                 changed = True
                 continue
-            is_member = root.base is not None
+            is_member = root.base is not None and root is not base
             new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
