@@ -335,7 +335,6 @@ class Stacker:
         split = self.reshaped(op, out, [batch, count, filters, *moved])
         return self.permuted(op, split, [1, 0, *range(2, split.ndim)])
 
-
     # -- joining -------------------------------------------------------------------------------------------------------
 
     def summed(self, like: Op, x: Value, name: str) -> Value:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from paramgraph.errors import TraceError
+from paramgraph.errors import TraceError, first_line
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import act_on, deviation, without_nan
@@ -149,11 +149,11 @@ class Checks:
             return state, inputs, self._run(state, inputs, "base", keep=True)
         except RuntimeError as error:
             if self.keep_integers or not any(map(has_values, self.examples)):
-                raise TraceError(f"the exported graph of {self.report.network} does not run under random parameters: {_brief(error)}. "
+                raise TraceError(f"the exported graph of {self.report.network} does not run under random parameters: {first_line(error)}. "
                                  "Check that the network runs on the example inputs.") from error
             # Traced on one example, a graph may hold for integers like the example's only: it asserts sizes that depend on them.
             self.keep_integers = True
-            self.report.notes.append(f"integer inputs keep the example's values: the graph does not hold for others ({_brief(error)})")
+            self.report.notes.append(f"integer inputs keep the example's values: the graph does not hold for others ({first_line(error)})")
             return self._start()
 
     def _settle(self) -> tuple[State, list[Any], Outputs] | None:
@@ -400,7 +400,6 @@ class Checks:
             if found is not None and found > allowed:
                 self._problem(f"the exported graph differs from the network itself by {found:.1e}")
 
-
     def _problem(self, text: str) -> None:
         if text not in self.report.problems and len(self.report.problems) < 50:
             self.report.problems.append(text)
@@ -408,8 +407,3 @@ class Checks:
 
 def _equal(a: State, b: State) -> bool:
     return all(torch.equal(a[name], b[name]) for name in b)
-
-
-def _brief(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text if len(text) <= 120 else text[:119] + "…"
