@@ -108,6 +108,8 @@ def check_mixture(backend: Backend, dtype: torch.dtype, device: torch.device | s
     mixed = [*cases, *(replace(case, batch=case.batch + 1) for case in cases)]
     generator = torch.Generator().manual_seed(0)
     states = [torch.randn(case.batch, case.num_sources, WIDTH, generator=generator, dtype=torch.float64) for case in mixed]
+    edges = [torch.randn(case.batch, *case.edges.shape, WIDTH, generator=generator, dtype=torch.float64) for case in mixed]
+    moved = [edge.to(device=device, dtype=dtype) for edge in edges]
     blocks = [_whole(case, device) for case in mixed]
 
     def loss(states: Sequence[torch.Tensor], collected: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -115,13 +117,14 @@ def check_mixture(backend: Backend, dtype: torch.dtype, device: torch.device | s
         for number, state in enumerate(states):
             found = collected(number, state)
             # No two nodes count alike.
-            total = total + (torch.sin(found) * torch.linspace(1, 2, found.numel(), dtype=found.dtype, device=found.device).reshape(found.shape)).sum()
+            weights = torch.linspace(1, 2, found.numel(), dtype=found.dtype, device=found.device)
+            total = total + (torch.sin(found) * weights.reshape(found.shape)).sum()
         return total
 
     true_leaves = [state.clone().requires_grad_() for state in states]
     leaves = [state.to(device=device, dtype=dtype).requires_grad_() for state in states]
-    truth = loss(true_leaves, lambda n, s: true_to_nodes(mixed[n], true_combine(mixed[n], s, None, None, "add"), "target"))
-    got_total = loss(leaves, lambda n, s: backend.to_nodes(blocks[n], backend.combine(blocks[n], source=s), "target"))
+    truth = loss(true_leaves, lambda n, s: true_to_nodes(mixed[n], true_combine(mixed[n], s, None, edges[n], "mul"), "target"))
+    got_total = loss(leaves, lambda n, s: backend.to_nodes(blocks[n], backend.combine(blocks[n], source=s, edge=moved[n], op="mul"), "target"))
     assert _deviation(got_total.detach(), truth.detach()) <= TOLERANCE[dtype], f"{backend.name}: a mixture's values deviate"
     expected = torch.autograd.grad(truth, true_leaves, allow_unused=True)
     got = torch.autograd.grad(got_total, leaves, allow_unused=True)
