@@ -16,7 +16,8 @@ HEAD = """# Coverage
 Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libraries with random weights, one small instance each.
 
 - *factors*, *ln order*: of the annotated permutation group. *unknown*: operations without a rule. *pinned*: operations whose rule did not fit
-  their operands (all: typing did not settle, and the group is trivial; families: nothing was taken to vary between the parts of an axis). What either touches does not move.
+  their operands (all: typing did not settle, and the group is trivial; families: nothing was taken to vary between the parts of an axis).
+  What either touches does not move.
 - *symmetry*: how the exported graph's automorphisms act on parameters, against the annotated group. "equal": as many, counted by igraph.
   "orbits": too large to count; colour refinement finds the annotated orbits, and no fewer. "n of m orbits" with n < m: refinement cannot tell
   (it is weaker than automorphisms). A number: ln of how many more. Empty: too large for either.
