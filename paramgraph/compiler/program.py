@@ -184,23 +184,24 @@ class Builder:
         labels = [out[rank - value.ndim :] for value in operands]
         return self._op("elementwise", operands, shape, labels, out, name, **attrs)
 
-    def reduce(self, x: Value, dims: Iterable[int], keepdim: bool = False, name: str = "sum") -> Value:
-        """A symmetric reduction (sum, mean, max, norm, …) over dimensions."""
+    def reduce(self, x: Value, dims: Iterable[int], keepdim: bool = False, name: str = "sum", **attrs: Any) -> Value:
+        """A symmetric reduction (sum, mean, max, norm, …) over dimensions; a norm's attribute `order` is which norm."""
         axes = tuple(range(x.ndim))
         gone = {d % x.ndim for d in dims} if x.ndim else set()
         kept = tuple(d for d in axes if d not in gone)
-        out = self._op("reduce", [x], [x.shape[d] for d in kept], [axes], kept, name)
+        out = self._op("reduce", [x], [x.shape[d] for d in kept], [axes], kept, name, **attrs)
         return self.reshape(out, [1 if d in gone else x.shape[d] for d in axes]) if keepdim else out
 
-    def mix(self, name: str, x: Value, dims: Iterable[int], ordered: bool = False) -> Value:
+    def mix(self, name: str, x: Value, dims: Iterable[int], ordered: bool = False, linear: bool = False) -> Value:
         """An operation that mixes elements along dimensions and returns the same axes: softmax, cumulative sums, sorting.
 
         Args:
             ordered: the result depends on the order of the elements along `dims`; they are pinned.
+            linear: the result is linear in `x`: it passes a factor that is common along `dims`.
         """
         axes = tuple(range(x.ndim))
         mixed = tuple(d % x.ndim for d in dims)
-        return self._op("mix", [x], x.shape, [axes], axes, name, mixed=mixed, ordered=ordered)
+        return self._op("mix", [x], x.shape, [axes], axes, name, mixed=mixed, ordered=ordered, linear=linear)
 
     def normalize(self, name: str, x: Value, over: Iterable[int], operands: dict[str, tuple[Value, Sequence[int]]]) -> Value:
         """A normalisation of `x` over dimensions, with parameters aligned to some of its dimensions.

@@ -67,7 +67,7 @@ def _recurrent(b: Builder, kind: str, x: Value, initial: Sequence[Value], params
             time = 1 if batch_first else 0
             lifted = [b.reshape(s, [s.shape[0], 1, s.shape[1]] if batch_first else [1, *s.shape]) for s in states]
             # Steps are in order: their axis is pinned, and the state is the same space at every step.
-            steps = b.mix(f"{kind} steps", x, [time], ordered=True)
+            steps = b.mix(f"{kind} steps", x, [time], ordered=True, linear=True)
             if kind == "lstm":
                 out, cell = _lstm_step(b, steps, lifted[0], lifted[1], own, name)
                 results = [out, cell]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from paramgraph.compiler.operations import scaling
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import Place
 from paramgraph.compiler.program import Op
@@ -12,6 +14,7 @@ from paramgraph.symmetries.spaces import Axis, SpaceSystem
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
+    from paramgraph.compiler.scales import ScaleSolver
 
 # Functions of several operands whose order does not matter.
 COMMUTATIVE = frozenset("add mul maximum minimum eq ne logical_and logical_or logaddexp".split())
@@ -130,6 +133,13 @@ class Contract(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
 
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Multipliers of a product are products; what is summed over must have one all along."""
+        order, (out, *others) = solver.aligned(op)
+        for other in others:
+            out = solver.system.product(out, other)
+        solver.finish(op, order, out)
+
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_product(emitter, op, op.labels, op.out_labels)
 
@@ -141,6 +151,14 @@ class Elementwise(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        order, operands = solver.aligned(op)
+        out = scaling.elementwise(solver, op, operands)
+        if out is None:
+            solver.unscalable(op)
+        else:
+            solver.finish(op, order, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         role = op.attrs.get("role") or ("bias" if op.name in ("add", "sub", "rsub") else "scale" if op.name in ("mul", "div") else "operand")
@@ -155,6 +173,16 @@ class Reduce(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        order, (x,) = solver.aligned(op)
+        gone = [d for d, label in enumerate(order) if label not in op.out_labels]
+        count = math.prod(x.layouts[d].size for d in gone)
+        out = scaling.reduction(solver, op, x, gone, count)
+        if out is None:
+            solver.unscalable(op)
+        else:
+            solver.set(op.output, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         (x,) = op.inputs
@@ -184,6 +212,16 @@ class Mix(Operation):
             for label in mixed:
                 system.pin(table[label], f"{op.name} depends on the order along it")
 
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Linear maps along an axis pass a multiplier that is the same all along it; nothing else is known to pass any."""
+        if not op.attrs.get("linear"):
+            solver.unscalable(op)
+            return
+        order, (x,) = solver.aligned(op)
+        mixed = set(op.attrs["mixed"])
+        short = solver.system.constant(x, mixed)
+        solver.set(op.output, solver.system.lift(short, x.layouts, [d for d in range(len(order)) if d not in mixed]))
+
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_function(emitter, op, ["operand"], op.name)
 
@@ -192,6 +230,14 @@ class Normalize(Mix):
     """A normalisation with its gain, offset and statistics."""
 
     kind = "normalize"
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        order, (x, *operands) = solver.aligned(op)
+        out = scaling.normalize(solver, op, x, dict(zip(op.attrs["roles"], operands, strict=True)))
+        if out is None:
+            solver.unscalable(op)
+        else:
+            solver.finish(op, order, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_function(emitter, op, ["", *op.attrs["roles"]], None, normalized=op.name)

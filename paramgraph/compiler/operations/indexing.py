@@ -11,6 +11,7 @@ from paramgraph.symmetries.spaces import SpaceSystem
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Emitter
+    from paramgraph.compiler.scales import ScaleSolver
 
 
 class Gather(Operation):
@@ -28,6 +29,15 @@ class Gather(Operation):
             system.unify(x.axes[dim], index.indexes)
         op.output.axes = (*x.axes[:dim], *index.axes, *x.axes[dim + 1 :])
         op.output.indexes = x.indexes
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Any element may be named, so all have one multiplier."""
+        x, index = op.inputs
+        dim = op.attrs["dim"]
+        solver.system.be_trivial(solver.of(index))
+        short = solver.system.constant(solver.of(x), [dim])
+        dims = [d if d < dim else d + index.ndim for d in range(x.ndim - 1)]
+        solver.set(op.output, solver.system.lift(short, solver.layouts_of(op.output.axes), dims))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """A table read by values: its rows are nodes, and every entry is an edge to what the row holds."""
@@ -59,6 +69,15 @@ class TopK(Operation):
         op.output.axes = tuple(new if d == dim else axis for d, axis in enumerate(x.axes))
         if op.attrs["indices"]:
             op.output.indexes = x.axes[dim]
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Elements are compared: one positive multiplier for all. Which they are has none."""
+        (x,) = op.inputs
+        dim = op.attrs["dim"]
+        short = solver.system.constant(solver.of(x), [dim])
+        short = solver.system.power(short, 0 if op.attrs["indices"] else 1, "none")
+        dims = [d for d in range(x.ndim) if d != dim]
+        solver.set(op.output, solver.system.lift(short, solver.layouts_of(op.output.axes), dims))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         emitter.reconnect(op)
