@@ -274,7 +274,9 @@ class CharacterSystem:
             if found is None:
                 raise Incompatible("aligned axes are cut differently")
             maps[d] = found
-            renamed = renamed or layouts[to] is not x.layouts[d]
+            renamed = renamed or any(
+                block.atoms != x.layouts[d].blocks[number].atoms for block, number in zip(layouts[to].blocks, found, strict=True)
+            )
         target = dict(used)
         in_order = [to for _, to in used] == sorted(to for _, to in used)
 
