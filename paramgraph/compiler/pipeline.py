@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.scales import type_scales
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import give_up, type_program
@@ -49,11 +50,12 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
     storages = lowering.storages
+    scales, scaling = type_scales(program, typing)
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases),
+        symmetry=builder.group(actions, storages.aliases, scales, scaling),
         values=storages.values,
         aliases=storages.aliases,
         names=tuple(trace.state),

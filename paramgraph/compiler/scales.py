@@ -16,7 +16,10 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.typing import Typing
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.characters import Character, CharacterSystem, Incompatible
+from paramgraph.symmetries.group import Factor
+from paramgraph.symmetries.scale_solution import annotate
 from paramgraph.symmetries.scale_spaces import Layout, Layouts, ScaleSpaces
+from paramgraph.symmetries.scales import Scales
 from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 
 # Constants with more elements are taken as having no zero, unread.
@@ -120,6 +123,18 @@ def _read(value: Value) -> np.ndarray | None:
         return value.read()
     except TraceError:  # a constant on the meta device
         return None
+
+
+def type_scales(program: Program, typing: Typing) -> tuple[Scales, list[Factor]]:
+    """The scales and signs of a typed program, and their factors of the group. None where typing gave up."""
+    if typing.failure:
+        return Scales(), []
+    try:
+        solver = solve_scales(program, typing)
+    except (Misaligned, RecursionError):  # as in permutation typing: no compilation crashes, and no wrong symmetry gets through
+        return Scales(), []
+    known = {name: solver.characters[value] for name, value in program.tensors.items() if value in solver.characters}
+    return annotate(solver.system, known)
 
 
 def solve_scales(program: Program, typing: Typing) -> ScaleSolver:

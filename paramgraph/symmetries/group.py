@@ -1,7 +1,10 @@
-"""The permutation group of a network: factors, elements, and their action on state dicts.
+"""The symmetry group of a network: factors, elements, and their action on state dicts.
 
-The group is a product of symmetric groups with dependencies. A factor is a joint space of n elements whose permutation may differ for
-each of the m elements of the spaces that it depends on: it contributes S_n^m, and together with what it depends on a wreath product.
+The permutations are a product of symmetric groups with dependencies. A factor is a joint space of n elements whose permutation may differ
+for each of the m elements of the spaces that it depends on: it contributes S_n^m, and together with what it depends on a wreath product.
+
+Scales and signs (`paramgraph.symmetries.scales`) are permuted by the permutations: the group is the semidirect product of the two. An
+element (π, s) first permutes, then scales: (π₁, s₁)(π₂, s₂) = (π₁π₂, s₁ · π₁▷s₂).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paramgraph.errors import GroupError, StateDictError
+from paramgraph.symmetries.scales import Scales, drawn
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +26,15 @@ if TYPE_CHECKING:
     from paramgraph.graph import Alias
 
 Array = np.ndarray
+# Tables of a factor's scales or signs, one per variable.
+Tables = tuple[Array, ...]
+Part = Array | Tables
+
+KINDS = ("permutation", "scale", "sign")
+# Default standard deviation of the logarithm of a sampled magnitude.
+SIGMA = 0.5
+# Logarithms of magnitudes that differ by less are the same.
+SAME = 1e-9
 
 
 @dataclass(frozen=True)
@@ -47,15 +60,16 @@ class IndexSpace:
 
 @dataclass(frozen=True)
 class Factor:
-    """S_n to the power m: a joint space of n elements, permuted separately for each element of what it depends on.
+    """S_n to the power m: a joint space of n elements, permuted separately for each element of what it depends on; or scales or signs.
 
     Attributes:
         name: for people and for selecting factors.
         spaces: numbers of the index spaces whose product is permuted.
         over: numbers of the index spaces that it depends on.
-        size: n.
+        size: n; for scales and signs, how many there are.
         copies: m, the product of the sizes of `over`.
-        kind: `"permutation"`.
+        kind: `"permutation"`, `"scale"` or `"sign"`.
+        variables: for scales and signs, numbers of their variables in `SymmetryGroup.scales`.
     """
 
     name: str
@@ -64,13 +78,16 @@ class Factor:
     size: int
     copies: int
     kind: str = "permutation"
+    variables: tuple[int, ...] = ()
 
     @property
     def log_order(self) -> float:
-        """Natural logarithm of (n!)^m."""
-        return self.copies * math.lgamma(self.size + 1)
+        """Natural logarithm of (n!)^m; 0 for scales and signs."""
+        return self.copies * math.lgamma(self.size + 1) if self.kind == "permutation" else 0.0
 
     def __str__(self) -> str:
+        if self.kind != "permutation":
+            return f"{'ℝ₊' if self.kind == 'scale' else '{±1}'}^{self.size}: {self.name}"
         power = f"^{self.copies}" if self.copies > 1 else ""
         return f"S_{self.size}{power} on {self.name}"
 
@@ -108,24 +125,36 @@ class TensorAction:
 
 @dataclass(frozen=True)
 class SymmetryGroup:
-    """The exact group of parameter permutations that leave a network's function unchanged.
+    """The exact group of permutations, scales and signs of parameters that leave a network's function unchanged.
 
     Attributes:
         spaces: the atomic index spaces, numbered.
-        factors: the factors, largest order first within what the network's order allows.
+        factors: the factors: permutations, then scales and signs.
         actions: how each base tensor is permuted, by state-dict name.
         aliases: state-dict names that are views of base tensors.
+        scales: the variables of scales and signs, and the characters of the tensors that they scale.
     """
 
     spaces: tuple[IndexSpace, ...]
     factors: tuple[Factor, ...]
     actions: Mapping[str, TensorAction]
     aliases: Mapping[str, Alias] = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
 
     @cached_property
     def log_order(self) -> float:
-        """Natural logarithm of the order of the group: the sum over factors of m · ln n!."""
+        """Natural logarithm of the order of the group of permutations: the sum over factors of m · ln n!."""
         return math.fsum(factor.log_order for factor in self.factors)
+
+    @cached_property
+    def dimension(self) -> int:
+        """Dimension of the group of magnitudes."""
+        return sum(factor.size for factor in self.factors if factor.kind == "scale")
+
+    @cached_property
+    def num_signs(self) -> int:
+        """Number of independent signs."""
+        return sum(factor.size for factor in self.factors if factor.kind == "sign")
 
     def identity(self) -> GroupElement:
         return GroupElement(self, {})
@@ -135,13 +164,15 @@ class SymmetryGroup:
         seed: int | torch.Generator | None = None,
         factors: Iterable[int | str] | None = None,
         kinds: Iterable[str] | None = None,
+        sigma: float = SIGMA,
     ) -> GroupElement:
-        """A uniformly random element.
+        """A random element: uniform permutations and signs, and magnitudes whose logarithms are normal.
 
         Args:
             seed: an integer, a CPU `torch.Generator`, or None for torch's default generator.
             factors: numbers or names of the factors to sample; the others stay the identity. None for all.
-            kinds: kinds of factors to sample (`"permutation"`). None for all.
+            kinds: kinds of factors to sample (`"permutation"`, `"scale"`, `"sign"`). None for all.
+            sigma: standard deviation of the logarithm of a magnitude.
 
         Raises:
             GroupError: a factor or kind is not in the group.
@@ -151,16 +182,29 @@ class SymmetryGroup:
         generator = seed if isinstance(seed, torch.Generator) else None
         if isinstance(seed, int):
             generator = torch.Generator().manual_seed(seed)
-        parts: dict[int, Array] = {}
+        parts: dict[int, Part] = {}
         for number in self.select(factors, kinds):
             factor = self.factors[number]
+            if factor.kind != "permutation":
+                parts[number] = self._draw(factor, generator, sigma)
+                continue
             noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64)
             parts[number] = noise.argsort(dim=1).numpy()
         return GroupElement(self, parts)
 
+    def _draw(self, factor: Factor, generator: torch.Generator | None, sigma: float) -> Tables:
+        import torch
+
+        def draw(shape: tuple[int, ...]) -> Array:
+            if factor.kind == "sign":
+                return torch.randint(0, 2, shape, generator=generator).numpy().astype(bool)
+            return torch.randn(shape, generator=generator, dtype=torch.float64).numpy() * sigma
+
+        return tuple(drawn([self.scales.variables[number] for number in factor.variables], draw))
+
     def select(self, factors: Iterable[int | str] | None = None, kinds: Iterable[str] | None = None) -> list[int]:
         """Numbers of the chosen factors."""
-        known = {factor.kind for factor in self.factors} | {"permutation"}
+        known = {*KINDS, *(factor.kind for factor in self.factors)}
         wanted = known if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
         if not wanted <= known:
             raise GroupError(f"unknown kinds {sorted(wanted - known)}; this group has {sorted(known)}.")
@@ -173,13 +217,17 @@ class SymmetryGroup:
 
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
+        if self.factors[number].kind != "permutation":
+            found = {name for variable in self.factors[number].variables for name in self.scales.tensors.get(variable, ())}
+            return [name for name in self.actions if name in found]
         own = set(self.factors[number].spaces)
         return [name for name, action in self.actions.items() if action.spaces() & own]
 
     def __str__(self) -> str:
-        head = f"permutation group of ln order {self.log_order:.2f}, {len(self.factors)} factors"
+        permutations = [factor for factor in self.factors if factor.kind == "permutation"]
+        head = f"permutation group of ln order {self.log_order:.2f}, {len(permutations)} factors"
         classes: dict[tuple[int, int], int] = {}
-        for factor in self.factors:
+        for factor in permutations:
             classes[factor.size, factor.copies] = classes.get((factor.size, factor.copies), 0) + 1
         largest = sorted(classes.items(), key=lambda item: -item[1] * item[0][1] * math.lgamma(item[0][0] + 1))
         lines = [
@@ -188,6 +236,10 @@ class SymmetryGroup:
         ]
         if len(largest) > 8:
             lines.append(f"  … and {len(largest) - 8} more sizes")
+        if self.dimension or self.num_signs:
+            lines.append(f"scale group of {self.dimension:,} magnitudes and {self.num_signs:,} signs")
+        if self.scales.approximate:
+            lines.append(f"  ({self.scales.approximate:,} more magnitudes hold approximately: they are not in the group)")
         return "\n".join([head, *lines])
 
 
@@ -198,11 +250,25 @@ class GroupElement:
     Attributes:
         group: the group it belongs to.
         parts: per factor number, permutations of shape `(copies, size)`: element j of copy i goes to `part[i, j]` (in the copy that i
-            goes to). Factors left out are the identity.
+            goes to); for scales and signs, a table per variable. Factors left out are the identity.
     """
 
     group: SymmetryGroup
-    parts: Mapping[int, Array]
+    parts: Mapping[int, Part]
+
+    @cached_property
+    def permutations(self) -> dict[int, Array]:
+        """The parts that are permutations."""
+        return {number: part for number, part in self.parts.items() if not isinstance(part, tuple)}
+
+    @cached_property
+    def tables(self) -> dict[int, Array]:
+        """Tables of the scales and signs, by variable: logarithms of magnitudes, and which signs are negative."""
+        out: dict[int, Array] = {}
+        for number, part in self.parts.items():
+            if isinstance(part, tuple):
+                out.update(zip(self.group.factors[number].variables, part, strict=True))
+        return out
 
     def act(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A new state dict with the element applied; shared parameters are acted on once.
@@ -220,7 +286,7 @@ class GroupElement:
             tensor = state_dict[name]
             if tuple(tensor.shape) != action.shape:
                 raise StateDictError(f"{name}: expected shape {action.shape}, got {tuple(tensor.shape)}.")
-            out[name] = self._act_on(tensor, action)
+            out[name] = self.group.scales.scale(name, self._act_on(tensor, action), self.tables)
         result = {}
         for name, tensor in state_dict.items():
             if name in out:
@@ -257,7 +323,7 @@ class GroupElement:
     def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
         """For each flat position along `dims`, the position that its new value comes from; None for the identity."""
         touched = {self.group.spaces[s].factor for block in blocks for dim in block.spaces for s in dim}
-        if touched.isdisjoint(self.parts):
+        if touched.isdisjoint(self.permutations):
             return None
         sizes = [action.shape[d] for d in dims]
         source = np.arange(math.prod(sizes))
@@ -292,7 +358,7 @@ class GroupElement:
         image: list[Array] = list(coordinate)
         for i, s in enumerate(flat):
             number = spaces[s].factor
-            part = self.parts.get(number) if number >= 0 else None
+            part = self.permutations.get(number) if number >= 0 else None
             if part is None:
                 continue
             factor = self.group.factors[number]
@@ -323,14 +389,44 @@ class GroupElement:
         return self.images([tuple(spaces)])[0].reshape(-1)
 
     def inverse(self) -> GroupElement:
-        parts = {}
-        for number, part in self.parts.items():
+        parts: dict[int, Part] = {}
+        for number, part in self.permutations.items():
             factor = self.group.factors[number]
             to = self._copies(factor)
             inverse = np.empty_like(part)
             inverse[to[:, None], part] = np.arange(factor.size)
             parts[number] = inverse
-        return GroupElement(self.group, parts)
+        back = GroupElement(self.group, parts)
+        tables = {v: table if table.dtype == bool else -table for v, table in self.tables.items()}
+        return GroupElement(self.group, parts | self._parts_of(back._moved(tables)))
+
+    def _parts_of(self, tables: Mapping[int, Array]) -> dict[int, Part]:
+        """Tables by variable as parts by factor."""
+        out: dict[int, Part] = {}
+        for number, factor in enumerate(self.group.factors):
+            if factor.kind != "permutation" and any(v in tables for v in factor.variables):
+                empty = bool if factor.kind == "sign" else np.float64
+                own = [(v, self.group.scales.variables[v].shape) for v in factor.variables]
+                out[number] = tuple(tables[v] if v in tables else np.zeros(shape, dtype=empty) for v, shape in own)
+        return out
+
+    def _moved(self, tables: Mapping[int, Array]) -> Mapping[int, Array]:
+        """Tables where this element's permutation takes them: each multiplier goes with its parameter."""
+        return self.group.scales.moved(tables, self._come_from) if tables and self.permutations else tables
+
+    def _come_from(self, name: str, coordinates: Sequence[Array]) -> Sequence[Array]:
+        """The elements of a tensor that the permutation puts at the given places."""
+        action = self.group.actions[name]
+        out = list(coordinates)
+        for dims, blocks in action.components:
+            source = self._source(action, dims, blocks)
+            if source is None:
+                continue
+            sizes = [action.shape[d] for d in dims]
+            flat = source[np.ravel_multi_index([coordinates[d] for d in dims], sizes)]
+            for d, where in zip(dims, np.unravel_index(flat, sizes), strict=True):
+                out[d] = where
+        return out
 
     def _copies(self, factor: Factor) -> Array:
         """Where the copies of a factor go under this element, shape `(copies,)`."""
@@ -344,16 +440,22 @@ class GroupElement:
             return NotImplemented
         if other.group is not self.group:
             raise GroupError("elements of two different groups cannot be composed: sample both from one graph's symmetry.")
-        parts = {}
-        for number in {*self.parts, *other.parts}:
+        parts: dict[int, Part] = {}
+        for number in {*self.permutations, *other.permutations}:
             factor = self.group.factors[number]
             plain = np.broadcast_to(np.arange(factor.size), (factor.copies, factor.size))
-            first, second = other.parts.get(number, plain), self.parts.get(number, plain)
+            first, second = other.permutations.get(number, plain), self.permutations.get(number, plain)
             parts[number] = np.take_along_axis(second[other._copies(factor)], first, axis=1)
-        return GroupElement(self.group, parts)
+        tables = dict(self._moved(other.tables))
+        for variable, table in self.tables.items():
+            known = tables.get(variable)
+            tables[variable] = table if known is None else table ^ known if table.dtype == bool else table + known
+        return GroupElement(self.group, parts | self._parts_of(tables))
 
     def is_identity(self) -> bool:
-        return all((part == np.arange(part.shape[1])).all() for part in self.parts.values())
+        """Whether nothing is permuted, no sign changed, and no magnitude changed by more than rounding errors."""
+        still = all((part == np.arange(part.shape[1])).all() for part in self.permutations.values())
+        return still and not any((np.abs(table) > SAME if table.dtype != bool else table).any() for table in self.tables.values())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, GroupElement) or other.group is not self.group:
@@ -363,7 +465,7 @@ class GroupElement:
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
-        moved = sum(not (part == np.arange(part.shape[1])).all() for part in self.parts.values())
+        moved = sum(not GroupElement(self.group, {number: part}).is_identity() for number, part in self.parts.items())
         return f"group element that moves {moved} of {len(self.group.factors)} factors"
 
     __repr__ = __str__

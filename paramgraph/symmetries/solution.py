@@ -10,6 +10,7 @@ import numpy as np
 from paramgraph.graph import Alias
 from paramgraph.symmetries.dependencies import Block, Dependencies
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
+from paramgraph.symmetries.scales import Scales
 from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
 
@@ -94,8 +95,19 @@ class GroupBuilder:
         index = tuple(None if i is None or _is_everything(i) else i for i in block.index)
         return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
 
-    def group(self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias]) -> SymmetryGroup:
-        return SymmetryGroup(tuple(self.spaces), tuple(self.factors), dict(actions), dict(aliases))
+    def group(
+        self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias], scales: Scales | None = None, scaling: Sequence[Factor] = ()
+    ) -> SymmetryGroup:
+        """The group.
+
+        Args:
+            actions: per base tensor.
+            aliases: names of views of base tensors.
+            scales: variables and characters of scales and signs.
+            scaling: their factors.
+        """
+        factors = (*self.factors, *scaling)
+        return SymmetryGroup(tuple(self.spaces), factors, dict(actions), dict(aliases), scales or Scales())
 
 
 def _is_everything(index: np.ndarray) -> bool:

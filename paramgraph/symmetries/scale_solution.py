@@ -1,0 +1,86 @@
+"""From solved characters to scales: free unknowns become variables, and every parameter's character is written in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+
+from paramgraph.symmetries.characters import Character, CharacterSystem, Key, Subset, Terms
+from paramgraph.symmetries.group import Factor
+from paramgraph.symmetries.scale_spaces import Layout
+from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
+
+
+def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tuple[Scales, list[Factor]]:
+    """The scales of a solved system, and the factors that they are: those of one block of a tensor together.
+
+    Args:
+        system: all constraints of the program.
+        characters: of the parameters and buffers, by state-dict name.
+    """
+    loose = _free_dimension(system)
+    for form in system.exact:
+        system.magnitudes.add(form)
+    approximate = loose - _free_dimension(system)
+    numbers: dict[tuple[str, int], int] = {}
+    for kind, solved in (("scale", system.magnitudes.solved), ("sign", system.signs.solved)):
+        for number, unknown in enumerate(system.unknowns):
+            if number not in solved and unknown.dimension:
+                numbers[kind, number] = len(numbers)
+    blocks: dict[str, tuple[ScaleBlock, ...]] = {}
+    at: dict[tuple[str, Key], int] = {}
+    for name, character in characters.items():
+        found = []
+        for key, terms in character.made.items():
+            block = _block(system, numbers, character.layouts, key, terms)
+            if block.terms:
+                at[name, key] = len(found)
+                found.append(block)
+        if found:
+            blocks[name] = tuple(found)
+    variables = []
+    for kind, number in numbers:
+        unknown = system.unknowns[number]
+        places = _places(characters[unknown.name].layouts, unknown.key, unknown.subset)
+        variables.append(ScaleVariable(kind, unknown.shape, unknown.name, at[unknown.name, unknown.key], places))
+    return Scales(tuple(variables), blocks, approximate), _factors(variables)
+
+
+def _free_dimension(system: CharacterSystem) -> int:
+    return sum(unknown.dimension for number, unknown in enumerate(system.unknowns) if number not in system.magnitudes.solved)
+
+
+def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int, ...]:
+    starts = np.cumsum([0, *(len(layout.blocks[number].atoms) for layout, number in zip(layouts, key, strict=True))])
+    return tuple(int(starts[d]) + i for d, i in subset)
+
+
+def _block(
+    system: CharacterSystem, numbers: Mapping[tuple[str, int], int], layouts: tuple[Layout, ...], key: Key, terms: Terms
+) -> ScaleBlock:
+    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+    found = []
+    for subset, (own_form, _) in terms.items():
+        (unknown,) = own_form
+        form = {numbers["scale", u]: c for u, c in system.magnitudes.reduce({unknown: 1}).items() if ("scale", u) in numbers}
+        signs = [numbers["sign", u] for u in system.signs.reduce((unknown,)) if ("sign", u) in numbers]
+        used = [(v, Fraction(c)) for v, c in sorted(form.items())] + [(v, Fraction(1)) for v in sorted(signs)]
+        if used:
+            exponents = tuple((c.numerator, c.denominator) for _, c in used)
+            found.append(ScaleTerm(_places(layouts, key, subset), tuple(v for v, _ in used), exponents))
+    sizes = tuple(tuple(atom.size for atom in block.atoms) for block in own)
+    return ScaleBlock(tuple(block.positions for block in own), sizes, tuple(found))
+
+
+def _factors(variables: list[ScaleVariable]) -> list[Factor]:
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for number, variable in enumerate(variables):
+        groups.setdefault((variable.kind, variable.tensor, variable.block), []).append(number)
+    out = []
+    for (kind, tensor, block), members in groups.items():
+        name = f"{kind} of {tensor}" + (f" ({block + 1})" if block else "")
+        dimension = sum(variables[number].dimension for number in members)
+        out.append(Factor(name, (), (), dimension, 1, kind, tuple(members)))
+    return out
