@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from fractions import Fraction
-
-import numpy as np
 
 from paramgraph.symmetries.characters import Character, CharacterSystem, Key, Subset, Terms
 from paramgraph.symmetries.group import Factor
@@ -34,17 +33,19 @@ def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tu
     for name, character in characters.items():
         found = []
         for key, terms in character.made.items():
-            block = _block(system, numbers, character.layouts, key, terms)
-            if block.terms:
+            scaled = _block(system, numbers, character.layouts, key, terms)
+            if scaled.terms:
                 at[name, key] = len(found)
-                found.append(block)
+                found.append(scaled)
         if found:
             blocks[name] = tuple(found)
     variables = []
     for kind, number in numbers:
         unknown = system.unknowns[number]
         places = _places(characters[unknown.name].layouts, unknown.key, unknown.subset)
-        variables.append(ScaleVariable(kind, unknown.shape, unknown.name, at[unknown.name, unknown.key], places))
+        block = at[unknown.name, unknown.key]
+        shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
+        variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
     return Scales(tuple(variables), blocks, approximate), _factors(variables)
 
 
@@ -53,8 +54,10 @@ def _free_dimension(system: CharacterSystem) -> int:
 
 
 def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int, ...]:
-    starts = np.cumsum([0, *(len(layout.blocks[number].atoms) for layout, number in zip(layouts, key, strict=True))])
-    return tuple(int(starts[d]) + i for d, i in subset)
+    """The spaces of a subset, numbered through all axes, in the order of their identities: the same in every tensor that holds them."""
+    own = [layout.blocks[number].atoms for layout, number in zip(layouts, key, strict=True)]
+    starts = [0, *itertools.accumulate(map(len, own))]
+    return tuple(starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]][place[1]].id))
 
 
 def _block(

@@ -36,7 +36,7 @@ class ScaleVariable:
         shape: sizes of the spaces.
         tensor: state-dict name of the tensor that it was first met in.
         block: number of the block within that tensor's action.
-        places: which of the block's spaces, numbered through all axes.
+        places: which of the block's spaces, numbered through all axes, in the order of the table's axes.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class ScaleTerm:
     """A function on some spaces of a block, as a combination of variables.
 
     Attributes:
-        places: which of the block's spaces, numbered through all axes.
+        places: which of the block's spaces, numbered through all axes, in the order of the tables' axes.
         variables: numbers of the variables.
         exponents: numerator and denominator of each variable's coefficient; 1 for signs.
     """
@@ -159,7 +159,8 @@ class Scales:
                 table = tables.get(variable)
                 if table is None:
                     continue
-                placed = table.reshape([n if i in term.places else 1 for i, n in enumerate(block.flat)])
+                in_order = table.transpose(np.argsort(term.places))
+                placed = in_order.reshape([n if i in term.places else 1 for i, n in enumerate(block.flat)])
                 full = np.broadcast_to(placed, wide).reshape(target)
                 if self.variables[variable].kind == "sign":
                     flips[axes] = flips[axes] ^ full if axes in flips else full
