@@ -13,6 +13,7 @@ from paramgraph.graph import Alias, EdgeSet, NodeSet, ParameterView, ParamGraph
 
 if TYPE_CHECKING:
     from paramgraph.symmetries.group import SymmetryGroup
+    from paramgraph.symmetries.scales import Scales
 
 
 def check_graph(graph: ParamGraph) -> None:
@@ -59,10 +60,16 @@ def _check_group(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) ->
         _require(space.size >= 0 and -1 <= space.factor < len(factors), f"space {i}", f"a factor below {len(factors)}", space)
     for i, factor in enumerate(factors):
         place = f"factor {i}"
+        if factor.kind != "permutation":
+            _numbers(factor.variables, len(group.scales.variables), place, "variables")
+            size = sum(group.scales.variables[v].dimension for v in factor.variables)
+            _require(factor.size == size, place, f"{size} by its variables", factor.size)
+            continue
         _numbers((*factor.spaces, *factor.over), len(spaces), place, "spaces")
         size, copies = (math.prod(spaces[s].size for s in numbers) for numbers in (factor.spaces, factor.over))
         _require((size, copies) == (factor.size, factor.copies), place, f"S_{size}^{copies} by its spaces", factor)
         _require(all(spaces[s].factor == i for s in factor.spaces), place, "spaces that name it as their factor", factor.spaces)
+    _check_scales(group.scales, shapes)
     for name, action in group.actions.items():
         place = f"action on {name!r}"
         _require(shapes.get(name) == action.shape, place, f"shape {shapes.get(name)}", action.shape)
@@ -73,6 +80,32 @@ def _check_group(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) ->
                 for d, index, numbers in zip(dims, block.index, block.spaces, strict=True):
                     _numbers(numbers, len(spaces), place, "spaces")
                     _check_block(index, math.prod(spaces[s].size for s in numbers), action.shape[d], place)
+
+
+def _check_scales(scales: Scales, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    for name, blocks in scales.blocks.items():
+        place = f"scales of {name!r}"
+        _require(name in shapes, place, "a saved tensor", repr(name))
+        for block in blocks:
+            _require(len(block.index) == len(block.sizes) == len(shapes[name]), place, f"{len(shapes[name])} dimensions", block)
+            for index, sizes, n in zip(block.index, block.sizes, shapes[name], strict=True):
+                _check_block(index, math.prod(sizes), n, place)
+                _require(index is not None or math.prod(sizes) == n, place, f"spaces of {n} elements together", sizes)
+            for term in block.terms:
+                _numbers(term.places, len(block.flat), place, "spaces")
+                _numbers(term.variables, len(scales.variables), place, "variables")
+                _require(all(bottom > 0 for _, bottom in term.exponents), place, "exponents with positive denominators", term.exponents)
+                _require(len(term.exponents) == len(term.variables), place, "an exponent per variable", term.exponents)
+                fits = all(tuple(block.flat[p] for p in term.places) == scales.variables[v].shape for v in term.variables)
+                _require(fits, place, "variables of its spaces' sizes", term)
+    for i, variable in enumerate(scales.variables):
+        place = f"scale variable {i}"
+        _require(variable.kind in ("scale", "sign"), place, "a scale or a sign", variable.kind)
+        blocks = scales.blocks.get(variable.tensor, ())
+        _numbers((variable.block,), len(blocks), place, "blocks")
+        _numbers(variable.places, len(blocks[variable.block].flat), place, "spaces")
+        shape = tuple(blocks[variable.block].flat[p] for p in variable.places)
+        _require(shape == variable.shape, place, f"shape {shape} by its spaces", variable.shape)
 
 
 def _check_nodes(nodes: NodeSet, group: SymmetryGroup | None) -> None:

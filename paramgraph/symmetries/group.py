@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -214,6 +214,23 @@ class SymmetryGroup:
             if not isinstance(number, int) or not 0 <= number < len(self.factors):
                 raise GroupError(f"unknown factor {number!r}: pass a number below {len(self.factors)} or a name from symmetry.factors.")
         return [int(number) for number in chosen if self.factors[int(number)].kind in wanted]
+
+    def subgroup(self, kinds: Iterable[str]) -> SymmetryGroup:
+        """The subgroup whose factors are of the given kinds only.
+
+        Raises:
+            GroupError: a kind is not known.
+        """
+        chosen = self.select(kinds=kinds)
+        number = {old: new for new, old in enumerate(chosen)}
+        spaces = tuple(
+            space if space.pinned or space.factor in number else replace(space, factor=-1, cause="permutations are left out")
+            for space in self.spaces
+        )
+        spaces = tuple(space if space.pinned else replace(space, factor=number[space.factor]) for space in spaces)
+        factors = tuple(self.factors[old] for old in chosen)
+        scales = self.scales if any(factor.variables for factor in factors) else Scales()
+        return SymmetryGroup(spaces, factors, self.actions, self.aliases, scales)
 
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
