@@ -6,7 +6,7 @@ with which may be permuted. The first pass runs the operations' typing rules on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,20 +47,25 @@ class ScaleSolver:
     def layouts_of(self, axes: Sequence[Axis]) -> list[Layout]:
         return [self.layouts.of(axis) for axis in axes]
 
-    def of(self, value: Value) -> Character:
-        """The character of a value."""
+    def of(self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False) -> Character:
+        """The character of a value.
+
+        Args:
+            apart: for parameters met for the first time, pairs of axes on which no function of both can be.
+            square: for parameters met for the first time, whether their root will be taken.
+        """
         found = self.characters.get(value)
         if found is None:
-            found = self.characters[value] = self._leaf(value)
+            found = self.characters[value] = self._leaf(value, apart, square)
         return found
 
     def set(self, value: Value, character: Character) -> None:
         self.characters[value] = character
 
-    def _leaf(self, value: Value) -> Character:
+    def _leaf(self, value: Value, apart: Collection[tuple[int, int]], square: bool) -> Character:
         layouts = self.layouts_of(value.axes)
         if value.kind in ("parameter", "buffer"):
-            return self.system.unknown(layouts, value.name)
+            return self.system.unknown(layouts, value.name, apart=apart, square=square)
         if value.kind == "state":
             return self.system.unknown(layouts)
         if value.kind == "constant":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -109,13 +109,17 @@ class CharacterSystem:
         """Multipliers that are all 1."""
         return Character(layouts, lambda key: {})
 
-    def unknown(self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True) -> Character:
+    def unknown(
+        self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True, apart: Collection[tuple[int, int]] = (), square: bool = False
+    ) -> Character:
         """Any multipliers.
 
         Args:
             layouts: of the tensor's axes.
             name: of the parameter; None for tensors that are none.
             sign: whether multipliers may be negative.
+            apart: pairs of axes on which no function of both can be: the constraints would say so, at a cost.
+            square: count the unknowns in halves, for tensors of which roots are taken: coefficients stay whole.
         """
         layouts = tuple(layouts)
 
@@ -126,6 +130,8 @@ class CharacterSystem:
             out: Terms = {}
             for size in range(most + 1):
                 for subset in itertools.combinations(places, size):
+                    if size > 1 and any((a, b) in apart for a, _ in subset for b, _ in subset):
+                        continue
                     spaces = tuple(sorted(atoms[place].id for place in subset))
                     if len(set(spaces)) < len(spaces):
                         continue  # a function on two occurrences of one space: which index is which would have to be told apart
@@ -136,7 +142,7 @@ class CharacterSystem:
                         number = len(self.unknowns)
                         shape = tuple(atoms[place].size for place in subset)
                         self.unknowns.append(Unknown(name, key, subset, shape, spaces))
-                    out[subset] = ({number: 1}, frozenset((number,)) if sign else EVEN)
+                    out[subset] = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
             return out
 
         return Character(layouts, make)
@@ -207,9 +213,12 @@ class CharacterSystem:
         out = {}
         for key in a.keys():
             terms = dict(a.terms(key))
-            for subset, (form, parity) in b.terms(key).items():
-                known = terms.get(subset, NOTHING)
-                terms[subset] = (plus(known[0], form, degree), known[1] ^ parity)
+            for subset, term in b.terms(key).items():
+                known = terms.get(subset)
+                if known is not None:
+                    terms[subset] = (plus(known[0], term[0], degree), known[1] ^ term[1])
+                else:
+                    terms[subset] = term if degree == 1 else (plus(ZERO, term[0], degree), term[1])
             out[key] = terms
         return Character(a.layouts, out.__getitem__)
 
@@ -232,7 +241,9 @@ class CharacterSystem:
         for key in x.keys():
             terms: Terms = {}
             for subset, term in x.terms(key).items():
-                if any(d in gone for d, _ in subset):
+                if not subset:
+                    terms[subset] = term
+                elif any([d in gone for d, _ in subset]):
                     self.vanish(subset, term)
                 else:
                     terms[tuple((place[d], i) for d, i in subset)] = term
@@ -277,6 +288,10 @@ class CharacterSystem:
             renamed = renamed or any(
                 block.atoms != x.layouts[d].blocks[number].atoms for block, number in zip(layouts[to].blocks, found, strict=True)
             )
+        if all(len(layout.blocks) == 1 for layout in layouts) and not renamed:
+            own_key = (0,) * len(x.layouts)
+            if [d for d, _ in used] == [to for _, to in used]:
+                return Character(layouts, lambda key: x.terms(own_key))
         target = dict(used)
         in_order = [to for _, to in used] == sorted(to for _, to in used)
 
@@ -308,6 +323,13 @@ class CharacterSystem:
             if len(x.layouts) == len(layouts):
                 return self.lift(x, layouts, range(len(layouts)))
             raise Incompatible("a reshaped tensor is made of other spaces")
+
+        if all(len(layout.blocks) == 1 for layout in layouts):
+            old = [(d, i) for d, layout in enumerate(x.layouts) for i in range(len(layout.blocks[0].atoms))]
+            new = [(d, i) for d, layout in enumerate(layouts) for i in range(len(layout.blocks[0].atoms))]
+            place = dict(zip(old, new, strict=True))
+            own_key = (0,) * len(x.layouts)
+            return Character(layouts, lambda key: {tuple([place[p] for p in subset]): term for subset, term in x.terms(own_key).items()})
 
         def make(key: Key) -> Terms:
             flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]

@@ -38,7 +38,11 @@ def scaled(a: Form, times: int | Fraction) -> Form:
     """`times · a`."""
     if times == 1:
         return a
-    return {unknown: _whole(times * coefficient) for unknown, coefficient in a.items()} if times else ZERO
+    if not times:
+        return ZERO
+    if isinstance(times, Fraction) and times.numerator in (1, -1) and all([coefficient % times.denominator == 0 for coefficient in a.values()]):
+        return {unknown: times.numerator * (coefficient // times.denominator) for unknown, coefficient in a.items()}
+    return {unknown: _whole(times * coefficient) for unknown, coefficient in a.items()}
 
 
 def _whole(number: int | Fraction) -> int | Fraction:
@@ -80,7 +84,10 @@ class RationalSystem:
             return False
         top = max(row)
         factor = row[top]
-        self.solved[top] = {unknown: _whole(Fraction(-coefficient) / factor) for unknown, coefficient in row.items() if unknown != top}
+        if factor in (1, -1):
+            self.solved[top] = {unknown: -factor * coefficient for unknown, coefficient in row.items() if unknown != top}
+        else:
+            self.solved[top] = {unknown: _whole(Fraction(-coefficient) / factor) for unknown, coefficient in row.items() if unknown != top}
         return True
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from fractions import Fraction
 
 from paramgraph.symmetries.characters import Character, CharacterSystem, Key, Subset, Terms
 from paramgraph.symmetries.group import Factor
@@ -65,14 +64,13 @@ def _block(
 ) -> ScaleBlock:
     own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
     found = []
-    for subset, (own_form, _) in terms.items():
-        (unknown,) = own_form
-        form = {numbers["scale", u]: c for u, c in system.magnitudes.reduce({unknown: 1}).items() if ("scale", u) in numbers}
-        signs = [numbers["sign", u] for u in system.signs.reduce((unknown,)) if ("sign", u) in numbers]
-        used = [(v, Fraction(c)) for v, c in sorted(form.items())] + [(v, Fraction(1)) for v in sorted(signs)]
-        if used:
-            exponents = tuple((c.numerator, c.denominator) for _, c in used)
-            found.append(ScaleTerm(_places(layouts, key, subset), tuple(v for v, _ in used), exponents))
+    for subset, (form_of, signs_of) in terms.items():
+        form = {numbers["scale", u]: c for u, c in system.magnitudes.reduce(form_of).items() if ("scale", u) in numbers}
+        signs = sorted([numbers["sign", u] for u in system.signs.reduce(signs_of) if ("sign", u) in numbers])
+        if form or signs:
+            scales = sorted(form)
+            exponents = [(form[v].numerator, form[v].denominator) for v in scales] + [(1, 1)] * len(signs)
+            found.append(ScaleTerm(_places(layouts, key, subset), (*scales, *signs), tuple(exponents)))
     sizes = tuple(tuple(atom.size for atom in block.atoms) for block in own)
     return ScaleBlock(tuple(block.positions for block in own), sizes, tuple(found))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -110,6 +111,14 @@ class Layout:
     counts: tuple[int, ...]
     blocks: tuple[AxisBlock, ...]
 
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """Number of each element's block."""
+        out = np.empty(self.size, dtype=np.int64)
+        for number, block in enumerate(self.blocks):
+            out[block.where(self.size)] = number
+        return out
+
 
 @dataclass
 class Layouts:
@@ -204,10 +213,8 @@ def blocks_holding(block: AxisBlock, where: np.ndarray, layout: Layout) -> tuple
     if len(layout.blocks) == 1:
         found = [0]
     else:
-        owner = np.empty(layout.size, dtype=np.int64)
-        for number, other in enumerate(layout.blocks):
-            owner[other.where(layout.size)] = number
-        found = np.unique(owner[where]).tolist()
+        owners = layout.owner[where]
+        found = [int(owners[0])] if (owners == owners[0]).all() else np.unique(owners).tolist()
     source = layout.blocks[found[0]]
     return found, len(found) == 1 and same_block(block, source, where, source.where(layout.size))
 

@@ -135,6 +135,13 @@ class Contract(Operation):
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         """Multipliers of a product are products; what is summed over must have one all along."""
+        for slot, value in enumerate(op.inputs):
+            if value.kind == "parameter" and value not in solver.characters:
+                # What is summed over and what no other operand varies along: no function of both can cancel.
+                others = {label for other, labels in enumerate(op.labels) if other != slot for label in labels}
+                own = op.labels[slot]
+                summed = [d for d, label in enumerate(own) if label not in op.out_labels]
+                solver.of(value, {(d, e) for d in summed for e, label in enumerate(own) if label not in others})
         order, (out, *others) = solver.aligned(op)
         for other in others:
             out = solver.system.product(out, other)
@@ -232,6 +239,9 @@ class Normalize(Mix):
     kind = "normalize"
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
+        for role, value in zip(op.attrs["roles"], op.inputs[1:], strict=True):
+            if role == "running_var":
+                solver.of(value, square=True)
         order, (x, *operands) = solver.aligned(op)
         out = scaling.normalize(solver, op, x, dict(zip(op.attrs["roles"], operands, strict=True)))
         if out is None:

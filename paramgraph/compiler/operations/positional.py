@@ -62,7 +62,9 @@ class Convolve(Operation):
         split = spaces.reshape([channels], [groups, n_in])
         outer = spaces.reshape([first], [groups, n_in if transposed else n_out])
         left = system.reshape(solver.of(x), solver.layouts_of([batch, *split, *positions]))
-        right = system.reshape(solver.of(weight), solver.layouts_of([*outer, second, *taps]))
+        # Input channels within a group are summed over; the input does not vary along output channels. Without groups, that is all.
+        apart = {(0, 1), (1, 0)} if groups == 1 else ()
+        right = system.reshape(solver.of(weight, apart), solver.layouts_of([*outer, second, *taps]))
         if not op.attrs["pointwise"]:
             left = system.constant(left, range(3, len(left.layouts)))
         right = system.constant(right, range(3, len(right.layouts)))
