@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -62,12 +62,13 @@ class Unknown:
 class Character:
     """The character of one tensor; the terms of a block are made when they are asked for."""
 
-    __slots__ = ("_make", "_terms", "layouts")
+    __slots__ = ("_blocks", "_make", "_terms", "layouts")
 
     def __init__(self, layouts: Sequence[Layout], make: Callable[[Key], Terms]) -> None:
         self.layouts = tuple(layouts)
         self._make = make
         self._terms: dict[Key, Terms] = {}
+        self._blocks: list[Key] | None = None
 
     def terms(self, key: Key) -> Terms:
         found = self._terms.get(key)
@@ -75,8 +76,12 @@ class Character:
             found = self._terms[key] = self._make(key)
         return found
 
-    def keys(self) -> Iterator[Key]:
-        return itertools.product(*[range(len(layout.blocks)) for layout in self.layouts])
+    @property
+    def blocks(self) -> list[Key]:
+        """All blocks."""
+        if self._blocks is None:
+            self._blocks = list(itertools.product(*[range(len(layout.blocks)) for layout in self.layouts]))
+        return self._blocks
 
     @property
     def made(self) -> dict[Key, Terms]:
@@ -175,13 +180,13 @@ class CharacterSystem:
 
     def be_trivial(self, x: Character) -> None:
         """Let all multipliers be 1."""
-        for key in x.keys():
+        for key in x.blocks:
             for subset, term in x.terms(key).items():
                 self.vanish(subset, term)
 
     def negligible(self, x: Character) -> None:
         """Let all magnitudes be 1 exactly; approximately they may be anything."""
-        for key in x.keys():
+        for key in x.blocks:
             self.exact.extend(form for form, _ in x.terms(key).values() if form)
 
     # -- functions of characters ---------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ class CharacterSystem:
         if degree == 1 and parity == "odd":
             return x
         out = {}
-        for key in x.keys():
+        for key in x.blocks:
             terms: Terms = {}
             for subset, term in x.terms(key).items():
                 if degree is None or parity == "none":
@@ -211,7 +216,7 @@ class CharacterSystem:
     def product(self, a: Character, b: Character, degree: int = 1) -> Character:
         """The character of `a · b^degree` for `degree` ±1, element by element."""
         out = {}
-        for key in a.keys():
+        for key in a.blocks:
             terms = dict(a.terms(key))
             for subset, term in b.terms(key).items():
                 known = terms.get(subset)
@@ -226,7 +231,7 @@ class CharacterSystem:
         """Operands of a sum have one character, element by element."""
         first = operands[0]
         for other in operands[1:]:
-            for key in first.keys():
+            for key in first.blocks:
                 self.same(first.terms(key), other.terms(key))
         return first
 
@@ -238,7 +243,7 @@ class CharacterSystem:
         kept = [d for d in range(len(x.layouts)) if d not in gone]
         place = {d: e for e, d in enumerate(kept)}
         out: dict[Key, Terms] = {}
-        for key in x.keys():
+        for key in x.blocks:
             terms: Terms = {}
             for subset, term in x.terms(key).items():
                 if not subset:
@@ -344,7 +349,9 @@ class CharacterSystem:
 
         return Character(layouts, make)
 
-    def with_axis(self, x: Character, dim: int, layout: Layout, sources: Sequence[Sequence[tuple[Character, int]]], exact: Sequence[bool]) -> Character:
+    def with_axis(
+        self, x: Character, dim: int, layout: Layout, sources: Sequence[Sequence[tuple[Character, int]]], exact: Sequence[bool]
+    ) -> Character:
         """A tensor whose axis `dim` is put together of blocks of others.
 
         Args:

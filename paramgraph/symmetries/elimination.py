@@ -90,6 +90,11 @@ class RationalSystem:
             self.solved[top] = {unknown: _whole(Fraction(-coefficient) / factor) for unknown, coefficient in row.items() if unknown != top}
         return True
 
+    def settle(self) -> None:
+        """Write every solved unknown in free ones."""
+        for unknown in sorted(self.solved):
+            self.solved[unknown] = self.reduce(self.solved[unknown])
+
 
 class BinarySystem:
     """Rows that are zero, over GF(2)."""
@@ -115,3 +120,8 @@ class BinarySystem:
         top = max(row)
         self.solved[top] = row - {top}
         return True
+
+    def settle(self) -> None:
+        """Write every solved unknown in free ones."""
+        for unknown in sorted(self.solved):
+            self.solved[unknown] = self.reduce(self.solved[unknown])

@@ -18,19 +18,22 @@ def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tu
         system: all constraints of the program.
         characters: of the parameters and buffers, by state-dict name.
     """
-    loose = _free_dimension(system)
+    sizes = [unknown.dimension for unknown in system.unknowns]
+    before = set(system.magnitudes.solved)
     for form in system.exact:
         system.magnitudes.add(form)
-    approximate = loose - _free_dimension(system)
+    approximate = sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
+    system.magnitudes.settle()
+    system.signs.settle()
     numbers: dict[tuple[str, int], int] = {}
     for kind, solved in (("scale", system.magnitudes.solved), ("sign", system.signs.solved)):
-        for number, unknown in enumerate(system.unknowns):
-            if number not in solved and unknown.dimension:
+        for number, size in enumerate(sizes):
+            if size and number not in solved:
                 numbers[kind, number] = len(numbers)
     blocks: dict[str, tuple[ScaleBlock, ...]] = {}
     at: dict[tuple[str, Key], int] = {}
     for name, character in characters.items():
-        found = []
+        found: list[ScaleBlock] = []
         for key, terms in character.made.items():
             scaled = _block(system, numbers, character.layouts, key, terms)
             if scaled.terms:
@@ -48,13 +51,12 @@ def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tu
     return Scales(tuple(variables), blocks, approximate), _factors(variables)
 
 
-def _free_dimension(system: CharacterSystem) -> int:
-    return sum(unknown.dimension for number, unknown in enumerate(system.unknowns) if number not in system.magnitudes.solved)
-
-
 def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int, ...]:
     """The spaces of a subset, numbered through all axes, in the order of their identities: the same in every tensor that holds them."""
     own = [layout.blocks[number].atoms for layout, number in zip(layouts, key, strict=True)]
+    if len(subset) == 1:
+        ((d, i),) = subset
+        return (sum(map(len, own[:d])) + i,)
     starts = [0, *itertools.accumulate(map(len, own))]
     return tuple(starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]][place[1]].id))
 

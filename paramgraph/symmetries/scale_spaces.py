@@ -161,7 +161,7 @@ class Layouts:
             inside = self.of(part)
             out.extend((where if block.positions is None else where[block.positions], block.atoms) for block in inside.blocks)
         out.sort(key=lambda entry: int(entry[0].min()) if entry[0] is not None else 0)
-        if len(out) == 1 and np.array_equal(out[0][0], np.arange(unit.size)):
+        if len(out) == 1 and out[0][0] is not None and np.array_equal(out[0][0], np.arange(unit.size)):
             out = [(None, out[0][1])]
         self._parts[unit] = out
         return out

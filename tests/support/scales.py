@@ -68,7 +68,8 @@ def _perceptron(name: str, dimension: int, signs: int, act: nn.Module) -> None:
 for _name, _act in {"relu": nn.ReLU(), "leaky relu": nn.LeakyReLU(), "squared relu": Function(lambda x: torch.relu(x) ** 2)}.items():
     _perceptron(_name, 3, 0, _act)
 scales("mlp, prelu", 3, 0, (5, 4))(lambda: nn.Sequential(nn.Linear(4, 3), nn.PReLU(3), nn.Linear(3, 2)))
-for _name, _act in {"tanh": nn.Tanh(), "sine": Function(lambda x: torch.sin(3 * x)), "hardtanh": nn.Hardtanh(), "cosine": Function(torch.cos)}.items():
+for _name, _act in {"tanh": nn.Tanh(), "sine": Function(lambda x: torch.sin(3 * x)), "hardtanh": nn.Hardtanh(),
+                    "cosine": Function(torch.cos)}.items():  # fmt: skip
     _perceptron(_name, 0, 3, _act)
 for _name, _act in {"gelu": nn.GELU(), "sigmoid": nn.Sigmoid(), "relu6": nn.ReLU6(), "silu": nn.SiLU(), "softplus": nn.Softplus()}.items():
     _perceptron(_name, 0, 0, _act)

@@ -87,9 +87,9 @@ def nullity(model: nn.Module, graph: ParamGraph, inputs: tuple[torch.Tensor, ...
             return functional_call(model, scaled, x, tie_weights=True).reshape(-1)
 
         rows.append(jacrev(outputs)(torch.ones(sum(sizes), dtype=torch.float64)))
-    values = torch.linalg.svdvals(torch.cat(rows))
-    rank = int((values > values[0] * 1e-9).sum())
-    assert rank == len(values) or values[rank - 1] / values[rank] > 1e4
+    singular = torch.linalg.svdvals(torch.cat(rows))
+    rank = int((singular > singular[0] * 1e-9).sum())
+    assert rank == len(singular) or singular[rank - 1] / singular[rank] > 1e4
     return sum(sizes) - rank
 
 

@@ -138,10 +138,10 @@ class Contract(Operation):
         for slot, value in enumerate(op.inputs):
             if value.kind == "parameter" and value not in solver.characters:
                 # What is summed over and what no other operand varies along: no function of both can cancel.
-                others = {label for other, labels in enumerate(op.labels) if other != slot for label in labels}
+                met = {label for place, labels in enumerate(op.labels) if place != slot for label in labels}
                 own = op.labels[slot]
                 summed = [d for d, label in enumerate(own) if label not in op.out_labels]
-                solver.of(value, {(d, e) for d in summed for e, label in enumerate(own) if label not in others})
+                solver.of(value, {(d, e) for d in summed for e, label in enumerate(own) if label not in met})
         order, (out, *others) = solver.aligned(op)
         for other in others:
             out = solver.system.product(out, other)
