@@ -17,6 +17,9 @@ from paramgraph.symmetries.spaces import Axis
 
 Labels = tuple[Any, ...]
 
+# Names of contractions that are sums of products.
+PRODUCTS = frozenset("contract linear matmul einsum bilinear scores attend".split())
+
 
 class Value:
     """One tensor of a program.
@@ -164,17 +167,19 @@ class Builder:
 
     # -- aligned operations --------------------------------------------------------------------------------------------
 
-    def contract(self, spec: str | tuple[Sequence[Labels], Labels], *operands: Value, name: str = "contract") -> Value:
+    def contract(self, spec: str | tuple[Sequence[Labels], Labels], *operands: Value, name: str = "contract", product: bool | None = None) -> Value:
         """Products of operands, summed over the labels that the result lacks.
 
         Args:
             spec: an einsum equation such as `"bti,oi->bto"`, or `(labels per operand, labels of the result)`.
             operands: the operands. Sizes must agree wherever labels do.
             name: what the operation is to the reader of the graph, e.g. `"linear"`.
+            product: whether it is a sum of products indeed, and not another function of the same form (a distance, say), through which no
+                scale passes. None: if its name is one of `PRODUCTS`.
         """
         labels, out = parse_einsum(spec) if isinstance(spec, str) else spec
         sizes = _sizes(labels, operands)
-        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name)
+        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name, product=name in PRODUCTS if product is None else product)
 
     def elementwise(self, name: str, *operands: Value, **attrs: Any) -> Value:
         """A function applied element by element, with broadcasting; `name` is the function's (`"relu"`, `"add"`, …)."""
@@ -333,7 +338,7 @@ class Builder:
     def linear(self, x: Value, weight: Value, bias: Value | None = None, name: str = "linear") -> Value:
         """`x @ weight.T + bias`."""
         batch = tuple(range(x.ndim - 1))
-        out = self.contract(([(*batch, "i"), ("o", "i")], (*batch, "o")), x, weight, name=name)
+        out = self.contract(([(*batch, "i"), ("o", "i")], (*batch, "o")), x, weight, name=name, product=True)
         return out if bias is None else self.elementwise("add", out, bias, role="bias")
 
 

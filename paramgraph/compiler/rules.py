@@ -31,7 +31,9 @@ def rule(*targets: str | type) -> Callable[[Rule], Rule]:
     A rule for a module class is called as `rule(b, module, params, *args, **kwargs)`: the module, its parameters and buffers as a dict
     from (dotted) names to values, and the arguments of its forward.
 
-    A rule says how the layer's function uses its tensors: which axes are aligned, contracted, normalised. It does not compute.
+    A rule says how the layer's function uses its tensors: which axes are aligned, contracted, normalised. It does not compute. What scale
+    typing takes at its word: operations with the names of the built-in ones (`"linear"`, `"sum"`, `"add"`, `"relu"`, …) are what these
+    names say. Whatever is of the same form but another function gets a name of its own: nothing is scaled through a name that is not known.
 
     Args:
         targets: names such as `"aten.linear"` or `"aten.add.Tensor"`, or classes derived from `torch.nn.Module`.

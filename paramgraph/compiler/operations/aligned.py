@@ -135,6 +135,9 @@ class Contract(Operation):
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         """Multipliers of a product are products; what is summed over must have one all along."""
+        if not op.attrs.get("product"):
+            solver.unscalable(op)
+            return
         for slot, value in enumerate(op.inputs):
             if value.kind == "parameter" and value not in solver.characters:
                 # What is summed over and what no other operand varies along: no function of both can cancel.
