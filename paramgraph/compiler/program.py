@@ -179,7 +179,8 @@ class Builder:
         """
         labels, out = parse_einsum(spec) if isinstance(spec, str) else spec
         sizes = _sizes(labels, operands)
-        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name, product=name in PRODUCTS if product is None else product)
+        known = name in PRODUCTS if product is None else product
+        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name, product=known)
 
     def elementwise(self, name: str, *operands: Value, **attrs: Any) -> Value:
         """A function applied element by element, with broadcasting; `name` is the function's (`"relu"`, `"add"`, …)."""

@@ -181,9 +181,8 @@ def _type(program: Program, typing: Typing, spaces: ScaleSpaces, before: Sequenc
     failed: dict[Op, str] = {}
     for op in program.ops:
         try:
-            with spaces.transaction():
-                operation(op.kind).type(spaces, op)
-        except Misaligned as error:
+            operation(op.kind).type(spaces, op)
+        except Misaligned as error:  # what it aligned so far only makes spaces finer
             failed[op] = str(error)
             op.output.axes = tuple(spaces.axis(n, op.name, "the typing rule failed") for n in op.output.shape)
     for value, buffer in program.outputs:

@@ -283,6 +283,15 @@ class CharacterSystem:
         used = [(d, to) for d, to in enumerate(dims) if x.layouts[d].size > 1]
         if tuple(dims) == tuple(range(len(layouts))) and all(a is b for a, b in zip(x.layouts, layouts, strict=True)):
             return x
+        if all([x.layouts[d] is layouts[to] for d, to in used]) and all([len(layout.blocks) == 1 for layout in layouts]):
+            own_key = (0,) * len(x.layouts)
+            if all([d == to for d, to in used]):
+                return Character(layouts, lambda key: x.terms(own_key))
+            to_axis = dict(used)
+            return Character(
+                layouts,
+                lambda key: {tuple(sorted([(to_axis[d], i) for d, i in subset])): term for subset, term in x.terms(own_key).items()},
+            )
         maps = {}
         renamed = False
         for d, to in used:
@@ -293,10 +302,6 @@ class CharacterSystem:
             renamed = renamed or any(
                 block.atoms != x.layouts[d].blocks[number].atoms for block, number in zip(layouts[to].blocks, found, strict=True)
             )
-        if all(len(layout.blocks) == 1 for layout in layouts) and not renamed:
-            own_key = (0,) * len(x.layouts)
-            if [d for d, _ in used] == [to for _, to in used]:
-                return Character(layouts, lambda key: x.terms(own_key))
         target = dict(used)
         in_order = [to for _, to in used] == sorted(to for _, to in used)
 
@@ -329,11 +334,13 @@ class CharacterSystem:
                 return self.lift(x, layouts, range(len(layouts)))
             raise Incompatible("a reshaped tensor is made of other spaces")
 
-        if all(len(layout.blocks) == 1 for layout in layouts):
+        if all([len(layout.blocks) == 1 for layout in layouts]):
+            own_key = (0,) * len(x.layouts)
             old = [(d, i) for d, layout in enumerate(x.layouts) for i in range(len(layout.blocks[0].atoms))]
             new = [(d, i) for d, layout in enumerate(layouts) for i in range(len(layout.blocks[0].atoms))]
+            if old == new:
+                return Character(layouts, lambda key: x.terms(own_key))
             place = dict(zip(old, new, strict=True))
-            own_key = (0,) * len(x.layouts)
             return Character(layouts, lambda key: {tuple([place[p] for p in subset]): term for subset, term in x.terms(own_key).items()})
 
         def make(key: Key) -> Terms:

@@ -58,9 +58,17 @@ class RationalSystem:
     def reduce(self, form: Form) -> Form:
         """The form written in free unknowns."""
         solved = self.solved
-        pending = [unknown for unknown in form if unknown in solved]
-        if not pending:
+        while len(form) == 1:  # by far the most
+            ((unknown, coefficient),) = form.items()
+            inner = solved.get(unknown)
+            if inner is None or not inner:
+                return form if inner is None else inner
+            if coefficient != 1:
+                break
+            form = inner
+        if solved.keys().isdisjoint(form):
             return form
+        pending = [unknown for unknown in form if unknown in solved]
         out = dict(form)
         while pending:
             unknown = pending.pop()
@@ -90,10 +98,13 @@ class RationalSystem:
             self.solved[top] = {unknown: _whole(Fraction(-coefficient) / factor) for unknown, coefficient in row.items() if unknown != top}
         return True
 
-    def settle(self) -> None:
-        """Write every solved unknown in free ones."""
-        for unknown in sorted(self.solved):
-            self.solved[unknown] = self.reduce(self.solved[unknown])
+    def settle(self, below: int) -> None:
+        """Write every solved unknown below a number in free ones."""
+        solved = self.solved
+        for unknown in sorted([unknown for unknown in solved if unknown < below]):
+            form = solved[unknown]
+            if form:
+                solved[unknown] = self.reduce(form)
 
 
 class BinarySystem:
@@ -106,6 +117,8 @@ class BinarySystem:
         """The form written in free unknowns."""
         solved = self.solved
         out = frozenset(form)
+        if solved.keys().isdisjoint(out):
+            return out
         while pending := [unknown for unknown in out if unknown in solved]:
             for unknown in pending:
                 if unknown in out:
@@ -121,7 +134,10 @@ class BinarySystem:
         self.solved[top] = row - {top}
         return True
 
-    def settle(self) -> None:
-        """Write every solved unknown in free ones."""
-        for unknown in sorted(self.solved):
-            self.solved[unknown] = self.reduce(self.solved[unknown])
+    def settle(self, below: int) -> None:
+        """Write every solved unknown below a number in free ones."""
+        solved = self.solved
+        for unknown in sorted([unknown for unknown in solved if unknown < below]):
+            form = solved[unknown]
+            if form:
+                solved[unknown] = self.reduce(form)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 
-from paramgraph.symmetries.characters import Character, CharacterSystem, Key, Subset, Terms
+from paramgraph.symmetries.characters import AUXILIARY, Character, CharacterSystem, Key, Subset, Terms
 from paramgraph.symmetries.group import Factor
 from paramgraph.symmetries.scale_spaces import Layout
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
@@ -23,26 +23,27 @@ def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tu
     for form in system.exact:
         system.magnitudes.add(form)
     approximate = sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
-    system.magnitudes.settle()
-    system.signs.settle()
-    numbers: dict[tuple[str, int], int] = {}
-    for kind, solved in (("scale", system.magnitudes.solved), ("sign", system.signs.solved)):
-        for number, size in enumerate(sizes):
-            if size and number not in solved:
-                numbers[kind, number] = len(numbers)
+    system.magnitudes.settle(AUXILIARY)
+    system.signs.settle(AUXILIARY)
+    scales = {number: 0 for number, size in enumerate(sizes) if size and number not in system.magnitudes.solved}
+    signs = {number: 0 for number, size in enumerate(sizes) if size and number not in system.signs.solved}
+    for place, number in enumerate(scales):
+        scales[number] = place
+    for place, number in enumerate(signs):
+        signs[number] = len(scales) + place
     blocks: dict[str, tuple[ScaleBlock, ...]] = {}
     at: dict[tuple[str, Key], int] = {}
     for name, character in characters.items():
         found: list[ScaleBlock] = []
         for key, terms in character.made.items():
-            scaled = _block(system, numbers, character.layouts, key, terms)
+            scaled = _block(system, scales, signs, character.layouts, key, terms)
             if scaled.terms:
                 at[name, key] = len(found)
                 found.append(scaled)
         if found:
             blocks[name] = tuple(found)
     variables = []
-    for kind, number in numbers:
+    for kind, number in [*(("scale", n) for n in scales), *(("sign", n) for n in signs)]:
         unknown = system.unknowns[number]
         places = _places(characters[unknown.name].layouts, unknown.key, unknown.subset)
         block = at[unknown.name, unknown.key]
@@ -62,17 +63,18 @@ def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int,
 
 
 def _block(
-    system: CharacterSystem, numbers: Mapping[tuple[str, int], int], layouts: tuple[Layout, ...], key: Key, terms: Terms
+    system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int], layouts: tuple[Layout, ...], key: Key, terms: Terms
 ) -> ScaleBlock:
+    """A block's character in variables; `scales` and `signs` number the free unknowns."""
     own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
     found = []
     for subset, (form_of, signs_of) in terms.items():
-        form = {numbers["scale", u]: c for u, c in system.magnitudes.reduce(form_of).items() if ("scale", u) in numbers}
-        signs = sorted([numbers["sign", u] for u in system.signs.reduce(signs_of) if ("sign", u) in numbers])
-        if form or signs:
-            scales = sorted(form)
-            exponents = [(form[v].numerator, form[v].denominator) for v in scales] + [(1, 1)] * len(signs)
-            found.append(ScaleTerm(_places(layouts, key, subset), (*scales, *signs), tuple(exponents)))
+        form = {scales[u]: c for u, c in system.magnitudes.reduce(form_of).items() if u in scales}
+        negative = sorted([signs[u] for u in system.signs.reduce(signs_of) if u in signs])
+        if form or negative:
+            own_scales = sorted(form)
+            exponents = [(form[v].numerator, form[v].denominator) for v in own_scales] + [(1, 1)] * len(negative)
+            found.append(ScaleTerm(_places(layouts, key, subset), (*own_scales, *negative), tuple(exponents)))
     sizes = tuple(tuple(atom.size for atom in block.atoms) for block in own)
     return ScaleBlock(tuple(block.positions for block in own), sizes, tuple(found))
 

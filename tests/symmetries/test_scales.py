@@ -17,6 +17,7 @@ from torch.func import functional_call, jacrev
 import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import StateDictError
+from paramgraph.models.torchvision import import_torchvision
 from tests.support import attention, layers, layouts, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 from tests.support.scales import SCALES
@@ -254,3 +255,87 @@ def test_verify(name: str) -> None:
     report = pg.verify(graph, model, inputs, elements=2, inputs=2)
     assert report.passed, report
     assert len(report.factors) == len(graph.symmetry.factors)
+
+
+# Known dimensions of magnitudes and signs, at full size.
+@pytest.mark.parametrize(("name", "dimension", "signs"), [("resnet18", 7680, 4800), ("resnet50", 38016, 26560),
+                                                          ("vit_b_16", 25 * 768 + 2 * 12 * 768, 37633)])
+def test_whole_networks(name: str, dimension: int, signs: int) -> None:
+    models = import_torchvision().models
+    with torch.device("meta"):
+        model, x = getattr(models, name)().eval(), torch.randn(1, 3, 224, 224)
+    group = pg.compile(model, x).symmetry
+    assert (group.dimension, group.num_signs) == (dimension, signs)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
+def test_whole_networks_are_sound(name: str) -> None:
+    models = import_torchvision().models
+    torch.manual_seed(0)
+    vit = dict(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5)
+    model = (models.resnet18(num_classes=5) if name == "resnet18" else models.VisionTransformer(**vit)).eval().double()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    for seed in range(2):
+        state = random_state(model, graph, seed)
+        before = run(model, graph, state, (x,))
+        for kinds in (["scale", "sign"], None):
+            moved = graph.symmetry.sample(seed, kinds=kinds).act(state)
+            assert all(not torch.equal(moved[n], state[n]) for n in graph.symmetry.scales.blocks)
+            after = run(model, graph, moved, (x,))
+            assert float((before - after).abs().max()) <= 1e-10 * float(before.abs().max())
+
+
+# Functions that look scalable and are not: nothing may be claimed through them.
+TRAPS: dict[str, tuple[Any, int, int]] = {
+    "rounding to integers": (lambda x: x.to(torch.int64).to(x.dtype), 0, 0),
+    "constant padding": (lambda x: x + F.pad(x[:, 1:], (1, 0), value=2.0), 2, 2),
+    "zero padding": (lambda x: x + F.pad(x[:, 1:], (1, 0)), 3, 3),
+    "floor": (torch.floor, 0, 0),
+    "standard deviation of std_mean": (lambda x: x / torch.std_mean(x, dim=0)[0], 3, 3),
+    "number of non-zeros": (lambda x: x + torch.linalg.vector_norm(x, 0, dim=0), 0, 0),
+    "division with rounding": (lambda x: torch.div(x, 1.0, rounding_mode="floor"), 0, 0),
+    "a small number added": (lambda x: x / (x.square().mean(0, keepdim=True) + 1e-3).sqrt(), 0, 3),
+    "least and largest": (lambda x: x - torch.aminmax(x, dim=0)[0], 3, 0),
+    "clamped above": (lambda x: x.clamp(max=1.0), 0, 0),
+    "clamped on both sides": (lambda x: x.clamp(-2.0, 2.0), 0, 3),
+    "comparison with one": (lambda x: torch.where(x > 1.0, x, 0.0), 0, 0),
+    "comparison with zero": (lambda x: torch.where(x > 0.0, x, 0.0), 3, 0),
+    "one in place of zero": (lambda x: torch.where(x > 0.0, x, 1.0), 0, 0),
+    "reciprocal": (lambda x: 1.0 / x, 3, 3),
+    "root of the absolute": (lambda x: x.abs() ** 0.5, 3, 3),
+    "odd power": (lambda x: torch.pow(x, 3.0), 3, 3),
+    "power of two": (lambda x: torch.pow(2.0, x), 0, 0),
+    "softmax": (lambda x: x.softmax(-1), 0, 0),
+    "cumulative sum": (lambda x: x.cumsum(-1), 1, 1),
+    "sorted": (lambda x: x.sort(-1)[0], 1, 0),
+    "flipped and added": (lambda x: x + x.flip(-1), None, None),
+    "channel maximum": (lambda x: x + x.amax(-1, keepdim=True), 1, 0),
+    "sign": (torch.sign, 3, 3),
+    "lerp": (lambda x: torch.lerp(x, x.abs(), 0.3), 3, 0),
+    "outer product with itself": (lambda x: torch.einsum("bi,bj->bij", x, x).sum(1) + x * 0.0, None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_functions_in_the_middle(name: str) -> None:
+    function, dimension, signs = TRAPS[name]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(function(self.a(x)))
+
+    torch.manual_seed(0)
+    model, x = Net().eval().double(), torch.randn(9, 4, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    state = random_state(model, graph, 1)
+    for seed in range(4):
+        moved = graph.symmetry.sample(seed, kinds=["scale", "sign"]).act(state)
+        before, after = run(model, graph, state, (x,)), run(model, graph, moved, (x,))
+        assert float((before - after).abs().max()) <= 1e-10 * float(before.abs().max())
+    if dimension is not None:
+        assert (graph.symmetry.dimension, graph.symmetry.num_signs) == (dimension, signs)
