@@ -48,8 +48,7 @@ class Checks:
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
-        scaled = self.group.scales.blocks
-        self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free or name in scaled]
+        self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -240,16 +239,17 @@ class Checks:
     def _laws(self) -> None:
         """Composition, inverse and identity, on tensors whose elements are all different; scales are exact up to rounding."""
         laws = {"(gh)θ = g(hθ)": True, "g⁻¹(gθ) = θ": True, "eθ = θ": True}
+        movable = list(dict.fromkeys([*self.movable, *self.group.scales.blocks]))
         g, h = self.group.sample(self.generator), self.group.sample(self.generator)
         both, inverse, identity = g @ h, g.inverse(), self.group.identity()
-        for name in self.movable:
+        for name in movable:
             shape = self.group.actions[name].shape
             theta = {name: torch.arange(1, int(np.prod(shape)) + 1, dtype=torch.float64).reshape(shape)}
             moved = act_on(g, theta)
             laws["(gh)θ = g(hθ)"] &= _equal(act_on(both, theta)[name], act_on(g, act_on(h, theta))[name])
             laws["g⁻¹(gθ) = θ"] &= _equal(act_on(inverse, moved)[name], theta[name])
             laws["eθ = θ"] &= torch.equal(act_on(identity, theta)[name], theta[name])
-        if self.movable:
+        if movable:
             self.report.laws = laws
         for law, holds in laws.items():
             if not holds:
@@ -258,7 +258,10 @@ class Checks:
     # -- the check can fail --------------------------------------------------------------------------------------------
 
     def _leave_out(self, count: int, state: State, inputs: Sequence[Any]) -> None:
-        """One tensor left out of the action must change the outputs, unless its values have no influence at all."""
+        """One tensor left out of a permutation must change the outputs, unless its values have no influence at all.
+
+        Not so for scales: a common factor or sign may well be without consequence (behind a comparison, say) where two tensors share it.
+        """
         if not count:
             if self.movable:
                 self.report.notes.append("no tensor was left out of the action: whether every tensor must move was not checked")
@@ -272,11 +275,8 @@ class Checks:
         if len(coupled) < len(self.movable):
             alone = ", ".join(name for name in self.movable if name not in coupled)
             self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
-        for _ in range(TRIES):  # random signs may leave a small tensor as it is
-            element = self._element(range(len(self.group.factors)))
-            acted = self._with(state, act_on(element, {name: state[name] for name in self.movable}))
-            if not any(torch.equal(acted[name], state[name]) for name in chosen):
-                break
+        permutations = [number for number, factor in enumerate(self.group.factors) if factor.kind == "permutation"]
+        acted = self._with(state, act_on(self._element(permutations), {name: state[name] for name in self.movable}))
         base = self._run(acted, inputs, "base", keep=True)
         idle = []
         for name in chosen:
@@ -328,8 +328,9 @@ class Checks:
             self.report.notes.append("no permutation outside the group was found to try")
 
     def _shared(self) -> set[int]:
-        """Factors that move more than one tensor."""
-        return {number for number in range(len(self.group.factors)) if len(self.moved_by[number]) > 1}
+        """Permutations that move more than one tensor."""
+        permutations = [number for number, factor in enumerate(self.group.factors) if factor.kind == "permutation"]
+        return {number for number in permutations if len(self.moved_by[number]) > 1}
 
     def _axes(self) -> tuple[list[tuple[str, int]], bool]:
         """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""
