@@ -9,13 +9,14 @@ TORCH  ?= 2.13.0
 VISION ?= 0.28.0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test lint format bench sweep clean
 
 help:
 	@echo "make demo    compile and verify resnet50 and vit_b_16, run a GMN over both, write graphs and pictures to out/"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make bench   speed and memory of compilation"
+	@echo "make sweep   compile and verify many architectures, write docs/coverage.md (hours; resumes)"
 	@echo "make format  let ruff rewrite the code"
 	@echo "make clean   remove build outputs (not .venv)"
 
@@ -48,6 +49,10 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) benchmarks/compile_speed.py $(ARGS)
+
+# transformers and torch_geometric take part where they are installed.
+sweep: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/sweep.py $(ARGS)
 
 clean:
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -110,7 +110,7 @@ class Closure:
 
     def _membership(self, key: Key, name: str, hub: str) -> None:
         """An edge from every node to the hub node with the same elements of the product."""
-        hub_order = self._blocks(hub, self.emitter.nodes[hub].units)[0][1]
+        hub_index, hub_order = self._blocks(hub, self.emitter.nodes[hub].units)[0]
         sources, targets = [], []
         for index, numbers in self._blocks(name, self.emitter.nodes[name].units):
             if not key <= set(numbers):
@@ -122,7 +122,7 @@ class Closure:
                 target = target * self.group.spaces[n].size + grid[numbers.index(n)]
             flat = np.arange(math.prod(sizes)) if index is None else index
             sources.append(flat)
-            targets.append(target.reshape(-1))
+            targets.append(target.reshape(-1) if hub_index is None else hub_index[target.reshape(-1)])
         source, target = np.concatenate(sources), np.concatenate(targets)
         shared = tuple(self.space_of[n] for n in hub_order)
         self.emitter.add_edges("member", name, hub, (len(source), 1, 1, 1), source[:, None], target[:, None], shared=shared)

@@ -8,7 +8,7 @@ edges. What each operation kind adds stands beside its typing, in `paramgraph.co
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.roles import node_like_spaces
 from paramgraph.compiler.typing import Typing
 from paramgraph.compiler.uses import ParameterUses
+from paramgraph.compiler.virtual import Virtual
 from paramgraph.graph import EdgeSet, NodeSet, ParameterView
 from paramgraph.symmetries.dependencies import Block
 from paramgraph.symmetries.solution import GroupBuilder
@@ -97,6 +98,7 @@ class Emitter:
                 self.readers[value] = self.readers.get(value, 0) + 1
         for value, _ in program.outputs:
             self.readers[value] = self.readers.get(value, 0) + 1
+        self._choose_weights()
         self._node_like = node_like_spaces(program, typing, group)
         self._own_places: dict[Value, list[Place]] = {}
         self._names: dict[tuple[bool, str], int] = {}
@@ -111,7 +113,10 @@ class Emitter:
             self.components[value] = self.fresh_components(value, "input", value.name or "input", 0)
         for op in self.program.ops:
             self._path = module_path(op.where)
-            operation(op.kind).emit(self, op)
+            if self._loses_factor(op):
+                self.reconnect(op)
+            else:
+                operation(op.kind).emit(self, op)
         for value, buffer in self.program.outputs:
             for component in self.components.get(value, ()) if buffer is None else ():
                 record = self.nodes[component.ref.name]
@@ -152,6 +157,47 @@ class Emitter:
                 if not source:
                     self.nodes[edges.source].type = f"{edges.type}~{times}.node"
 
+    # -- virtual factors -----------------------------------------------------------------------------------------------
+
+    def _choose_weights(self) -> None:
+        """Weights gathered by an index are weights where the index is a factor of what they are applied to."""
+        chosen = False
+        for op in self.program.ops:
+            if op.kind == "gather":
+                chosen = True
+                op.output.parametric = op.inputs[0].parametric and (
+                    op.inputs[1].parametric or any(self.is_shown(op.output, factor) for factor in op.output.virtual)
+                )
+            elif chosen:
+                op.output.parametric = bool(op.inputs) and all(value.parametric for value in op.inputs)
+
+    def is_shown(self, value: Value, factor: Virtual) -> bool:
+        """Whether a virtual factor is one of a value's node indices: it moves, or something in the value depends on it."""
+        named = {unit for unit in self.system.units(factor.axis) if unit.size > 1}
+        if any(not self.system.is_fixed(unit) for unit in named):
+            return True
+        on = self.typing.dependencies.on
+        return any(not named.isdisjoint(on.get(unit, ())) for axis in value.axes for unit in self.system.units(axis))
+
+    def factor_places(self, value: Value) -> list[Place]:
+        """The places of a value's virtual factors."""
+        out = []
+        for factor in value.virtual:
+            if self.is_shown(value, factor):
+                out += [(factor, i, unit) for i, unit in enumerate(_large(self.system.units(factor.axis))) if self.is_node(unit)]
+        return out
+
+    def kept_factors(self, op: Op, image: Callable[[Virtual], Virtual | None]) -> dict[Place, Place]:
+        """Where a layout operation takes the places of its operand's virtual factors."""
+        return {(factor, i, unit): (image(factor), i, unit) for factor, i, unit in self.factor_places(op.inputs[0])}
+
+    def _loses_factor(self, op: Op) -> bool:
+        """Whether an operation that sums over nothing has an operand with a virtual factor that its result has not."""
+        if not any(value.virtual for value in op.inputs) or op.kind in ("contract", "reduce") or op.output.parametric:
+            return False
+        held = {p[0].key for value in op.inputs if not value.parametric for c in self.of(value) for p in c.places if isinstance(p[0], Virtual)}
+        return not held <= {p[0].key for p in self.factor_places(op.output)}
+
     # -- places --------------------------------------------------------------------------------------------------------
 
     def is_node(self, space: Space) -> bool:
@@ -161,23 +207,29 @@ class Emitter:
         """The node-like places of a value, by its dimensions or by labels for them."""
         if labels is not None and not _is_plain(labels):
             named = [place for label, axis in zip(labels, value.axes, strict=True) for place in name_places(label, self.system.units(axis))]
-            return [place for place in named if self.is_node(place[2])]
+            factors = [(factor.named(labels), i, unit) for factor, i, unit in self.factor_places(value)]
+            return [*(place for place in named if self.is_node(place[2])), *factors]
         found = self._own_places.get(value)
         if found is None:
             found = self._own_places[value] = [
                 (d, i, unit) for d, axis in enumerate(value.axes) for i, unit in enumerate(_large(self.system.units(axis))) if self.is_node(unit)
             ]
-        return list(found) if labels is None else [(labels[d], i, unit) for d, i, unit in found]
+            if value.virtual:
+                found += self.factor_places(value)
+        if labels is None:
+            return list(found)
+        return [(d.named(labels) if isinstance(d, Virtual) else labels[d], i, unit) for d, i, unit in found]
 
     def labelled(self, value: Value, labels: Sequence[Any]) -> list[Component]:
         """The components of a value with its dimensions renamed to labels."""
-        if _is_plain(labels):
+        if _is_plain(labels) and not value.virtual:
             return [Component(tuple([(labels[d], i, unit) for d, i, unit in c.places]), c.ref) for c in self.of(value)]
-        renamed = {
+        renamed: dict[Any, Place] = {
             (dim, i): place
             for dim, label in enumerate(labels)
             for i, place in enumerate(name_places(label, self.system.units(value.axes[dim])))
         }
+        renamed.update({(factor, i): (factor.named(labels), i, unit) for factor, i, unit in self.factor_places(value)})
         return [Component(tuple(renamed[dim, i] for dim, i, _ in c.places), c.ref) for c in self.of(value)]
 
     def of(self, value: Value) -> list[Component]:
@@ -377,6 +429,8 @@ class Emitter:
                 for dim, (label, units) in enumerate(zip(labels, axes, strict=True))
                 for i, (place, unit) in enumerate(zip(name_places(label, units), units, strict=True))
             }
+        for factor, i, unit in self.factor_places(op.output) if op.output.virtual else ():
+            back[factor.named(labels), i] = (factor, i, unit)
         out = []
         for c in components:
             if all(place[:2] in back and back[place[:2]][2].size == place[2].size for place in c.places):
@@ -422,7 +476,8 @@ class Emitter:
             targets: components of the result.
             sources: components of what the operand multiplies; without them the edges come from a single node of the parameter's own.
         """
-        for leaf in leaves_of(value, labels, self.system):
+        named = {factor.key: factor.named(labels) for factor in value.virtual}
+        for leaf in leaves_of(value, labels, self.system, named):
             self._leaf(leaf, role if not leaf.path else f"{role}/{leaf.path}", list(targets), list(sources))
 
     def _leaf(self, leaf: Leaf, role: str, targets: list[Component], sources: list[Component]) -> None:

@@ -7,7 +7,7 @@ filters expanded in a basis). Walking back from the value to its parameters keep
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +81,9 @@ class Leaf:
         out: list[Place | None] = []
         for label, axis in zip(self.labels, self.axes, strict=True):
             units = system.units(axis)
+            if isinstance(label, Matched) and [p[2].size for p in label.places] != [u.size for u in units if u.size > 1]:
+                # Only rows of the parameter are read, in another order, and its spaces are others than theirs.
+                raise NotImplementedError(f"{self.value.name} is read in part, under other spaces than its own")
             if label is None:
                 out.extend(("hidden", id(self.value) + n, unit) for n, unit in enumerate(u for u in units if u.size > 1))
             else:
@@ -91,17 +94,21 @@ class Leaf:
         return [unit.size for axis in self.axes for unit in system.units(axis) if unit.size > 1]
 
 
-def leaves_of(value: Value, labels: Sequence[Any], system: SpaceSystem) -> list[Leaf]:
-    """The parameters behind a parametric value, each once."""
+def leaves_of(value: Value, labels: Sequence[Any], system: SpaceSystem, factors: Mapping[Any, Any]) -> list[Leaf]:
+    """The parameters behind a parametric value, each once.
+
+    Args:
+        factors: labels of the value's virtual factors, by key.
+    """
     found: dict[Value, Leaf] = {}
-    for leaf in _walk(value, tuple(labels), system, ""):
+    for leaf in _walk(value, tuple(labels), system, "", factors):
         known = found.get(leaf.value)
         if known is None or (leaf.path and sum(label is not None for label in leaf.labels) > sum(label is not None for label in known.labels)):
             found[leaf.value] = leaf
     return list(found.values())
 
 
-def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str) -> list[Leaf]:
+def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str, factors: Mapping[Any, Any]) -> list[Leaf]:
     if value.kind in ("parameter", "buffer"):
         return [Leaf(value, value.axes, labels, Strided.whole(value.shape), path)]
     op = value.op
@@ -113,10 +120,16 @@ def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str)
             base, view = plain
             if not path or view.size == math.prod(base.shape):
                 return [_drop_repeats(Leaf(base, value.axes, labels, view, path))]
+    if op.kind == "gather" and not op.inputs[1].parametric:
+        x, index = op.inputs
+        dim = op.attrs["dim"]
+        label = next((factors.get(factor.key) for factor in op.output.virtual if factor.axis == x.axes[dim]), None)
+        back = (*labels[:dim], label, *labels[dim + index.ndim :])
+        return _walk(x, back, system, _extend(path, op, 0), factors)
     out = []
     for slot, operand in enumerate(op.inputs):
         if operand.kind != "constant":
-            out.extend(_walk(operand, _labels_back(op, slot, labels, system), system, _extend(path, op, slot)))
+            out.extend(_walk(operand, _labels_back(op, slot, labels, system), system, _extend(path, op, slot), factors))
     return out
 
 

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.program import Program
 from paramgraph.compiler.scales import type_scales
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
-from paramgraph.compiler.typing import give_up, type_program
+from paramgraph.compiler.typing import Typing, give_up, type_program
 from paramgraph.graph import ParamGraph
+from paramgraph.symmetries.group import TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
 
@@ -32,21 +35,26 @@ def _no_collections() -> Iterator[None]:
 
 @_no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
-    """Lower, type and emit a traced network."""
+    """Lower, type and emit a traced network.
+
+    No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
+    graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
+    """
     lowering = Lowering(trace.exported, name or trace.name, trace.state)
     program = lowering.run()
     try:
-        typing = type_program(program)
-        builder = GroupBuilder(typing.dependencies)
-        actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+        typing, builder, actions = _solved(program, type_program(program))
+        if typing.dependencies.delicate:  # elsewhere types are plain products
+            Certificate(program, builder).check()
     except (Unsettled, RecursionError) as error:
-        # No compilation crashes, and no wrong symmetry gets through: the group is trivial, and the diagnostics say so.
-        typing = give_up(program, f"the typing of the network did not settle: {error}")
-        builder = GroupBuilder(typing.dependencies)
-        actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
-    builder.close()
-    emitter = Emitter(program, typing, builder)
-    node_sets, edge_sets = emitter.run()
+        typing, builder, actions = _solved(program, give_up(program, f"the typing of the network did not settle: {error}"))
+    try:
+        emitter = Emitter(program, typing, builder)
+        node_sets, edge_sets = emitter.run()
+    except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+        typing, builder, actions = _solved(program, give_up(program, f"the graph of the network could not be laid out: {error!r}"))
+        emitter = Emitter(program, typing, builder)
+        node_sets, edge_sets = emitter.run()
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
     storages = lowering.storages
@@ -61,3 +69,11 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
         names=tuple(trace.state),
         diagnostics=tuple(diagnostics(program, typing)),
     )
+
+
+def _solved(program: Program, typing: Typing) -> tuple[Typing, GroupBuilder, dict[str, TensorAction]]:
+    """The group's spaces and factors, and how each tensor is permuted."""
+    builder = GroupBuilder(typing.dependencies)
+    actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    builder.close()
+    return typing, builder, actions

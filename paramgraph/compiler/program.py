@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.spaces import Axis
 
 Labels = tuple[Any, ...]
@@ -33,9 +34,10 @@ class Value:
         integer: its elements are integers or booleans.
         axes: its typed axes; set by typing.
         indexes: for index values, the axis whose elements it names; set by typing.
+        virtual: for values gathered by an index, the spaces that the index names; set by typing.
     """
 
-    __slots__ = ("axes", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape")
+    __slots__ = ("axes", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "virtual")
 
     def __init__(self, shape: Sequence[int], kind: str = "op", name: str = "", read: Callable[[], np.ndarray] | None = None) -> None:
         self.shape = tuple(int(n) for n in shape)
@@ -47,6 +49,12 @@ class Value:
         self.integer = False
         self.axes: tuple[Axis, ...] = ()
         self.indexes: Axis | None = None
+        self.virtual: tuple[Virtual, ...] = ()
+
+    @property
+    def context(self) -> tuple[Axis, ...]:
+        """The axes, and those that the value has virtually: all that its spaces may depend on."""
+        return (*self.axes, *(factor.axis for factor in self.virtual)) if self.virtual else self.axes
 
     @property
     def ndim(self) -> int:
@@ -252,6 +260,8 @@ class Builder:
             alone: the permutations of the other axes are known to be the same for every slice.
         """
         dim %= x.ndim
+        if not isinstance(index, range) and len(index) and np.array_equal(index, np.arange(int(index[0]), int(index[0]) + len(index))):
+            index = range(int(index[0]), int(index[0]) + len(index))
         if isinstance(index, range) and index == range(x.shape[dim]):
             return x
         shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]

@@ -40,17 +40,17 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
 def _spread(typing: Typing, out: set[Space]) -> None:
     """What a fixed space of nodes was cut into is nodes, and so is what nodes were cut from or laid into."""
     system, dependencies = typing.system, typing.dependencies
-    cuts = [({unit}, inside) for unit, inside in dependencies.joined.items() if inside]
+    cuts = [{unit, *inside} for unit, inside in dependencies.joined.items() if inside]
     for whole, parts in system.plain_cuts:
-        cuts.append((_large(system.units(whole)), {unit for part in parts for unit in _large(system.units(part))}))
+        cuts.append({unit for axis in (whole, *parts) for unit in _large(system.units(axis))})
     names = dependencies.names
-    cuts = [({names.get(unit, unit) for unit in whole}, {names.get(unit, unit) for unit in parts}) for whole, parts in cuts]
+    cuts = [{names.get(unit, unit) for unit in cut} for cut in cuts]
     changed = True
     while changed:
         changed = False
-        for whole, parts in cuts:
-            if not (whole <= out and parts <= out) and not out.isdisjoint(whole | parts):
-                out |= whole | parts
+        for cut in cuts:
+            if not cut <= out and not out.isdisjoint(cut):
+                out |= cut
                 changed = True
 
 
@@ -89,8 +89,9 @@ def _feature_axes(op: Op) -> list[Axis]:
     seen = {label for labels in others for label in labels}
     out = []
     for labels, value in zip(op.labels, op.inputs, strict=True):
+        places = {label for factor in value.virtual for label, _, _ in factor.named(labels).digits}  # of an index: tokens and ranks
         for label, axis in zip(labels, value.axes, strict=True):
             contracted = label not in op.out_labels
-            if value.parametric and (contracted or label not in seen):
+            if value.parametric and (contracted or label not in seen) and label not in places:
                 out.append(axis)
     return out

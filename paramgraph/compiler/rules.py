@@ -79,9 +79,9 @@ def load() -> None:
     """Import the built-in rules and those of installed packages, once."""
     if _loaded:
         return
-    _loaded.append("aten")
     import paramgraph.compiler.aten  # noqa: F401  registers the built-in rules
 
+    _loaded.append("aten")
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:
             entry.load()

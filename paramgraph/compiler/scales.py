@@ -146,7 +146,7 @@ def solve_scales(program: Program, typing: Typing) -> ScaleSolver:
     """Type the scales of a program that permutation typing has typed. The values' axes are left as they are."""
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
-    before = [(value, value.axes, value.indexes) for value in values]
+    before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         spaces = ScaleSpaces()
         solver = ScaleSolver(spaces)
@@ -161,17 +161,17 @@ def solve_scales(program: Program, typing: Typing) -> ScaleSolver:
                 own = solver.of(buffer)
                 solver.system.equal([own, solver.system.lift(character, own.layouts, range(len(own.layouts)))])
     finally:
-        for value, axes, indexes in before:
-            value.axes, value.indexes = axes, indexes
+        for value, axes, indexes, virtual in before:
+            value.axes, value.indexes, value.virtual = axes, indexes, virtual
     return solver
 
 
-def _type(program: Program, typing: Typing, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any]]) -> dict[Op, str]:
+def _type(program: Program, typing: Typing, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
     """Run all typing rules on spaces for scales. Returns the operations whose rule failed, with the cause."""
     varying = _met_by_parameters(program, typing)
     inputs = set(program.inputs)
-    for value, axes, _ in before:
-        value.indexes = None
+    for value, axes, _, _ in before:
+        value.indexes, value.virtual = None, ()
         if value.kind == "op":
             continue
         fixed = [value in inputs and varying.isdisjoint(_deep(typing.system, axis)) for axis in axes]

@@ -12,10 +12,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_map, tree_unflatten
 
 from paramgraph.compiler.calls import CALL, find_call
+from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import module_rules, operation_rule
-from paramgraph.errors import RuleError
+from paramgraph.errors import RuleError, TraceError
 from paramgraph.graph import Alias
 
 # Placements that constants are read with; dtypes and values stay the operation's own.
@@ -163,6 +164,16 @@ class Lowering:
             return self.values[source][place] if source in self.values else None  # type: ignore[index]
         args = torch.fx.node.map_arg(node.args, self.values.__getitem__)
         kwargs = torch.fx.node.map_arg(node.kwargs, self.values.__getitem__)
+        results = node.meta.get("val")
+        tensors = [r for r in (results if isinstance(results, (tuple, list)) else (results,)) if isinstance(r, torch.Tensor)]
+        if any(not isinstance(n, int) for tensor in tensors for n in tensor.shape):
+            try:  # a rule may know the size (of what a constant mask takes)
+                return self.lower(node.target, args, kwargs, results)
+            except Exception as error:
+                raise TraceError(
+                    f"the size of the result of {target_name(node.target)} depends on data, at {place_of(node) or 'an unknown line'}. "
+                    "Sizes must be known: trace the network with fixed ones, or trace the parts before and after apart."
+                ) from error
         return self.lower(node.target, args, kwargs, node.meta.get("val"))
 
     def lower(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], meta: Any) -> Any:
@@ -184,7 +195,7 @@ class Lowering:
             except Exception as error:  # a rule may fail in any way on arguments it does not know: the operation is then as without it
                 failure = f"the rule of {name} failed: {error!r}"
             else:
-                self._check(name, out, results)
+                self._check(name, out, results, operands)
                 return out
         decomposed = self._decompose(target, args, kwargs)
         if decomposed is not None:
@@ -192,7 +203,9 @@ class Lowering:
         self.program.unknown.append((name, self.builder.where))
         cause = failure or f"{name} has no rule"
         if not isinstance(meta, (tuple, list)):
-            return self.builder.opaque(name, operands, results[0].shape, cause) if isinstance(meta, torch.Tensor) else meta
+            # A number read off tensors stays a value: what it goes into must not take it for a constant.
+            shape = results[0].shape if isinstance(meta, torch.Tensor) else ()
+            return self.builder.opaque(name, operands, shape, cause) if operands or isinstance(meta, torch.Tensor) else meta
         return tuple(self.builder.opaque(name, operands, r.shape, cause) if isinstance(r, torch.Tensor) else r for r in results)
 
     def _call_module(self, args: Any, shapes: list[tuple[int, ...]]) -> Any:
@@ -209,13 +222,13 @@ class Lowering:
             raise RuleError(f"the rule of {type(call.module).__name__} returned shapes {[v.shape for v in flat]}; its forward returns {shapes}.")
         return flat
 
-    def _check(self, name: str, out: Any, results: Sequence[Any]) -> None:
+    def _check(self, name: str, out: Any, results: Sequence[Any], operands: Sequence[Value]) -> None:
         """A rule whose result has the wrong shape is a defect of the rule: say so rather than type nonsense."""
         outs = list(out) if isinstance(out, (tuple, list)) else [out]
         for value, result in zip(outs, results, strict=False):
             if isinstance(value, Value) and isinstance(result, torch.Tensor) and value.shape != tuple(result.shape):
                 raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {tuple(result.shape)}.")
-            if isinstance(value, Value) and isinstance(result, torch.Tensor):
+            if isinstance(value, Value) and isinstance(result, torch.Tensor) and value not in operands:
                 value.integer = not result.is_floating_point()
 
     def _fold(self, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
@@ -323,8 +336,6 @@ def target_name(target: Any) -> str:
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     if tensor.device.type == "meta":
-        from paramgraph.errors import TraceError
-
         raise TraceError(
             "a constant of the network is on the meta device, but its values matter to the group. "
             "Build the network with real constants (for instance on the CPU), or register the buffer as persistent."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,22 +53,22 @@ def type_program(program: Program) -> Typing:
             if value.kind == "constant" and id(value) not in constants:
                 constants[id(value)] = value
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
-                system.record(value.axes, read=False)
+                system.record(value.axes, read=False, stored=True)
             elif value.kind == "state" and not value.axes:
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
             elif value.kind in ("parameter", "buffer") and value.name not in used:
                 used.add(value.name)
-                system.record(value.axes, read=False)
+                system.record(value.axes, read=False, stored=True)
         if op.kind not in LAYOUT:
             for value in op.inputs:
                 if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
-                    system.record(value.axes)
+                    system.record(value.context)
         cause = _type_op(system, op)
         if cause:
             pins.append((op, cause))
-        system.record(op.output.axes, read=op.kind not in LAYOUT)
+        system.record(op.output.context, read=op.kind not in LAYOUT)
     for value, buffer in program.outputs:
-        system.record(value.axes)
+        system.record(value.context)
         if buffer is None:
             for axis in (*value.axes, *((value.indexes,) if value.indexes else ())):
                 system.pin(axis, "output of the network")
@@ -105,13 +105,17 @@ def _resolve(program: Program, system: SpaceSystem, names: Mapping[Space, Space]
     known: dict[Axis, Axis] = {}
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
+
+    def resolved(axis: Axis) -> Axis:
+        found = known.get(axis)
+        if found is None:
+            found = known[axis] = tuple(names.get(unit, unit) for unit in system.units(axis) if unit.size > 1)
+        return found
+
     for value in values:
-        axes = []
-        for axis in value.axes:
-            if axis not in known:
-                known[axis] = tuple(names.get(unit, unit) for unit in system.units(axis) if unit.size > 1)
-            axes.append(known[axis])
-        value.axes = tuple(axes)
+        value.axes = tuple(map(resolved, value.axes))
+        if value.virtual:
+            value.virtual = tuple(replace(factor, axis=resolved(factor.axis)) for factor in value.virtual)
 
 
 def give_up(program: Program, cause: str) -> Typing:
@@ -143,6 +147,7 @@ def _type_op(system: SpaceSystem, op: Op) -> str | None:
         if value.indexes is not None:
             system.pin(value.indexes, cause)
     op.output.axes = tuple(system.axis(n, op.name, cause) for n in op.output.shape)
+    op.output.virtual = ()
     return cause
 
 
@@ -197,6 +202,7 @@ def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:
 
 def cut_classes(system: SpaceSystem, unit: Space, classes: np.ndarray, cause: str) -> None:
     """Keep the elements of each class together; classes of one element are fixed."""
+    system.told_apart.append((unit,))
     for axis, positions in system.leaves(unit):
         _, own, sizes = np.unique(classes[positions], return_inverse=True, return_counts=True)
         own = own.reshape(-1)

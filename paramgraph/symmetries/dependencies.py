@@ -37,6 +37,11 @@ class Block:
     entries: tuple[tuple[int, bytes], ...] = ()
 
 
+def _is_empty(assign: Assign) -> bool:
+    """Whether a space is restricted to no element."""
+    return not all(data for _, data in assign)
+
+
 class Dependencies:
     """Solve the dependencies of a typed system. Afterwards `on[space]` holds, for each atomic space, what it depends on."""
 
@@ -45,6 +50,8 @@ class Dependencies:
         self.on: dict[Space, set[Space]] = {}
         # Fixed unions that became one fixed space, with what was inside them.
         self.joined: dict[Space, set[Space]] = {}
+        # Spaces made of parts that nothing tells apart.
+        self.fused: set[Space] = set()
         self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
         self._linked: set[tuple[Any, ...]] = set()
         self._normal: set[tuple[int, bytes]] = set()
@@ -69,6 +76,7 @@ class Dependencies:
             if system.find(member) is not system.find(base):
                 for over_id, _ in assign:
                     self._varying.setdefault(over_id, set()).add(base)
+        self._fuse()
 
     def _fix_families(self) -> None:
         """A family of which every member is fixed is fixed itself."""
@@ -109,7 +117,7 @@ class Dependencies:
                 if over.alias is not None or over.factors is not None:
                     changed = True
                     continue
-                if base not in self.on or over in self.on[base]:
+                if not (over.uniform or self._lost(base, over) or self._lost(system.members.get((base_id, assign - {entry})), over)):
                     continue
                 target = self._member(base, assign - {entry})
                 if system.find(member) is not target or member.factors is not None:
@@ -119,6 +127,13 @@ class Dependencies:
             self._join_fixed()
             return True
         return changed or self._implicit()
+
+    def _lost(self, space: Space | None, over: Space) -> bool:
+        """Whether a space is known, and known not to depend on another."""
+        if space is None:
+            return False
+        on = self.on.get(self.system.find(space))
+        return on is not None and over not in on
 
     def _collapse(self) -> bool:
         """A family whose members are all the same space is that space."""
@@ -163,6 +178,7 @@ class Dependencies:
             self.system.unify(a, b)
         except Misaligned as error:
             self.system.pin((*a, *b), f"family members of different shape were identified: {error}")
+            self.system.level((*a, *b))
         return self.system.changes != before
 
     def _normalise(self) -> bool:
@@ -177,17 +193,21 @@ class Dependencies:
                 continue
             base, assign = system.spaces[key[0]], key[1]
             root = system.find(base)
-            new_assign = self._normal_assign(assign)
             if root.factors is None and system.is_fixed(root):  # what cannot move is the same everywhere
                 del system.members[key]
                 changed = self._same((member,), (root,)) or changed
                 continue
+            is_member = root.base is not None and root is not base
+            new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]
                 changed = self._same((member,), (base,)) or changed
                 continue
-            if root.base is not None and root is not base:
-                new_assign |= root.assign
+            if _is_empty(new_assign):  # a member met another occurrence of what it is restricted to: it cannot depend on both
+                del system.members[key]
+                changed = self._same((member,), (root,)) or changed
+                continue
+            if root.base is not None and is_member:
                 root = system.find(root.base)
             if root.factors is not None:
                 del system.members[key]
@@ -202,6 +222,8 @@ class Dependencies:
             elif root is not base or new_assign != assign:
                 del system.members[key]
                 kept = system.members.setdefault((root.id, new_assign), member) if new_assign and not root.pinned else root
+                if kept is member and member.alias is None:
+                    member.base, member.assign = root, new_assign
                 changed = self._same((member,), (kept,)) or changed
             else:
                 changed = self._refine(root, assign, member) or changed
@@ -246,7 +268,7 @@ class Dependencies:
         return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
-        if all(map(self._is_normal, assign)):
+        if all(map(self._is_normal, assign)) and len({id for id, _ in assign}) == len(assign):
             return assign
         out: dict[int, np.ndarray] = {}
         for id, data in assign:
@@ -330,7 +352,11 @@ class Dependencies:
                 out.append(unit if same else system.union(parts, unit.positions, unit.label))
             else:
                 base = unit if unit.base is None else unit.base
-                out.append(self._member(base, unit.assign | assign))
+                both = self._normal_assign(unit.assign | assign)
+                if both is None:  # no union of parts: nothing can be told apart along it
+                    out.append(system.find(base))
+                else:
+                    out.append(unit if _is_empty(both) else self._member(base, both))
         return tuple(out)
 
     def _part_at(self, over: Space, where: set[int]) -> tuple[Space, dict[int, int]] | None:
@@ -353,7 +379,7 @@ class Dependencies:
             if space.pinned or space.parts is not None or space.size == 1:
                 continue
             for over in on:
-                if over.parts is None or len(self.system.leaves(over)) == 1:
+                if over.parts is None or over.uniform or len(self.system.leaves(over)) == 1:
                     continue
                 for _, positions in self.system.leaves(over):
                     key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))
@@ -533,7 +559,7 @@ class Dependencies:
                     leaves = self.system.leaves(other)
                     if len(leaves) == 1:  # a relabelling: depending on it is depending on what it relabels
                         on.update(leaves[0][0])
-                on.difference_update([other for other in on if other.parts is not None or other.size == 1])
+                on.difference_update([other for other in on if other.parts is not None or other.size == 1 or other.uniform])
         changed = True
         while changed:
             changed = False
@@ -542,6 +568,69 @@ class Dependencies:
                 if bad:
                     on.difference_update(bad)
                     changed = True
+
+    def _fuse(self) -> None:
+        """Make one space of the parts of a union that no tensor tells apart: where one is read, so are the others, in the same unions.
+
+        Single elements are left alone: what reads one of them has an axis of size 1, which does not say which element it is.
+        """
+        apart: set[Space] = {other for on in self.on.values() for other in on}
+        for axis in (*self.system.told_apart, *((member,) for member in self.system.members.values())):
+            apart.update(self._deep(axis))
+        stored = (self.system.units(tuple(chain.from_iterable(axes))) for axes in self.system.stored)
+        leaves: dict[Space, list[tuple[Axis, np.ndarray]]] = {}
+        places: dict[Space, set[Space]] = {}
+        for unit in {unit for units in chain((units for units, reading in self._tensors if reading), stored) for unit in units}:
+            if unit.parts is None:
+                apart.add(unit)
+                continue
+            leaves[unit] = self.system.leaves(unit)
+            seen: set[Space] = set()
+            for axis, _ in leaves[unit]:
+                if len(axis) != 1 or axis[0] in seen or unit.id in self._varying:
+                    apart.update(axis)
+                seen.update(axis)
+            for part in seen:
+                places.setdefault(part, set()).add(unit)
+        alike: dict[tuple[frozenset[Space], frozenset[Space]], list[Space]] = {}
+        for part, where in places.items():
+            if part.size > 1 and not part.pinned and part not in apart:
+                alike.setdefault((frozenset(where), frozenset(self.on.get(part, ()))), []).append(part)
+        for (unions, shared), parts in sorted(alike.items(), key=lambda item: item[1][0].id):
+            if len(parts) > 1:
+                self._fuse_parts({union: leaves[union] for union in unions}, sorted(parts, key=lambda part: part.id), shared)
+        for union, parts_of in leaves.items():
+            if any(axis[0] in self.fused for axis, _ in parts_of if axis):
+                union.parts, union.positions = tuple(axis for axis, _ in parts_of), tuple(positions for _, positions in parts_of)
+
+    def _fuse_parts(self, leaves: dict[Space, list[tuple[Axis, np.ndarray]]], parts: Sequence[Space], on: Iterable[Space]) -> None:
+        fused = self.system.fresh(sum(part.size for part in parts), parts[0].label)
+        self.on[fused] = set(on)
+        self.fused.add(fused)
+        for own in leaves.values():
+            where = {axis[0]: positions for axis, positions in own if len(axis) == 1}
+            own[:] = [(axis, positions) for axis, positions in own if not (len(axis) == 1 and axis[0] in parts)]
+            own.append(((fused,), np.concatenate([where[part] for part in parts])))
+
+    @property
+    def delicate(self) -> bool:
+        """Whether any space is a family, with members that differ between the parts of another space, or was fused of parts."""
+        return bool(self._varying or self.fused)
+
+    @cached_property
+    def _family_spaces(self) -> set[Space]:
+        bases = {base.id for own in self._varying.values() for base in own}
+        out = set(self.fused)
+        for (base_id, assign), member in self.system.members.items():
+            if base_id in bases:
+                out.add(self.system.spaces[base_id])
+                out.update(self._deep((member,)))
+                out.update(self.system.spaces[over_id] for over_id, _ in assign)
+        return out
+
+    def is_delicate(self, axis: Axis) -> bool:
+        """Whether a family, one of its members, a space that one varies over, or a fused space is in an axis, inside unions too."""
+        return not self._family_spaces.isdisjoint(self._deep(axis))
 
     @cached_property
     def names(self) -> dict[Space, Space]:

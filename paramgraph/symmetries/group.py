@@ -319,7 +319,7 @@ class GroupElement:
 
         moved = tensor
         for dims, blocks in action.components:
-            source = self._source(action, dims, blocks)
+            source = self.source(action, dims, blocks)
             if source is None:
                 continue
             index = torch.from_numpy(source).to(tensor.device)
@@ -337,7 +337,7 @@ class GroupElement:
             moved.view(-1)[unread] = tensor.reshape(-1)[unread]
         return moved
 
-    def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
+    def source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
         """For each flat position along `dims`, the position that its new value comes from; None for the identity."""
         touched = {self.group.spaces[s].factor for block in blocks for dim in block.spaces for s in dim}
         if touched.isdisjoint(self.permutations):
@@ -436,7 +436,7 @@ class GroupElement:
         action = self.group.actions[name]
         out = list(coordinates)
         for dims, blocks in action.components:
-            source = self._source(action, dims, blocks)
+            source = self.source(action, dims, blocks)
             if source is None:
                 continue
             sizes = [action.shape[d] for d in dims]

@@ -23,6 +23,7 @@ class GroupBuilder:
         self.factors: list[Factor] = []
         self._numbers: dict[Space, int] = {}
         self._names: dict[str, int] = {}
+        self._together: dict[tuple[Axis, ...], tuple[ActionBlock, ...]] = {}
         self._closed = False
 
     def known(self) -> set[Space]:
@@ -71,14 +72,23 @@ class GroupBuilder:
         shape = tuple(math.prod(space.size for space in axis) for axis in axes)
         components = []
         for dims in self.dependencies.coupled(axes):
-            blocks = self.dependencies.blocks([axes[d] for d in dims])
-            if all(unit.pinned for block in blocks for axis in block.axes for unit in axis):
-                continue
-            actions = tuple(self.block(block) for block in blocks)
-            for action in actions:
-                self._check(action)
-            components.append((tuple(dims), actions))
+            own = tuple(axes[d] for d in dims)
+            if own not in self._together:
+                self._together[own] = self._blocks_of(own)
+            actions = self._together[own]
+            if actions:
+                components.append((tuple(dims), actions))
         return TensorAction(shape, tuple(components))
+
+    def _blocks_of(self, axes: tuple[Axis, ...]) -> tuple[ActionBlock, ...]:
+        """The blocks of dimensions that move together; none where nothing moves. Tensors with the same dimensions share them."""
+        blocks = self.dependencies.blocks(axes)
+        if all(unit.pinned for block in blocks for axis in block.axes for unit in axis):
+            return ()
+        actions = tuple(self.block(block) for block in blocks)
+        for action in actions:
+            self._check(action)
+        return actions
 
     def _check(self, action: ActionBlock) -> None:
         """Every space must occur together with all that its permutation may depend on, once: else the element would not be defined."""

@@ -11,6 +11,7 @@ merged again by `paramgraph.symmetries.dependencies` when it turns out that D do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ Index = np.ndarray | range
 class Space:
     """An index set of `size` elements. Compare by identity, after `SpaceSystem.units`."""
 
-    __slots__ = ("alias", "assign", "base", "cause", "factors", "hint", "id", "label", "names", "parts", "pinned", "positions", "size")
+    __slots__ = ("alias", "assign", "base", "cause", "factors", "hint", "id", "label", "names", "parts", "pinned", "positions", "size", "uniform")
 
     def __init__(self, id: int, size: int, label: str) -> None:
         self.id = id
@@ -37,6 +38,8 @@ class Space:
         self.positions: tuple[Index, ...] | None = None
         self.pinned = False
         self.cause: str | None = None
+        # Whether different elements were identified: then nothing can depend on which element it is.
+        self.uniform = False
         # A family member: `base` restricted to `assign`, a set of (space id, positions as bytes).
         self.base: Space | None = None
         self.assign: frozenset[tuple[int, bytes]] = frozenset()
@@ -79,6 +82,10 @@ class SpaceSystem:
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
         # Unions that were identified element by element. They keep two names: see `_merge`.
         self.twins: list[tuple[Space, Space]] = []
+        # Parameters and constants: the parts of their axes stay within them.
+        self.stored: list[tuple[Axis, ...]] = []
+        # Axes along which the values of a constant tell parts apart.
+        self.told_apart: list[Axis] = []
         # Fixed axes that were cut from, or laid together of, other fixed axes without keeping how: `(whole, parts)`.
         self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
         self._recorded: dict[tuple[bool, tuple[Axis, ...]], None] = {}
@@ -177,13 +184,24 @@ class SpaceSystem:
             elif not unit.pinned:
                 self._set(unit, pinned=True, cause=cause)
 
-    def record(self, axes: Sequence[Axis], read: bool = True) -> None:
+    def level(self, axis: Axis) -> None:
+        """Say that nothing depends on an axis: some of its elements were identified with others."""
+        for unit in self.units(axis):
+            for part in unit.parts or ():
+                self.level(part)
+            if not unit.uniform:
+                self._set(unit, uniform=True)
+
+    def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False) -> None:
         """Register a tensor (real or hidden): what occurs together in it bounds what may depend on what.
 
         Args:
             read: whether an operation computes with its elements; layout operations only move them.
+            stored: whether it is a tensor of its own, such as a parameter.
         """
         axes = tuple(axes)
+        if stored:
+            self.stored.append(axes)
         key = (read, axes)
         if key in self._recorded:
             return
@@ -199,6 +217,8 @@ class SpaceSystem:
 
     def may_depend(self, space: Space, on: Space) -> bool:
         """False once it is certain that the permutation of `space` cannot differ between elements of `on`."""
+        if on.uniform:
+            return False
         return space.hint is None or not space.hint.isdisjoint(on.names)
 
     # -- unification ---------------------------------------------------------------------------------------------------
@@ -207,7 +227,7 @@ class SpaceSystem:
         """Make two axes of one length the same, splitting and cutting both as far as needed.
 
         Raises:
-            Misaligned: their factorisations have no common refinement.
+            Misaligned: their lengths differ.
         """
         if length(a) != length(b):
             raise Misaligned(f"lengths {length(a)} and {length(b)} differ")
@@ -221,10 +241,31 @@ class SpaceSystem:
             elif x.size == y.size:
                 left.pop(), right.pop()
                 self._merge(x, y)
-            elif x.size < y.size:
-                self._split_top(right, y, x.size)
+            elif (common := math.gcd(x.size, y.size)) > 1:
+                if x.size != common:
+                    self._split_top(left, x, common)
+                if y.size != common:
+                    self._split_top(right, y, common)
             else:
-                self._split_top(left, x, y.size)
+                self._unify_cells(left, right)
+
+    def _unify_cells(self, left: list[Space], right: list[Space]) -> None:
+        """Identify two products whose boundaries do not meet: both are cut at the common refinement."""
+        runs: tuple[list[Space], list[Space]] = ([], [])
+        sizes = [1, 1]
+        while sizes[0] != sizes[1] or not runs[0]:
+            side = int(sizes[1] < sizes[0])
+            top = self._top((left, right)[side])
+            if top is None:
+                raise Misaligned("axes of different lengths")
+            (left, right)[side].pop()
+            runs[side].append(top)
+            sizes[side] *= top.size
+        inner = sizes[0] // runs[1][0].size
+        for block in range(runs[1][0].size):
+            index = np.arange(block * inner, (block + 1) * inner)
+            a, b = (self.assemble(self.pieces(tuple(run), index), inner) for run in runs)
+            self.unify(a, b)
 
     def _top(self, stack: list[Space]) -> Space | None:
         while stack:
@@ -254,7 +295,7 @@ class SpaceSystem:
     def _inherit_factors(self, space: Space, first: Space, second: Space) -> None:
         hint = None if space.hint is None else space.hint | {first.id, second.id}
         for factor in (first, second):
-            self._set(factor, names=factor.names | space.names, hint=hint)
+            self._set(factor, names=factor.names | space.names, hint=hint, uniform=space.uniform)
             if space.pinned:
                 self._set(factor, pinned=True, cause=space.cause)
         self._set(space, factors=(first, second))
@@ -367,6 +408,8 @@ class SpaceSystem:
         if x.hint is not None and y.hint is not None:
             hint = frozenset(id for id in x.hint if self._answers(id, y.hint))
         self._set(y, names=y.names | x.names, hint=hint)
+        if x.uniform:
+            self.level((y,))
         self._set(x, alias=y)
 
     def _answers(self, id: int, hint: frozenset[int]) -> bool:
@@ -388,11 +431,13 @@ class SpaceSystem:
             self._pin_moved((x,), np.arange(x.size), local)
         else:
             self.pin((x,), "a space was identified with a rearrangement of a product that contains it")
+            self.level((y,))
 
     def _pin_moved(self, axis: Axis, a: np.ndarray, b: np.ndarray) -> None:
         """Elements a[i] and b[i] of one axis were identified: those that differ are fixed."""
         moved = np.unique(np.concatenate([a[a != b], b[a != b]]))
         if len(moved):
+            self.level(axis)
             cause = "identified with a rearrangement of itself"
             self.pin(self.assemble(self.pieces(axis, moved), len(moved)), cause)
 
@@ -440,7 +485,8 @@ class SpaceSystem:
     def _cut_atomic(self, unit: Space, index: np.ndarray) -> None:
         if len(index) == unit.size:  # a relabelling of the whole
             copy = self.axis(unit.size, unit.label)
-            self._set(copy[0], pinned=unit.pinned, cause=unit.cause, names=copy[0].names | unit.names, hint=unit.hint)
+            names = copy[0].names | unit.names
+            self._set(copy[0], pinned=unit.pinned, cause=unit.cause, names=names, hint=unit.hint, uniform=unit.uniform)
             self._set(unit, parts=(copy,), positions=(index.copy(),))
             return
         mask = np.ones(unit.size, dtype=bool)
@@ -450,7 +496,7 @@ class SpaceSystem:
         for where in (index, rest):
             part = self.fresh(len(where), unit.label)
             hint = None if unit.hint is None else unit.hint | {part.id}
-            self._set(part, pinned=unit.pinned, cause=unit.cause, hint=hint)
+            self._set(part, pinned=unit.pinned, cause=unit.cause, hint=hint, uniform=unit.uniform)
             parts.append((part,))
         self._set(unit, parts=tuple(parts), positions=(index.copy(), rest))
 
@@ -606,8 +652,10 @@ class SpaceSystem:
     def reshape(self, axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis]:
         """Regroup the row-major product of `axes` into axes of the sizes `shape`.
 
+        Where a boundary of the new shape falls inside a space that is no product there, the spaces are cut at the common refinement.
+
         Raises:
-            Misaligned: a boundary of the new shape falls where no product of spaces can be split.
+            Misaligned: the shape has another number of elements.
         """
         stack = [space for axis in reversed(axes) for space in reversed(axis)]
         out: list[Axis] = []
@@ -622,9 +670,53 @@ class SpaceSystem:
                     taken.append(top)
                     stack.pop()
                     left //= top.size
-                elif top.size % left == 0:
-                    self._split_top(stack, top, left)
+                elif (common := math.gcd(top.size, left)) > 1:
+                    self._split_top(stack, top, common)
                 else:
-                    raise Misaligned(f"an axis of {size} cuts through a space of {top.size}")
+                    before = [space for axis in out for space in axis] + taken
+                    before = self._cut_across(stack, left, before)
+                    counts = [len(axis) for axis in out]
+                    taken = before[sum(counts) :]
+                    out = [tuple(before[sum(counts[:i]) : sum(counts[: i + 1])]) for i in range(len(counts))]
             out.append(tuple(taken))
         return out
+
+    def _cut_across(self, stack: list[Space], outer: int, before: list[Space]) -> list[Space]:
+        """Replace the next spaces of a tensor by one union that can be split into `outer` blocks; all others become families over it.
+
+        Args:
+            stack: the spaces from there on, the next one last; changed in place.
+            before: the spaces that come before.
+
+        Returns:
+            The spaces before, as families.
+        """
+        run: list[Space] = []
+        size = 1
+        while size % outer or size == 1:
+            top = self._top(stack)
+            if top is None:
+                raise Misaligned(f"no blocks of {outer} in what is left")
+            run.append(stack.pop())
+            size *= run[-1].size
+        inner = size // outer
+        pieces = []
+        for block in range(outer):
+            start = block * inner
+            pieces += [(start + at, axis, cuts) for at, axis, cuts in self.pieces(tuple(run), np.arange(start, start + inner))]
+        union = self.union([axis for _, axis, _ in pieces], [positions for positions, _, _ in pieces])
+
+        def varied(space: Space) -> Axis:
+            return self.family([self.restrict((space,), cuts) for _, _, cuts in pieces], union)
+
+        after = [space for other in stack for space in reversed(varied(other))]
+        stack[:] = [*after, union]
+        return [self._one(varied(space)) for space in before]
+
+    def _one(self, axis: Axis) -> Space:
+        """A product as one space, which stands for its factors."""
+        if len(axis) == 1:
+            return axis[0]
+        space = self.fresh(length(axis))
+        self._set(space, factors=axis)
+        return space

@@ -46,6 +46,40 @@ def flat_relabelling(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return (other.tanh().sum() + (other.reshape(2, 2) + 0.1).tanh().pow(3).sum()) * x
 
 
+def pooled_by_a_part_of_the_image(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """One window that leaves positions out: its mean knows which."""
+    return torch.nn.functional.avg_pool2d(p.tanh()[None], 2, 3).sum() * x
+
+
+def scaled_by_one_unit(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """A number read off a tensor."""
+    return p.tanh().sum() * x * (p[0, 2].item() * 2 + 1)
+
+
+def assigned_at_constant_places(x: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    return (p.index_put((torch.tensor([2, 0]),), q).tanh().cumsum(0).tanh().sum() + p.tanh().sum()) * x
+
+
+def scattered_twice_to_one_place(x: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    index = torch.tensor([[0], [2], [2]]).expand(3, 4)
+    return (p.scatter_add(0, index, q).tanh() * p).sum() * x
+
+
+def gathered_in_two_ways(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    index = torch.tensor([[0, 1, 1, 0], [2, 2, 1, 0]])
+    return (p.gather(0, index).tanh().sum(0).pow(2).sum() + p.tanh().sum()) * x
+
+
+def norm_of_all(x: torch.Tensor, p: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+    return torch._weight_norm(p, g, -1).tanh().sum() * x
+
+
+def indices_of_fewer_elements(x: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Indices over four elements, used on five."""
+    largest = p.tanh().sum(0).topk(2).indices
+    return (torch.nn.functional.one_hot(largest, 5).to(x.dtype) @ q).tanh().sum() * x + q.gather(0, largest[:, None].expand(2, 3)).sum()
+
+
 CASES: list[tuple[Function, tuple[tuple[int, ...], ...]]] = [
     (cut_before_a_sum, ((3, 2, 2), (3, 2, 2))),
     (product_with_a_relabelled_part, ((2, 4),)),
@@ -54,6 +88,13 @@ CASES: list[tuple[Function, tuple[tuple[int, ...], ...]]] = [
     (one_element_of_a_softmax, ((2, 2, 2),)),
     (part_against_the_whole, ((3, 2, 2),)),
     (flat_relabelling, ((2, 2),)),
+    (pooled_by_a_part_of_the_image, ((2, 3, 3),)),
+    (scaled_by_one_unit, ((2, 4),)),
+    (assigned_at_constant_places, ((4, 3), (2, 3))),
+    (scattered_twice_to_one_place, ((3, 4), (3, 4))),
+    (gathered_in_two_ways, ((3, 4),)),
+    (indices_of_fewer_elements, ((3, 4), (5, 3))),
+    (norm_of_all, ((3, 4), (1,))),
 ]
 
 

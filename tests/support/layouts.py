@@ -55,6 +55,8 @@ VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...]
     ("attention between columns", BOTH, lambda y: (y @ (y.transpose(1, 2) @ y).softmax(-1)), (), 6),
     ("transposed and viewed", ROWS, lambda y, p: y.transpose(1, 2).reshape(-1, 3, 2) + p, ((2,),), 6),
     ("rows against columns", 0.0, lambda y, p: y.transpose(1, 2).reshape(-1, 2, 3) + y + p, ((3,),), 6),
+    # Blocks of 3 against blocks of 2: 0, 1 and 4, 5 are exchanged. The reversal of all six, which exchanges equal cells, is missed.
+    ("blocks that do not meet", 2 * lam(2), lambda y: y.softmax(-1).reshape(-1, 3, 2).softmax(-1), (), 6),
     ("rows repeated", COLUMNS + 3 * lam(2), lambda y, p: (y.sum(1)[:, None].expand(-1, 2, 3) + p), ((2, 3),), 6),
 ]
 
@@ -133,10 +135,20 @@ def reversed_outputs() -> nn.Module:
 
 
 # Cut to three elements in another order, of which only the first is read: nothing tells the rest from what was not cut.
-# The exchange of the element taken with the two that are not is missed: parts are not fused again (lam(3) if they were).
+# The exchange of the two with the single element beside them is missed: single elements are not fused (lam(3) if they were).
 @case("parts that nothing tells apart", lam(2), (5,))
 def fused() -> nn.Module:
     return Table(lambda x, p: x * (p + p[[3, 0, 2]][0]).tanh().sum(), (4,))
+
+
+@case("cut and joined again", lam(7), (5, 4))  # in another order, and nothing else is done to the parts
+def rejoined() -> nn.Module:
+    return Table(lambda x, a, v: torch.cat([torch.tanh(x @ a)[:, 3:], torch.tanh(x @ a)[:, :3]], 1) @ v, (4, 7), (7, 2))
+
+
+@case("cut, changed and joined again", lam(3) + lam(4), (5, 4))
+def changed_between() -> nn.Module:
+    return Table(lambda x, a, v: torch.cat([torch.tanh(x @ a)[:, 3:].sin(), torch.tanh(x @ a)[:, :3]], 1) @ v, (4, 7), (7, 2))
 
 
 # Only two elements of the table are read in the end, and they are in order: the rest belongs to no group.

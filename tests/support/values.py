@@ -28,8 +28,8 @@ class Soft(Experts):
         return torch.einsum("be,beo->bo", self.router(x).softmax(-1), torch.einsum("bei,eio->beo", inner, self.down))
 
 
-# The experts move freely; that the units of each expert may move apart (EXPERTS) is missed: gathering drops what depends on the experts.
-@case("top-k mixture by gathering", lam(8) + lam(4) + lam(6), (7, 5))
+# Gathered by one index, both matrices keep the expert as a virtual factor: the units of each expert move apart.
+@case("top-k mixture by gathering", EXPERTS, (7, 5))
 class TopK(Experts):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.i(x))

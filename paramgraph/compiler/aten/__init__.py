@@ -1,5 +1,29 @@
 """Rules for torch's ATen operations, one family per file."""
 
-from paramgraph.compiler.aten import attention, convolution, elementwise, indexing, layout, linear, normalization, recurrent, reduction
+from paramgraph.compiler.aten import (
+    attention,
+    convolution,
+    elementwise,
+    indexing,
+    layout,
+    linear,
+    normalization,
+    recurrent,
+    reduction,
+    scalars,
+    scatter,
+)
 
-__all__ = ["attention", "convolution", "elementwise", "indexing", "layout", "linear", "normalization", "recurrent", "reduction"]
+__all__ = [
+    "attention",
+    "convolution",
+    "elementwise",
+    "indexing",
+    "layout",
+    "linear",
+    "normalization",
+    "recurrent",
+    "reduction",
+    "scalars",
+    "scatter",
+]

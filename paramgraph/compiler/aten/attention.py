@@ -8,7 +8,7 @@ from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
 
-@rule("aten.scaled_dot_product_attention", "aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_attention_math")
+@rule("aten.scaled_dot_product_attention")
 def attention(b: Builder, query: Value, key: Value, value: Value, mask: Value | None = None, dropout: float = 0.0, causal: bool = False,
               *, scale: float | None = None, enable_gqa: bool = False) -> Value:
     """softmax(q kᵀ + mask) v over the last two axes; with grouped queries, key-value heads are shared by query heads."""

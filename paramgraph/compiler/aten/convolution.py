@@ -22,10 +22,12 @@ def _convolve(b: Builder, x: Value, weight: Value, bias: Value | None, stride: A
         x = b.reshape(x, [1, *x.shape])
     shape = list(b.shapes[0]) if batched else [1, *b.shapes[0]]
     taps = weight.shape[2:]
-    pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0))
+    # Before the convolution, so that whoever takes slices of its result finds the bias.
+    bias = None if bias is None else b.reshape(bias, [*bias.shape, *[1] * rank])
+    pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0)) and tuple(shape[2:]) == x.shape[2:]
     out = b.convolve(x, weight, shape, groups, transposed, pointwise, name=f"conv{rank}d" if not transposed else f"conv_transpose{rank}d")
     if bias is not None:
-        out = b.elementwise("add", out, b.reshape(bias, [*bias.shape, *[1] * rank]), role="bias")
+        out = b.elementwise("add", out, bias, role="bias")
     return out if batched else b.reshape(out, shape[1:])
 
 
@@ -47,18 +49,26 @@ def convolution(b: Builder, x: Value, weight: Value, bias: Value | None, stride:
     return _convolve(b, x, weight, bias, stride, padding, groups, transposed)
 
 
-def _pool(b: Builder, x: Value, rank: int, name: str) -> Value:
+def _pool(b: Builder, x: Value, rank: int, name: str, window: Any = None, padding: Any = 0) -> Value:
+    """Pooling over the last axes. A mean over all positions does not know their order; a smaller window does."""
     shape = b.shapes[0]
     dims = [d - rank + x.ndim for d in range(rank)]
-    if all(shape[d] == 1 for d in dims) and name.endswith("avg_pool"):
+    sizes = [x.shape[d] for d in dims]
+    whole = name == "adaptive_avg_pool" or (name == "avg_pool" and _all(padding, 0) and _sizes(window, rank) == sizes)
+    if whole and all(shape[d] == 1 for d in dims):
         return b.reduce(x, dims, keepdim=True, name="mean")
     return b.resample(x, dims, shape, name)
 
 
+def _sizes(window: Any, rank: int) -> list[int]:
+    sizes = [window] if isinstance(window, int) else list(window or [])
+    return sizes * rank if len(sizes) == 1 else sizes
+
+
 def _pool_rule(name: str, rank: int) -> None:
     @rule(f"aten.{name}{rank}d", f"aten._{name}{rank}d")
-    def pool(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
-        return _pool(b, x, rank, name)
+    def pool(b: Builder, x: Value, window: Any = None, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any) -> Value:
+        return _pool(b, x, rank, name, window, padding)
 
 
 for _name in ("max_pool", "avg_pool", "adaptive_avg_pool"):
@@ -74,8 +84,10 @@ def max_pool_with_indices(b: Builder, x: Value, size: Sequence[int], *args: Any,
 
 
 @rule("aten.pad", "aten.constant_pad_nd")
-def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", value: float | None = None) -> Value:
+def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", value: Value | float | None = None) -> Value:
     """Constant padding lays constants beside the tensor; other modes repeat positions."""
+    if isinstance(mode, Value) or isinstance(value, Value):
+        raise ValueError("padding with a computed number")
     for place in range(len(padding) // 2):
         dim, before, after = x.ndim - 1 - place, padding[2 * place], padding[2 * place + 1]
         if isinstance(mode, str) and mode != "constant" and (before or after):
@@ -90,8 +102,19 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
             number = value if isinstance(mode, str) else mode  # constant_pad_nd has no mode
             joined = b.concat([x, b.fill([before + after if d == dim else n for d, n in enumerate(x.shape)], float(number or 0.0))], dim)
             order = [*range(size, size + before), *range(size), *range(size + before, size + before + after)]
-            x = b.take(joined, dim, np.asarray(order))
+            x = b.take(joined, dim, np.asarray(order)) if before else joined
     return x
+
+
+def _padding(name: str, rank: int) -> None:
+    @rule(f"aten.{name}_pad{rank}d")
+    def padded(b: Builder, x: Value, padding: Sequence[int]) -> Value:
+        return b.resample(x, range(x.ndim - rank, x.ndim), b.shapes[0], f"{name} padding")
+
+
+for _name in ("reflection", "replication"):
+    for _rank in (1, 2, 3):
+        _padding(_name, _rank)
 
 
 @rule("aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d", "aten.upsample_bilinear2d",
@@ -99,3 +122,14 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
       "aten._upsample_bicubic2d_aa")
 def upsample(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
     return b.resample(x, range(2, x.ndim), b.shapes[0], "upsample")
+
+
+@rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
+def grid_sample(b: Builder, x: Value, grid: Value, *args: Any) -> Value:
+    """Every place of the grid reads a few positions of the image: all of them, as far as typing goes. Both are ordered."""
+    rank = x.ndim - 2
+    places = tuple(f"p{i}" for i in range(rank))
+    to = tuple(f"q{i}" for i in range(rank))
+    image = b.mix("grid positions", x, range(2, x.ndim), ordered=True)
+    coordinates = b.mix("grid coordinates", grid, [-1], ordered=True)
+    return b.contract(([("b", "c", *places), ("b", *to, "k")], ("b", "c", *to)), image, coordinates, name="grid_sample")

@@ -17,7 +17,8 @@ softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not clamp clamp
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
 logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
-prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__""".split()
+prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__ complex polar
+greater greater_equal less less_equal not_equal multiply divide subtract""".split()
 
 COPIES = """clone alias detach contiguous lift_fresh lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout to _to_copy
 type_as requires_grad_ lift _assert_tensor_metadata detach_copy alias_copy""".split()
@@ -73,10 +74,15 @@ for _name, _number in (("zeros_like", 0.0), ("new_zeros", 0.0), ("ones_like", 1.
     _filled(_name, _number)
 
 
-@rule("aten.full_like", "aten.new_full")
-def full_like(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
-    number = next((a for a in reversed(args) if isinstance(a, (int, float, bool))), kwargs.get("fill_value", 0.0))
-    return b.fill(b.shapes[0], float(number))
+def _full(name: str, place: int) -> None:
+    @rule(f"aten.{name}")
+    def full(b: Builder, *args: Any, **kwargs: Any) -> Value:
+        number = args[place] if place < len(args) else kwargs["fill_value"]
+        return b.expand(number, b.shapes[0]) if isinstance(number, Value) else b.fill(b.shapes[0], float(number))
+
+
+for _name, _place in (("full", 1), ("full_like", 1), ("new_full", 2), ("scalar_tensor", 0)):
+    _full(_name, _place)
 
 
 @rule("aten.fill")

@@ -42,11 +42,29 @@ def readable(index: Value) -> np.ndarray | None:
 
 @rule("aten.index")
 def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
-    """Advanced indexing with one index tensor; several index tensors pin what they index."""
+    """Advanced indexing with one index tensor or several."""
     places = [(d, value) for d, value in enumerate(indices) if value is not None]
+    kept = _mask(places[0][1]) if len(places) == 1 else None
+    if kept is not None:
+        dim, mask = places[0]
+        flat = b.reshape(x, [*x.shape[:dim], -1, *x.shape[dim + mask.ndim :]]) if x.shape[dim : dim + mask.ndim] == mask.shape else x
+        return b.take(flat, dim, kept)
     if len(places) == 1 and places[0][1].shape != x.shape and b.shapes[0] == _indexed(x, *places[0]):
         return index_select(b, x, places[0][0], places[0][1])
-    return b.opaque("index", [x, *(value for _, value in places)], b.shapes[0], "indexed by several tensors or a mask")
+    from paramgraph.compiler.aten.scatter import index_by_several
+
+    return index_by_several(b, x, places)
+
+
+def _mask(value: Value) -> np.ndarray | None:
+    """The places that a constant mask keeps, in row-major order; None if it is no such mask."""
+    if value.read is None or not value.ndim:
+        return None
+    try:
+        data = np.asarray(value.read())
+    except TraceError:  # on the meta device
+        return None
+    return np.flatnonzero(data) if data.dtype == bool and data.any() else None
 
 
 def _indexed(x: Value, dim: int, value: Value) -> tuple[int, ...]:

@@ -43,14 +43,22 @@ def movedim(b: Builder, x: Value, source: Any, target: Any) -> Value:
     return b.permute(x, [next(rest) if d is None else d for d in order])
 
 
+def _run(b: Builder, x: Value, dim: int, index: range) -> Value:
+    """The elements `index` of one axis; a run of none is empty, and pins nothing."""
+    if not len(index):
+        return b.fill([0 if d == dim % x.ndim else n for d, n in enumerate(x.shape)])
+    return b.take(x, dim, index)
+
+
 @rule("aten.slice")
 def slice_(b: Builder, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Value:
-    return b.take(x, dim, range(*slice(start, end, step).indices(x.shape[dim])))
+    return _run(b, x, dim, range(*slice(start, end, step).indices(x.shape[dim])))
 
 
 @rule("aten.narrow")
 def narrow(b: Builder, x: Value, dim: int, start: int, size: int) -> Value:
-    return b.take(x, dim, range(start, start + size))
+    start = start + x.shape[dim] if start < 0 else start
+    return _run(b, x, dim, range(start, start + size))
 
 
 @rule("aten.select")
@@ -66,12 +74,13 @@ def unbind(b: Builder, x: Value, dim: int = 0) -> tuple[Value, ...]:
 @rule("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.split_copy", "aten.split_with_sizes_copy", "aten.tensor_split")
 def split(b: Builder, x: Value, sizes: Any = None, dim: int = 0, **kwargs: Any) -> tuple[Value, ...]:
     ends = np.cumsum([shape[dim] for shape in b.shapes]).tolist()
-    return tuple(b.take(x, dim, range(end - shape[dim], end)) for shape, end in zip(b.shapes, ends, strict=True))
+    return tuple(_run(b, x, dim, range(end - shape[dim], end)) for shape, end in zip(b.shapes, ends, strict=True))
 
 
 @rule("aten.cat", "aten.concat")
 def cat(b: Builder, values: Sequence[Value], dim: int = 0) -> Value:
-    return b.concat(values, dim)
+    full = [value for value in values if 0 not in value.shape]
+    return b.concat(full, dim) if full else b.fill(b.shapes[0])
 
 
 @rule("aten.stack")
@@ -136,6 +145,36 @@ def rot90(b: Builder, x: Value, times: int = 1, dims: Sequence[int] = (0, 1)) ->
     return x
 
 
+@rule("aten.unfold")
+def unfold(b: Builder, x: Value, dim: int, size: int, step: int) -> Value:
+    """Windows along one axis, as a new last axis. Windows that do not overlap are a view; others are positions."""
+    dim %= x.ndim
+    windows = b.shapes[0][dim]
+    last = [*range(dim + 1), *range(dim + 2, x.ndim + 1), dim + 1]
+    if size == step:
+        whole = b.take(x, dim, range(windows * size))
+        return b.permute(b.reshape(whole, [*x.shape[:dim], windows, size, *x.shape[dim + 1 :]]), last)
+    return b.resample(b.reshape(x, [*x.shape, 1]), [dim, x.ndim], b.shapes[0], "unfold")
+
+
+@rule("aten.im2col")
+def im2col(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Patches of an image: channels stay what they are; places within a patch, and patches, are positions."""
+    batched = x if x.ndim == 4 else b.reshape(x, [1, *x.shape])
+    channels, windows = batched.shape[1], b.shapes[0][-1]
+    taps = b.shapes[0][-2] // channels
+    return b.reshape(b.resample(batched, [2, 3], [batched.shape[0], channels, taps, windows], "im2col"), b.shapes[0])
+
+
+@rule("aten.col2im")
+def col2im(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Patches summed to an image."""
+    batch, height, width = (x.shape[0] if x.ndim == 3 else 1), *b.shapes[0][-2:]
+    channels = b.shapes[0][-3]
+    split = b.reshape(x, [batch, channels, x.shape[-2] // channels, x.shape[-1]])
+    return b.reshape(b.resample(split, [2, 3], [batch, channels, height, width], "col2im"), b.shapes[0])
+
+
 @rule("aten.pixel_shuffle")
 def pixel_shuffle(b: Builder, x: Value, factor: int) -> Value:
     *batch, channels, height, width = x.shape
@@ -174,11 +213,38 @@ def select_scatter(b: Builder, x: Value, source: Value, dim: int, index: int) ->
 
 
 def _overwrite(b: Builder, x: Value, source: Value, dim: int, chosen: np.ndarray) -> Value:
-    """`x` with the elements `chosen` of one axis replaced: the rest and the source laid side by side, then put in order."""
-    rest = np.setdiff1d(np.arange(x.shape[dim]), chosen)
-    if not len(rest):
-        return source
-    joined = b.concat([b.take(x, dim, rest), source], dim)
-    order = np.empty(x.shape[dim], dtype=np.int64)
-    order[np.concatenate([rest, chosen])] = np.arange(x.shape[dim])
-    return b.take(joined, dim, order)
+    """`x` with the elements `chosen` of one axis replaced: the pieces that are left and the source laid side by side, then put in order.
+
+    The pieces are remembered: a tensor that is written step by step is joined once from what was written, not from what it was before.
+    """
+    dim %= x.ndim
+    known = x.op.attrs.get("pieces") if x.op is not None else None
+    pieces: list[tuple[np.ndarray, Value]] = known[1] if known is not None and known[0] == dim else [(np.arange(x.shape[dim]), x)]
+    left = []
+    for places, value in pieces:
+        kept = np.flatnonzero(~np.isin(places, chosen))
+        if len(kept):
+            left.append((places[kept], value if len(kept) == len(places) else b.take(value, dim, kept)))
+    left.append((chosen, source))
+    left.sort(key=lambda piece: int(piece[0][0]))
+    places = np.concatenate([piece[0] for piece in left])
+    out = b.concat([value for _, value in left], dim)
+    if (places != np.arange(len(places))).any():
+        order = np.empty(len(places), dtype=np.int64)
+        order[places] = np.arange(len(places))
+        out = b.take(out, dim, order)
+    if out.op is not None and out is not source:
+        out.op.attrs["pieces"] = (dim, left)
+    return out
+
+
+@rule("aten.view_as_real")
+def view_as_real(b: Builder, x: Value) -> Value:
+    """Real and imaginary parts, on a new last axis."""
+    parts = [b.reshape(b.elementwise(name, x), [*x.shape, 1]) for name in ("real", "imag")]
+    return b.concat(parts, -1)
+
+
+@rule("aten.view_as_complex")
+def view_as_complex(b: Builder, x: Value) -> Value:
+    return b.elementwise("complex", b.select(x, -1, 0), b.select(x, -1, 1))

@@ -71,7 +71,36 @@ def bilinear(b: Builder, x: Value, y: Value, weight: Value, bias: Value | None =
 
 @rule("aten._weight_norm", "aten._weight_norm_interface")
 def weight_norm(b: Builder, v: Value, g: Value, dim: int = 0) -> Value | tuple[Value, Value]:
-    """g · v / ‖v‖, the norm over all axes but `dim` (Salimans & Kingma 2016, section 2)."""
-    norm = b.reduce(v, [d for d in range(v.ndim) if d != dim % v.ndim], keepdim=True, name="norm")
+    """g · v / ‖v‖, the norm over all axes but `dim` (Salimans & Kingma 2016, section 2); over all of them where `dim` is -1."""
+    norm = b.reduce(v, [d for d in range(v.ndim) if d != dim], keepdim=True, name="norm")
     weight = b.elementwise("mul", b.elementwise("div", v, norm), g)
     return weight if len(b.shapes) == 1 else (weight, norm)
+
+
+@rule("aten.cdist", "aten._cdist_forward", "aten._euclidean_dist")
+def distances(b: Builder, x: Value, y: Value, *args: Any, **kwargs: Any) -> Value:
+    """Distances between all rows of `x` and all rows of `y`: symmetric in the coordinates."""
+    rank = max(x.ndim, y.ndim) - 2
+    batch = tuple(range(rank))
+    left, right = batch[rank - (x.ndim - 2) :], batch[rank - (y.ndim - 2) :]
+    return b.contract(([(*left, "i", "k"), (*right, "j", "k")], (*batch, "i", "j")), x, y, name="distance")
+
+
+@rule("aten.outer")
+def outer(b: Builder, x: Value, y: Value) -> Value:
+    return b.contract("i,j->ij", x, y, name="outer")
+
+
+@rule("aten.linalg_cross")
+def cross(b: Builder, x: Value, y: Value, *, dim: int = -1) -> Value:
+    """The cross product along an axis of three ordered coordinates."""
+    if x.ndim != y.ndim:
+        raise ValueError("cross product of tensors of different ranks")
+    x, y = (b.mix("coordinates", value, [dim], ordered=True) for value in (x, y))
+    return b.elementwise("cross", x, y)
+
+
+@rule("aten.cross")
+def cross_of_first(b: Builder, x: Value, y: Value, dim: int | None = None) -> Value:
+    """Without an axis: along the first of three elements."""
+    return cross(b, x, y, dim=b.shapes[0].index(3) if dim is None else dim)

@@ -23,9 +23,12 @@ def layer_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None 
 
 
 @rule("aten.rms_norm", "aten._fused_rms_norm")
-def rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None = None, eps: float | None = None) -> Value:
+def rms_norm(b: Builder, x: Value, shape: Sequence[int], weight: Value | None = None, eps: float | None = None) -> Value | tuple[Value, ...]:
     over = range(x.ndim - len(shape), x.ndim)
-    return b.normalize("rms_norm", x, over, _present(gain=(weight, over)))
+    out = b.normalize("rms_norm", x, over, _present(gain=(weight, over)))
+    if len(b.shapes) == 1:
+        return out
+    return out, b.reduce(x, over, keepdim=True, name="rms")  # the fused one returns its statistics too
 
 
 @rule("aten.group_norm")

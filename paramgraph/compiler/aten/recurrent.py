@@ -109,3 +109,29 @@ def rnn_tanh(b: Builder, x: Value, initial: Value, params: Sequence[Value], bias
 def rnn_relu(b: Builder, x: Value, initial: Value, params: Sequence[Value], biases: bool, layers: int, dropout: float, train: bool,
              bidirectional: bool, batch_first: bool) -> tuple[Value, ...]:
     return _recurrent(b, "rnn_relu", x, [initial], params, biases, layers, bidirectional, batch_first)
+
+
+def _cell_params(w_ih: Value, w_hh: Value, b_ih: Value | None, b_hh: Value | None) -> list[Value]:
+    return [value for value in (w_ih, w_hh, b_ih, b_hh) if value is not None]
+
+
+@rule("aten.lstm_cell")
+def lstm_cell(b: Builder, x: Value, state: Sequence[Value], w_ih: Value, w_hh: Value, b_ih: Value | None = None,
+              b_hh: Value | None = None) -> tuple[Value, ...]:
+    return _lstm_step(b, x, state[0], state[1], _cell_params(w_ih, w_hh, b_ih, b_hh), "lstm")
+
+
+@rule("aten.gru_cell")
+def gru_cell(b: Builder, x: Value, state: Value, w_ih: Value, w_hh: Value, b_ih: Value | None = None, b_hh: Value | None = None) -> Value:
+    return _gru_step(b, x, state, _cell_params(w_ih, w_hh, b_ih, b_hh), "gru")
+
+
+def _rnn_cell(function: str) -> None:
+    @rule(f"aten.rnn_{function}_cell")
+    def rnn_cell(b: Builder, x: Value, state: Value, w_ih: Value, w_hh: Value, b_ih: Value | None = None,
+                 b_hh: Value | None = None) -> Value:
+        return _rnn_step(b, x, state, _cell_params(w_ih, w_hh, b_ih, b_hh), function, f"rnn_{function}")
+
+
+for _function in ("tanh", "relu"):
+    _rnn_cell(_function)

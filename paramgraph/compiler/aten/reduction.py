@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
@@ -82,3 +84,80 @@ for _name in ("softmax", "log_softmax", "safe_softmax"):
     _mixing(_name, ordered=False)
 for _name in ("cumsum", "cumprod", "logcumsumexp"):
     _mixing(_name, ordered=True, linear=_name == "cumsum")
+
+
+@rule("aten.cummax", "aten.cummin")
+def cumulative_extremum(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
+    return b.mix("cummax", x, [dim], ordered=True), b.mix("cummax.indices", x, [dim], ordered=True)
+
+
+@rule("aten.argsort")
+def argsort(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+    dim = kwargs.get("dim", args[0] if args else -1)
+    return b.topk(x, dim, x.shape[dim], indices=True, name="argsort")
+
+
+def _ranked(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
+    """The element of one rank along an axis, and which it is."""
+    value = b.reduce(x, [dim], name="rank")
+    return b.reshape(value, b.shapes[0]), b.reshape(b.topk(x, dim, 1, indices=True, name="rank"), b.shapes[1])
+
+
+@rule("aten.median.dim", "aten.nanmedian.dim")
+def median_along(b: Builder, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    return _ranked(b, x, dim)
+
+
+@rule("aten.kthvalue")
+def kth_value(b: Builder, x: Value, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
+    return _ranked(b, x, dim)
+
+
+@rule("aten.median.default", "aten.nanmedian.default")
+def median(b: Builder, x: Value) -> Value:
+    return b.reduce(x, range(x.ndim), name="median")
+
+
+@rule("aten.tril", "aten.triu")
+def triangle(b: Builder, x: Value, diagonal: int = 0) -> Value:
+    """A triangle of the last two axes: a product with a constant mask."""
+    rows, columns = x.shape[-2:]
+    return b.elementwise("mul", x, b.constant([rows, columns], lambda: np.tri(rows, columns, diagonal), "triangle"))
+
+
+def _transform(name: str, several: bool | None) -> None:
+    """A Fourier transform: it mixes along its axes, whose order it knows."""
+
+    @rule(f"aten.{name}")
+    def transform(b: Builder, x: Value, size: Any = None, dim: Any = None, *args: Any, **kwargs: Any) -> Value:
+        if several is None:  # the internal ones have no sizes
+            dim = size
+        elif dim is None:
+            sizes = len(size) if isinstance(size, Sequence) else x.ndim
+            dim = range(x.ndim - sizes, x.ndim) if several and not name.endswith("2") else [-2, -1] if several else -1
+        dims = [dim] if isinstance(dim, int) else list(dim)
+        if b.shapes[0] == x.shape:
+            return b.mix(name, x, dims, ordered=True)
+        return b.resample(x, dims, b.shapes[0], name)
+
+
+for _kind in ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft"):
+    _transform(f"fft_{_kind}", False)
+    _transform(f"fft_{_kind}2", True)
+    _transform(f"fft_{_kind}n", True)
+for _name in ("_fft_c2c", "_fft_r2c", "_fft_c2r"):
+    _transform(_name, None)
+
+
+@rule("aten.fft_fftshift", "aten.fft_ifftshift")
+def shifted(b: Builder, x: Value, dim: Any = None) -> Value:
+    dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    return b.mix("fftshift", x, dims, ordered=True)
+
+
+@rule("aten.bucketize.Tensor")
+def bucketize(b: Builder, x: Value, boundaries: Value, **kwargs: Any) -> Value:
+    """Which of some ordered boundaries an element lies between: a number, whose order counts."""
+    ordered = b.mix("boundaries", boundaries, [0], ordered=True)
+    axes = tuple(range(x.ndim))
+    return b.contract(([axes, ("k",)], axes), x, ordered, name="bucketize")

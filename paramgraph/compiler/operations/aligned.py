@@ -10,6 +10,7 @@ from paramgraph.compiler.operations import scaling
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import Place
 from paramgraph.compiler.program import Op
+from paramgraph.compiler.virtual import Virtual, useful
 from paramgraph.symmetries.spaces import Axis, SpaceSystem
 
 if TYPE_CHECKING:
@@ -31,11 +32,20 @@ def align(system: SpaceSystem, op: Op) -> dict[Any, Axis]:
                 system.unify(table[label], axis)
             else:
                 table[label] = axis
-    joint = tuple(table.values())
     op.output.axes = tuple(table[label] for label in op.out_labels)
-    if len(joint) != len(op.out_labels):
-        system.record(joint)
+    factors = joint_factors(op)
+    if factors:
+        place = {label: d for d, label in enumerate(op.out_labels)}
+        kept = [moved for factor in factors if (moved := factor.moved(place.get)) is not None]
+        op.output.virtual = tuple(factor for factor in kept if useful(system, op.output.axes, factor))
+    if len(table) != len(op.out_labels) or len(factors) != len(op.output.virtual):
+        system.record((*table.values(), *(factor.axis for factor in factors)))
     return table
+
+
+def joint_factors(op: Op) -> list[Virtual]:
+    """The virtual factors of the hidden tensor of all labels, each once."""
+    return list(dict.fromkeys(factor.named(labels) for labels, value in zip(op.labels, op.inputs, strict=True) for factor in value.virtual))
 
 
 def emit_product(emitter: Emitter, op: Op, labels: Sequence[Sequence[Any]], out_labels: Sequence[Any]) -> None:
@@ -217,6 +227,7 @@ class Mix(Operation):
         table = align(system, op)
         mixed = set(op.attrs["mixed"])
         if mixed:
+            # Without the virtual factors, too: which element of theirs a place belongs to may be mixed along with it.
             system.record(tuple(axis for label, axis in table.items() if label not in mixed))
         if op.attrs["ordered"]:
             for label in mixed:

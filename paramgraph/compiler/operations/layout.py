@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paramgraph.compiler.operations.base import Operation
-from paramgraph.compiler.parameters import name_places
+from paramgraph.compiler.parameters import Place, name_places
 from paramgraph.compiler.program import Op, Value
+from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.scale_spaces import blocks_holding
 from paramgraph.symmetries.spaces import SpaceSystem, as_array
 
@@ -25,6 +26,8 @@ class Reshape(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
         op.output.axes = tuple(system.reshape(x.axes, op.output.shape))
+        moved = (factor.reshaped(x.shape, op.output.shape) for factor in x.virtual)
+        op.output.virtual = tuple(factor for factor in moved if factor is not None)
         op.output.indexes = x.indexes
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
@@ -46,6 +49,7 @@ class Reshape(Operation):
             emitter.reconnect(op)
             return
         renamed = dict(zip(before, after, strict=True))
+        renamed.update(emitter.kept_factors(op, lambda factor: factor.reshaped(x.shape, op.output.shape)))
         emitter.pass_on(op, [(tuple(renamed[p] for p in c.places), c) for c in emitter.of(x)])
 
 
@@ -56,6 +60,7 @@ class Permute(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
         op.output.axes = tuple(x.axes[d] for d in op.attrs["order"])
+        op.output.virtual = tuple(factor.named([op.attrs["order"].index(d) for d in range(x.ndim)]) for factor in x.virtual)
         op.output.indexes = x.indexes
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
@@ -67,8 +72,10 @@ class Permute(Operation):
         (x,) = op.inputs
         if x.parametric:
             return
-        to = {source: d for d, source in enumerate(op.attrs["order"])}
-        emitter.pass_on(op, [(tuple((to[d], i, unit) for d, i, unit in c.places), c) for c in emitter.of(x)])
+        order = op.attrs["order"]
+        to = {(source, i, unit): (d, i, unit) for d, source in enumerate(order) for i, unit in enumerate(emitter.system.units(x.axes[source]))}
+        to.update(emitter.kept_factors(op, lambda factor: factor.named([order.index(d) for d in range(x.ndim)])))
+        emitter.pass_on(op, [(tuple(to[p] for p in c.places), c) for c in emitter.of(x)])
 
 
 class Take(Operation):
@@ -80,6 +87,7 @@ class Take(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
         op.output.axes = tuple(system.take(x.axes, op.attrs["dim"], op.attrs["index"], op.attrs["alone"]))
+        op.output.virtual = tuple(factor for factor in x.virtual if all(d != op.attrs["dim"] for d, _, _ in factor.digits))
         op.output.indexes = x.indexes
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
@@ -99,7 +107,7 @@ class Take(Operation):
         (x,) = op.inputs
         if x.parametric:
             return
-        dim, index = op.attrs["dim"], np.asarray(op.attrs["index"])
+        dim, index = op.attrs["dim"], as_array(op.attrs["index"])
         units = [unit for unit in emitter.system.units(x.axes[dim]) if unit.size > 1]
         node_like = [emitter.is_node(unit) for unit in units]
         if any(node_like) and not all(node_like):
@@ -122,8 +130,15 @@ class Take(Operation):
         sizes = [int(np.prod([p[2].size for p in component.places if p[0] == d])) for d in dims]
         if [p[0] for p in component.places] != [d for d in dims for p in component.places if p[0] == d]:
             return None
-        new = [p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2])]
+        new: list[Place] = []
+        for d in dims:
+            if isinstance(d, Virtual):  # the cut is along none of its places: it is kept
+                new += [p for p in component.places if p[0] == d]
+            else:
+                new += [p for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2])]
         numbers = component.ref.index
+        if dim in dims and sizes[dims.index(dim)] != op.inputs[0].shape[dim]:
+            return None
         if dim in dims:
             numbers = component.ref.numbers(component.size).reshape(sizes).take(index, axis=dims.index(dim)).reshape(-1)
         expected = component.size if numbers is None else len(numbers)
@@ -238,7 +253,7 @@ class Concat(Operation):
                 for c in emitter.of(value):
                     if any(p in own for p in c.places):
                         emitter.structural("concat", c, target)
-                    elif c not in out and value is acts[0]:
+                    elif not any(c is known for known in out) and value is acts[0]:
                         out.append(c)
         return out
 
@@ -253,6 +268,7 @@ class Expand(Operation):
         (x,) = op.inputs
         pairs = zip(x.shape, op.output.shape, x.axes, strict=True)
         op.output.axes = tuple(axis if have == want else system.axis(want, "expand") for have, want, axis in pairs)
+        op.output.virtual = x.virtual
         op.output.indexes = x.indexes
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:

@@ -1,0 +1,16 @@
+"""The architectures that the sweep covers, by family. `table()` gives them all; building one imports its library."""
+
+from __future__ import annotations
+
+from architectures import bespoke, graphs, language, timm, torchvision, vision
+from architectures.base import Architecture, Network
+
+__all__ = ["Architecture", "Network", "table"]
+
+
+def table() -> dict[str, Architecture]:
+    """All architectures by name. Libraries that are not installed contribute none."""
+    found = [a for module in (bespoke, graphs, language, vision, torchvision, timm) for a in module.architectures()]
+    names = [a.name for a in found]
+    assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
+    return {a.name: a for a in found}

@@ -1,0 +1,59 @@
+"""timm: one small network of each of its modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+
+from architectures.base import BATCH, Architecture, Network, image_network, installed
+
+# Networks that are smallest by name but not what their module is about.
+CHOSEN = {
+    "vision_transformer": "vit_tiny_patch16_224", "resnet": "resnet26t", "efficientnet": "efficientnet_b0", "byobnet": "gernet_s",
+    "convnext": "convnextv2_atto", "eva": "eva02_tiny_patch14_224", "nfnet": "dm_nfnet_f0", "regnet": "regnetz_005",
+}  # fmt: skip
+
+
+def architectures() -> Iterator[Architecture]:
+    if not installed("timm"):
+        return
+    from paramgraph.models.torchvision import import_torchvision
+
+    import_torchvision()  # timm imports it
+    from timm.models import list_models, list_modules
+
+    for module in list_modules():
+        names = list_models(module=module)
+        if names:
+            yield Architecture(f"timm:{module}", partial(_build, module, tuple(names)))
+
+
+def _build(module: str, names: tuple[str, ...]) -> Network:
+    from timm import create_model
+
+    name = CHOSEN.get(module) or _smallest(names)
+    size = _size(name)
+    network = image_network(partial(create_model, name), (96, 128, *size), lambda n: (torch.randn(BATCH, 3, n, n),))
+    network.model.__dict__["sweep_name"] = name
+    return network
+
+
+def _size(name: str) -> tuple[int, ...]:
+    """Input size that a network's configuration states."""
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(name)
+    return (int((config.input_size if config else (3, 224, 224))[-1]),)
+
+
+def _smallest(names: tuple[str, ...]) -> str:
+    """The network whose name promises the smallest; the first one, if none does."""
+    words = ("atto", "femto", "pico", "nano", "xxs", "extra_small", "xx_small", "tiny", "mini", "_xs", "x_small", "_t", "small", "_s", "18",
+             "26", "b0", "_0", "s12", "b1")  # fmt: skip
+    for word in words:
+        found = [name for name in names if word in name and not name.startswith("test_")]
+        if found:
+            return min(found, key=len)
+    return names[0]

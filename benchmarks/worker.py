@@ -1,0 +1,106 @@
+"""The sweep's worker: compiles or verifies one architecture at a time and sends back what came out."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from architectures import Architecture, Network, table
+
+import paramgraph as pg
+from paramgraph.compiler.pipeline import compile_trace
+from paramgraph.compiler.trace import trace
+from paramgraph.errors import TraceError
+
+
+def serve(pipe: Any) -> None:
+    """Answer `(name, stage)` with a dictionary, until the pipe closes."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    known = table()
+    pipe.send("ready")
+    while True:
+        try:
+            name, stage = pipe.recv()
+        except EOFError:
+            return
+        try:
+            result = run(known[name], stage)
+        except TraceError as error:
+            result = {"error": f"TraceError: {' '.join(str(error).split())[:600]}", "refused": known[name].refused}
+        except Exception as error:  # whatever fails in one architecture must not stop the others
+            result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"}
+        pipe.send(result)
+
+
+def run(architecture: Architecture, stage: str) -> dict[str, Any]:
+    torch.manual_seed(0)
+    network = architecture.build()
+    return compiled(network) if stage == "compile" else verified(network)
+
+
+def compiled(network: Network) -> dict[str, Any]:
+    """What a compilation gave: size, group, diagnostics, and the times of its two parts."""
+    start = time.perf_counter()
+    with export_timed() as spent:
+        traced = trace(network.model, network.inputs, network.kwargs)
+    after = time.perf_counter()
+    graph = compile_trace(traced)
+    end = time.perf_counter()
+    kinds = Counter(d.kind for d in graph.diagnostics)
+    return {
+        "instance": network.model.__dict__.get("sweep_name", ""),
+        "meta": network.meta,
+        "parameters": graph.num_parameters,
+        "operations": sum(node.op == "call_function" for node in traced.exported.graph.nodes),
+        "factors": len(graph.symmetry.factors),
+        "log_order": graph.symmetry.log_order,
+        "unknown": dict(Counter(d.subject for d in graph.diagnostics if d.kind == "unknown-operation")),
+        "failed_rules": [f"{d.subject}: {d.cause} ({d.where})" for d in graph.diagnostics if d.subject.startswith("operands of ")],
+        "unsettled": [d.cause for d in graph.diagnostics if d.subject == "the whole network"],
+        "unused": kinds["unused"],
+        "pins": dict(Counter(d.cause for d in graph.diagnostics if d.kind == "pinned" and not d.subject.startswith("operands of "))),
+        "export": spent[0],
+        "decompose": after - start - spent[0],
+        "rest": end - after,
+        "seconds": end - start,
+    }
+
+
+def verified(network: Network) -> dict[str, Any]:
+    """What a verification gave."""
+    inputs = network.inputs or None
+    graph = pg.compile(network.model, inputs, kwargs=network.kwargs)
+    report = pg.verify(graph, network.model, inputs, network.kwargs, elements=1, inputs=1, bundles=6, leave_one_out=2)
+    return {
+        "passed": report.passed,
+        "deviation": report.max_deviation,
+        "exported": report.exported,
+        "outside": min(report.outside.values(), default=None),
+        "problems": report.problems,
+        "notes": report.notes,
+        "seconds": report.seconds,
+    }
+
+
+@contextmanager
+def export_timed() -> Iterator[list[float]]:
+    """Add up the time that torch.export takes in the body, apart from making the program functional."""
+    spent = [0.0]
+    export = torch.export.export
+
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return export(*args, **kwargs)
+        finally:
+            spent[0] += time.perf_counter() - start
+
+    with mock.patch.object(torch.export, "export", timed):
+        yield spent

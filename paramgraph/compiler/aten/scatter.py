@@ -1,0 +1,137 @@
+"""Elements chosen by index tensors of the result's own shape: gather and scatter, index_add, assignments, several index tensors.
+
+All are products with indicator vectors of the indices, which say everything that typing needs: `gather` sums `x` against them, `scatter_add`
+sums the source. Where an element may be written twice and the last one counts, the order of the source is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from paramgraph.compiler.aten.elementwise import _counts_along
+from paramgraph.compiler.aten.indexing import readable
+from paramgraph.compiler.aten.layout import _overwrite
+from paramgraph.compiler.program import Builder, Labels, Value
+from paramgraph.compiler.rules import rule
+
+SYMMETRIC = ("sum", "prod", "mean", "amax", "amin", "add", "multiply")
+
+
+def _indicators(b: Builder, index: Value, x: Value, dim: int) -> tuple[Value, Labels, Labels]:
+    """Indicator vectors of `index` over the elements of one axis of `x`, their labels, and the labels of `x`."""
+    own = tuple("n" if d == dim else d for d in range(x.ndim))
+    return b.one_hot(index, x.shape[dim]), (*range(index.ndim), "n"), own
+
+
+@rule("aten.gather")
+def gather(b: Builder, x: Value, dim: int, index: Value, **kwargs: bool) -> Value:
+    """`out[i, j] = x[index[i, j], j]`."""
+    if not x.ndim:
+        return x
+    dim %= x.ndim
+    for d, n in enumerate(index.shape):
+        if d != dim and n != x.shape[d]:
+            x = b.take(x, d, range(n))
+    chosen, labels, own = _indicators(b, index, x, dim)
+    return b.contract(([own, labels], tuple(range(index.ndim))), x, chosen, name="gather")
+
+
+def _scattered(b: Builder, x: Value, dim: int, index: Value, source: Value, name: str) -> Value:
+    """`source` summed (or reduced otherwise) over its elements that `index` sends to one element of `x`."""
+    if index.shape != source.shape or any(n != x.shape[d] for d, n in enumerate(index.shape) if d != dim):
+        raise ValueError("the index is smaller than what it is used on")
+    chosen, labels, own = _indicators(b, index, x, dim)
+    return b.contract(([tuple(range(source.ndim)), labels], own), source, chosen, name=name)
+
+
+@rule("aten.scatter_add")
+def scatter_add(b: Builder, x: Value, dim: int, index: Value, source: Value) -> Value:
+    return b.elementwise("add", x, _scattered(b, x, dim % x.ndim, index, source, "scatter_add"))
+
+
+@rule("aten.scatter_reduce.two", "aten.scatter.reduce")
+def scatter_reduce(b: Builder, x: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True) -> Value:
+    if reduce not in SYMMETRIC:
+        raise ValueError(f"scatter_reduce by {reduce!r}")
+    return b.elementwise(f"scatter_{reduce}", x, _scattered(b, x, dim % x.ndim, index, source, f"scatter_{reduce}"), own=include_self)
+
+
+@rule("aten.scatter.src")
+def scatter(b: Builder, x: Value, dim: int, index: Value, source: Value) -> Value:
+    """Assignment: of two elements that go to one place the last counts, so their order is fixed."""
+    dim %= x.ndim
+    ordered = b.mix("scatter", source, [dim], ordered=True)
+    written = _scattered(b, x, dim, index, ordered, "scatter")
+    return b.elementwise("where", _reached(b, x, dim, index), written, x)
+
+
+@rule("aten.scatter.value")
+def scatter_value(b: Builder, x: Value, dim: int, index: Value, value: Value | float) -> Value:
+    operands: list[Value] = [value] if isinstance(value, Value) else []
+    return b.elementwise("where", _reached(b, x, dim % x.ndim, index), *operands, x, args=() if operands else (value,))
+
+
+def _reached(b: Builder, x: Value, dim: int, index: Value) -> Value:
+    """Which elements of `x` the index names at all."""
+    if any(n != x.shape[d] for d, n in enumerate(index.shape) if d != dim):
+        raise ValueError("the index is smaller than what it is used on")
+    chosen, labels, own = _indicators(b, index, x, dim)
+    return b.contract(([labels], own), chosen, name="reached")
+
+
+@rule("aten.index_add")
+def index_add(b: Builder, x: Value, dim: int, index: Value, source: Value, *, alpha: Value | float = 1) -> Value:
+    """`x[:, index[i]] += source[:, i]` along one axis."""
+    dim %= max(x.ndim, 1)
+    if index.ndim != 1 or isinstance(alpha, Value) or source.shape != (*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]):
+        raise ValueError("index_add of another form")
+    own = tuple("n" if d == dim else d for d in range(x.ndim))
+    summed = b.contract(([tuple(range(source.ndim)), (dim, "n")], own), source, b.one_hot(index, x.shape[dim]), name="index_add")
+    return b.elementwise("add", x, summed, args=(alpha,))
+
+
+@rule("aten.index_put")
+def index_put(b: Builder, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
+    """Assignment at constant, distinct indices along one axis; anything else is left to the caller, who pins."""
+    places = [(d, value) for d, value in enumerate(indices) if value is not None]
+    ((dim, index),) = places
+    where = None if index.read is None else readable(index)
+    shape = (*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
+    if where is None or where.ndim != 1 or np.asarray(index.read and index.read()).dtype == bool or accumulate:
+        raise ValueError("indices that are no constants")
+    chosen = where % x.shape[dim]
+    if len(np.unique(chosen)) != len(chosen):
+        raise ValueError("an element is assigned twice")
+    return _overwrite(b, x, b.expand(values, shape), dim, chosen)
+
+
+def index_by_several(b: Builder, x: Value, places: Sequence[tuple[int, Value]]) -> Value:
+    """`x[i, :, j]` with index tensors that broadcast to one shape, whose axes stand where the indexed axes stood, if those are neighbours.
+
+    A constant that counts 0, 1, 2, … along an axis of the shape, as long as the axis it indexes, says that the two are one.
+    """
+    dims = [d for d, _ in places]
+    shape = np.broadcast_shapes(*(value.shape for _, value in places))
+    rank = len(shape)
+    labels: list[object] = [f"x{d}" for d in range(x.ndim)]
+    operands, terms = [x], []
+    for d, value in places:
+        along = _counts_along(value, rank) if value.read is not None else None
+        if along is not None and x.shape[d] == shape[along] and f"i{along % rank}" not in labels:
+            labels[d] = f"i{along % rank}"
+            continue
+        operands.append(b.one_hot(value, x.shape[d]))
+        terms.append((*(f"i{rank - value.ndim + k}" for k in range(value.ndim)), labels[d]))
+    kept = [f"x{d}" for d in range(x.ndim) if d not in dims]
+    neighbours = dims == list(range(dims[0], dims[0] + len(dims)))
+    before = dims[0] if neighbours else 0
+    out = (*kept[:before], *(f"i{k}" for k in range(rank)), *kept[before:])
+    held = {label for term in (labels, *terms) for label in term}
+    if not held >= set(out):
+        raise ValueError("an axis of the indices that no operand holds")
+    result = b.contract(([tuple(labels), *terms], out), *operands, name="index")
+    if result.shape != b.shapes[0]:
+        raise ValueError("indexed by a mask")
+    return result

@@ -1,0 +1,299 @@
+"""A certificate for a typing: random elements of the group, followed through every operation.
+
+Typing infers which spaces are the same and what depends on what; this checks the result without using how it was found. Every value's
+elements are permuted as its axes say, and each operation must turn permuted operands into the permuted result. An operation that does
+not shows a wrong typing, and the whole network then gets the trivial group: no wrong symmetry leaves the compiler.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.errors import TraceError
+from paramgraph.symmetries.group import SymmetryGroup
+from paramgraph.symmetries.solution import GroupBuilder
+from paramgraph.symmetries.spaces import Axis, Unsettled
+
+# Per set of dimensions that move together, where the new value of each flat place comes from.
+Moves = dict[tuple[int, ...], np.ndarray]
+
+
+class Certificate:
+    """Follows group elements through a program.
+
+    Args:
+        program: a typed program.
+        builder: the group's spaces and factors, closed.
+    """
+
+    def __init__(self, program: Program, builder: GroupBuilder) -> None:
+        self.program, self.builder = program, builder
+        self.system = builder.dependencies.system
+        self._known: dict[tuple[Axis, ...], Moves] = {}
+        self._sources: dict[int, np.ndarray | None] = {}
+        self._touched: dict[Axis, bool] = {}
+        self.ops = [op for op in program.ops if any(self._is_touched(value) for value in (*op.inputs, op.output))]
+        self._prepare()
+        self.group = SymmetryGroup(tuple(builder.spaces), tuple(builder.factors), {}, {})
+
+    def _is_touched(self, value: Value) -> bool:
+        """Whether a family, or what one varies over, is among a value's spaces. Elsewhere types are plain products: nothing to get wrong."""
+        for axis in value.context:
+            if axis not in self._touched:
+                self._touched[axis] = self.builder.dependencies.is_delicate(axis)
+            if self._touched[axis]:
+                return True
+        return False
+
+    def _prepare(self) -> None:
+        """Number all spaces first: the element needs the whole list of them."""
+        self._actions: dict[tuple[Axis, ...], Any] = {}
+        for value, buffer in self.program.outputs:
+            self._action(value.axes)
+            if buffer is not None:
+                self._action(buffer.axes)
+        for op in self.ops:
+            for value in (*op.inputs, op.output):
+                self._action(value.context)
+            for _, axes in _labelled(op):
+                self._action(axes)
+            table = _table(op)
+            self._action(tuple(table.values()))
+            mixed = set(op.attrs.get("mixed", ()))
+            self._action(tuple(axis for label, axis in table.items() if label not in mixed))
+
+    def _action(self, axes: tuple[Axis, ...]) -> Any:
+        found = self._actions.get(axes)
+        if found is None:
+            found = self._actions[axes] = self.builder.action(axes)
+        return found
+
+    def check(self) -> None:
+        """Follow random elements through every operation.
+
+        Raises:
+            Unsettled: an operation does not commute with one of them.
+        """
+        # A random permutation of few elements is often the identity, and two of them are often alike: small factors need several.
+        smallest = min((factor.size for factor in self.group.factors), default=0)
+        for seed in range(1 if smallest > 6 else 2 if smallest > 3 else 4):
+            self.element = self.group.sample(seed)
+            self._known, self._sources = {}, {}
+            self._follow()
+
+    def _follow(self) -> None:
+        for op in self.ops:
+            if not self._commutes(op):
+                raise Unsettled(f"the typing of {op.name or op.kind} does not commute with its own group")
+        for value, buffer in self.program.outputs:
+            wanted = {} if buffer is None else self.moves(buffer.axes)
+            if not _same(self.moves(value.axes), wanted, value.shape):
+                raise Unsettled("an output does not stay as it is")
+
+    def moves(self, axes: tuple[Axis, ...]) -> Moves:
+        """How the element permutes a tensor with these axes."""
+        found = self._known.get(axes)
+        if found is None:
+            action = self._action(axes)
+            found = self._known[axes] = {}
+            for dims, blocks in action.components:
+                if id(blocks) not in self._sources:  # tensors with the same dimensions share their blocks
+                    source = self.element.source(action, dims, blocks)
+                    self._sources[id(blocks)] = None if source is None or _is_identity(source) else source
+                source = self._sources[id(blocks)]
+                if source is not None:
+                    found[dims] = source
+        return found
+
+    # -- operations ----------------------------------------------------------------------------------------------------
+
+    def _commutes(self, op: Op) -> bool:
+        for value in op.inputs:
+            if value.kind == "constant" and not self._keeps_constant(value):
+                return False
+        if op.labels or op.kind == "convolve":
+            return self._aligned(op)
+        if op.kind in ("reshape", "take", "concat") and not any(value.virtual for value in op.inputs):
+            return self._layout(op)
+        if op.kind == "permute":
+            (x,) = op.inputs
+            units = [self.system.units(axis) for axis in x.axes]
+            return [units[source] for source in op.attrs["order"]] == [self.system.units(axis) for axis in op.output.axes]
+        if op.kind == "feedback":
+            state, value = op.inputs
+            return _same(self.moves(state.axes), self.moves(value.axes), value.shape)
+        return True
+
+    def _aligned(self, op: Op) -> bool:
+        """One permutation of the hidden tensor of all labels must give those of the operands and of the result."""
+        table = _table(op)
+        names = list(table)
+        joint = self.moves(tuple(table.values()))
+        sizes = [math.prod(space.size for space in axis) for axis in table.values()]
+        for labels, axes in _labelled(op):
+            own = self.moves(axes)
+            shape = [math.prod(space.size for space in axis) for axis in axes]
+            place = {label: d for d, label in enumerate(labels) if shape[d] > 1}
+            groups = [tuple(names.index(labels[d]) for d in dims if labels[d] in table) for dims in own]
+            for dims in {*joint, *groups}:
+                # Everything that moves together with these dimensions, on either side.
+                inside = _connected(set(dims), [*joint, *groups])
+                held = [d for d in inside if names[d] in place]
+                if not held:
+                    continue
+                whole = _flat(joint, inside, sizes)
+                mine = _flat(own, [place[names[d]] for d in held], shape)
+                project = _projection(inside, held, sizes)
+                if not np.array_equal(project[whole], mine[project]):
+                    return False
+        return True
+
+    def _layout(self, op: Op) -> bool:
+        """Element numbers go through the operation itself, before and after."""
+        if op.kind == "reshape":
+            (x,) = op.inputs
+            before = [unit for axis in x.axes for unit in self.system.units(axis)]
+            if before == [unit for axis in op.output.axes for unit in self.system.units(axis)]:
+                return True
+        target = self.moves(op.output.axes)
+        sources = [self.moves(value.axes) for value in op.inputs]
+        if not target and not any(sources):
+            return True
+        ranks = [value.ndim for value in op.inputs]
+        still = self._still(op, target, sources) if op.kind != "reshape" else set()
+        shapes = [tuple(1 if d in still else n for d, n in enumerate(value.shape)) for value in op.inputs]
+        out_shape = tuple(1 if d in still else n for d, n in enumerate(op.output.shape))
+        numbers, start = [], 0
+        for shape in shapes:
+            numbers.append(np.arange(start, start + math.prod(shape)).reshape(shape))
+            start += math.prod(shape)
+        origin = _run(op, numbers, out_shape).reshape(-1)
+        moved = np.concatenate([
+            n.reshape(-1)[_flat(own, [d for d in range(rank) if d not in still], value.shape)]
+            for n, own, rank, value in zip(numbers, sources, ranks, op.inputs, strict=True)
+        ])
+        source = _flat(target, [d for d in range(op.output.ndim) if d not in still], op.output.shape)
+        return bool(np.array_equal(moved[origin], origin[source]))
+
+    def _still(self, op: Op, target: Moves, sources: Sequence[Moves]) -> set[int]:
+        """Dimensions that nothing moves, other than the one that the operation acts on: one element of them is enough."""
+        moving = {d for moves in (target, *sources) for dims in moves for d in dims}
+        return {d for d in range(op.output.ndim) if d not in moving and d != op.attrs["dim"]}
+
+    def _keeps_constant(self, value: Value) -> bool:
+        moves = self.moves(value.axes)
+        if not moves or value.read is None:
+            return True
+        try:
+            data = np.asarray(value.read())
+        except TraceError:
+            return False
+        if (data == data.reshape(-1)[:1]).all():
+            return True
+        return bool(np.array_equal(data.reshape(-1)[_flat(moves, list(range(value.ndim)), value.shape)], data.reshape(-1), equal_nan=True))
+
+
+def _labelled(op: Op) -> list[tuple[tuple[Any, ...], tuple[Axis, ...]]]:
+    """Labels and axes of the operands and the result, virtual factors among them."""
+    if op.kind == "convolve":
+        return _convolution(op)
+    if not op.labels:
+        return []
+    out = []
+    for labels, value in (*zip(op.labels, op.inputs, strict=True), (op.out_labels, op.output)):
+        out.append(((*labels, *(factor.named(labels) for factor in value.virtual)), value.context))
+    return out
+
+
+def _convolution(op: Op) -> list[tuple[tuple[Any, ...], tuple[Axis, ...]]]:
+    x, weight = op.inputs
+    groups = op.attrs["groups"]
+    rank = op.output.ndim - 2
+    into, out_of = ("i", "o") if not op.attrs["transposed"] else ("o", "i")
+    spatial = tuple(f"x{i}" for i in range(rank))
+    moved = spatial if op.attrs["pointwise"] else tuple(f"y{i}" for i in range(rank))
+    taps = tuple(f"k{i}" for i in range(rank))
+    first, second = _halves(x.axes[1], groups), _halves(weight.axes[0], groups)
+    third = _halves(op.output.axes[1], groups)
+    return [
+        (("b", "g", "i", *spatial), (x.axes[0], *first, *x.axes[2:])),
+        (("g", out_of, into, *taps), (*second, weight.axes[1], *weight.axes[2:])),
+        (("b", "g", "o", *moved), (op.output.axes[0], *third, *op.output.axes[2:])),
+    ]
+
+
+def _halves(axis: Axis, outer: int) -> tuple[Axis, Axis]:
+    """An axis as groups and what is in a group."""
+    size, at = 1, 0
+    while size < outer and at < len(axis):
+        size *= axis[at].size
+        at += 1
+    if size != outer:
+        raise Unsettled(f"an axis of a grouped convolution has no {outer} groups")
+    return axis[:at], axis[at:]
+
+
+def _table(op: Op) -> dict[Any, Axis]:
+    table: dict[Any, Axis] = {}
+    for labels, axes in _labelled(op):
+        for label, axis in zip(labels, axes, strict=True):
+            if not table.get(label):
+                table[label] = axis
+    return table
+
+
+def _run(op: Op, numbers: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    if op.kind == "reshape":
+        return numbers[0].reshape(shape)
+    if op.kind == "take":
+        return numbers[0].take(np.asarray(op.attrs["index"]), axis=op.attrs["dim"])
+    return np.concatenate(numbers, axis=op.attrs["dim"])
+
+
+def _connected(dims: set[int], groups: Sequence[tuple[int, ...]]) -> list[int]:
+    grown = True
+    while grown:
+        grown = False
+        for group in groups:
+            if not dims.isdisjoint(group) and not dims.issuperset(group):
+                dims |= set(group)
+                grown = True
+    return sorted(dims)
+
+
+def _flat(moves: Moves, dims: Sequence[int], shape: Sequence[int]) -> np.ndarray:
+    """The permutation over the row-major product of some dimensions, made of the sets of dimensions inside it."""
+    sizes = [shape[d] for d in dims]
+    out = np.arange(math.prod(sizes)).reshape(sizes)
+    for own, source in moves.items():
+        at = [dims.index(d) for d in own if d in dims]
+        if len(at) != len(own):
+            continue
+        rest = [i for i in range(len(dims)) if i not in at]
+        front = out.transpose([*at, *rest])
+        moved = front.reshape(len(source), -1)[source].reshape(front.shape)
+        out = moved.transpose(np.argsort([*at, *rest]))
+    return out.reshape(-1)
+
+
+def _projection(inside: Sequence[int], held: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
+    """Per flat place of the product of `inside`, the flat place of its projection on `held`."""
+    out: np.ndarray = np.zeros([1] * len(inside), dtype=np.int64)
+    for d in held:
+        i = list(inside).index(d)
+        out = out * sizes[d] + np.arange(sizes[d]).reshape([-1 if e == i else 1 for e in range(len(inside))])
+    return np.broadcast_to(out, [sizes[d] for d in inside]).reshape(-1)
+
+
+def _same(a: Moves, b: Moves, shape: Sequence[int]) -> bool:
+    dims = sorted({d for moves in (a, b) for group in moves for d in group})
+    return bool(np.array_equal(_flat(a, dims, shape), _flat(b, dims, shape)))
+
+
+def _is_identity(source: np.ndarray) -> bool:
+    return bool((source == np.arange(len(source))).all())
