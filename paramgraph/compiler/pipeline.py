@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from paramgraph.compiler.certificate import Certificate
+from paramgraph.compiler.deferred import DeferredScales
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.program import Program
-from paramgraph.compiler.scales import type_scales
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import Typing, give_up, type_program
@@ -58,16 +58,18 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
     storages = lowering.storages
-    scales, scaling = type_scales(program, typing)
+    found = tuple(diagnostics(program, typing))
+    scaling = None if typing.failure else DeferredScales(program, typing.system, emitter.components)
+    lowering.forget()
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases, scales, scaling),
+        symmetry=builder.group(actions, storages.aliases, scaling),
         values=storages.values,
         aliases=storages.aliases,
         names=tuple(trace.state),
-        diagnostics=tuple(diagnostics(program, typing)),
+        diagnostics=found,
     )
 
 

@@ -65,9 +65,13 @@ class Value:
 
 
 class Op:
-    """One operation: its kind, operands with labelled axes, result, and attributes."""
+    """One operation: its kind, operands with labelled axes, result, and attributes.
 
-    __slots__ = ("attrs", "inputs", "kind", "labels", "name", "out_labels", "output", "where")
+    Attributes:
+        exact: it computes what its name says; if not, nothing is scaled through it.
+    """
+
+    __slots__ = ("attrs", "exact", "inputs", "kind", "labels", "name", "out_labels", "output", "where")
 
     def __init__(
         self,
@@ -88,6 +92,7 @@ class Op:
         self.name = name
         self.where = where
         self.attrs = attrs or {}
+        self.exact = True
         output.op = self
         output.parametric = all(value.parametric for value in self.inputs) and bool(self.inputs)
 
@@ -138,6 +143,8 @@ class Builder:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.where: Any = None
+        # Whether the rule that writes says what its operations compute.
+        self.exact = True
         # Shapes of the results of the operation that is being lowered.
         self.shapes: list[tuple[int, ...]] = []
 
@@ -154,7 +161,9 @@ class Builder:
     def _op(self, kind: str, inputs: Sequence[Value], shape: Sequence[int], *args: Any, **attrs: Any) -> Value:
         labels, out_labels, name = args if args else ((), (), "")
         output = Value(shape)
-        self.program.ops.append(Op(kind, inputs, output, labels, out_labels, name, self.where, attrs))
+        op = Op(kind, inputs, output, labels, out_labels, name, self.where, attrs)
+        op.exact = self.exact
+        self.program.ops.append(op)
         return output
 
     # -- leaves --------------------------------------------------------------------------------------------------------
@@ -165,8 +174,12 @@ class Builder:
         value.integer = integer
         return value
 
-    def fill(self, shape: Sequence[int], number: float = 0.0) -> Value:
-        """A constant with one value everywhere: it pins nothing."""
+    def fill(self, shape: Sequence[int], number: float = 1.0) -> Value:
+        """A constant with one value everywhere: it pins nothing.
+
+        Args:
+            number: the value: zeros and infinities scale, other numbers do not. Leave it out where it is not known.
+        """
         return self.constant(shape, lambda: np.broadcast_to(np.float64(number), tuple(shape)), "fill")
 
     def state(self, shape: Sequence[int], name: str = "state") -> Value:
@@ -333,6 +346,7 @@ class Builder:
         """The same operation on other operands."""
         output = Value(shape)
         self.program.ops.append(Op(op.kind, inputs, output, op.labels, op.out_labels, op.name, op.where, dict(op.attrs)))
+        self.program.ops[-1].exact = op.exact
         return output
 
     def rename(self, value: Value, as_: Value) -> None:

@@ -13,15 +13,14 @@ import numpy as np
 
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.typing import Typing
+from paramgraph.compiler.typing import LAYOUT
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.characters import Character, CharacterSystem, Incompatible
-from paramgraph.symmetries.group import Factor
-from paramgraph.symmetries.scale_solution import annotate
 from paramgraph.symmetries.scale_spaces import Layout, Layouts, ScaleSpaces
-from paramgraph.symmetries.scales import Scales
 from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 
+# Operations that are what they are whatever a rule calls them.
+MOVING = frozenset((*LAYOUT, "feedback"))
 # Constants with more elements are taken as having no zero, unread.
 MOST_READ = 1 << 22
 
@@ -130,27 +129,20 @@ def _read(value: Value) -> np.ndarray | None:
         return None
 
 
-def type_scales(program: Program, typing: Typing) -> tuple[Scales, list[Factor]]:
-    """The scales and signs of a typed program, and their factors of the group. None where typing gave up."""
-    if typing.failure:
-        return Scales(), []
-    try:
-        solver = solve_scales(program, typing)
-    except (Misaligned, RecursionError):  # as in permutation typing: no compilation crashes, and no wrong symmetry gets through
-        return Scales(), []
-    known = {name: solver.characters[value] for name, value in program.tensors.items() if value in solver.characters}
-    return annotate(solver.system, known)
+def solve_scales(program: Program, system: SpaceSystem) -> ScaleSolver:
+    """Type the scales of a program that permutation typing has typed. The values' axes are left as they are.
 
-
-def solve_scales(program: Program, typing: Typing) -> ScaleSolver:
-    """Type the scales of a program that permutation typing has typed. The values' axes are left as they are."""
+    Args:
+        program: the program.
+        system: the spaces that its values' axes are made of.
+    """
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         spaces = ScaleSpaces()
         solver = ScaleSolver(spaces)
-        failed = _type(program, typing, spaces, before)
+        failed = _type(program, system, spaces, before)
         for op in program.ops:
             _apply(solver, op, failed.get(op))
         for value, buffer in program.outputs:
@@ -166,15 +158,15 @@ def solve_scales(program: Program, typing: Typing) -> ScaleSolver:
     return solver
 
 
-def _type(program: Program, typing: Typing, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
+def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
     """Run all typing rules on spaces for scales. Returns the operations whose rule failed, with the cause."""
-    varying = _met_by_parameters(program, typing)
+    varying = _met_by_parameters(program, system)
     inputs = set(program.inputs)
     for value, axes, _, _ in before:
         value.indexes, value.virtual = None, ()
         if value.kind == "op":
             continue
-        fixed = [value in inputs and varying.isdisjoint(_deep(typing.system, axis)) for axis in axes]
+        fixed = [value in inputs and varying.isdisjoint(_deep(system, axis)) for axis in axes]
         value.axes = tuple(
             spaces.axis(n, value.name, "no parameter meets it" if still else None) for n, still in zip(value.shape, fixed, strict=True)
         )
@@ -192,9 +184,8 @@ def _type(program: Program, typing: Typing, spaces: ScaleSpaces, before: Sequenc
     return failed
 
 
-def _met_by_parameters(program: Program, typing: Typing) -> set[Space]:
+def _met_by_parameters(program: Program, system: SpaceSystem) -> set[Space]:
     """Spaces along which some parameter varies: on others, nothing could be scaled."""
-    system = typing.system
     out = {space for value in program.tensors.values() for axis in value.axes for space in _deep(system, axis)}
     size = -1
     while size != len(out):  # fixed spaces that were cut without keeping how
@@ -213,7 +204,9 @@ def _deep(system: SpaceSystem, axis: Axis) -> Iterator[Space]:
 
 
 def _apply(solver: ScaleSolver, op: Op, failure: str | None) -> None:
-    """Run one operation's scale rule; where its axes cannot be aligned, it is as one without a rule."""
+    """Run one operation's scale rule; where its axes cannot be aligned, or what it computes is not known, it is as one without a rule."""
+    if not op.exact and op.kind not in MOVING:
+        failure = "its rule says how it uses its tensors, not what it computes (register it with exact=True if it does)"
     if failure is None:
         try:
             operation(op.kind).scale(solver, op)

@@ -18,12 +18,12 @@ import torch
 from paramgraph.errors import FileFormatError
 from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
-from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.scales import ScaleBlock, ScaleDomain, Scales, ScaleTerm, ScaleVariable
 
 CLASSES: tuple[type, ...] = (
     *(Alias, Diagnostic, EdgeSet, NodeSet, ParameterView),
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
-    *(ScaleBlock, ScaleTerm, ScaleVariable, Scales),
+    *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
 )
 
 Put = Callable[[np.ndarray], int]

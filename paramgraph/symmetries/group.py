@@ -10,14 +10,14 @@ element (π, s) first permutes, then scales: (π₁, s₁)(π₂, s₂) = (π₁
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from paramgraph.errors import GroupError, StateDictError
+from paramgraph.errors import GroupError
+from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
+from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.scales import Scales, drawn
 
 if TYPE_CHECKING:
@@ -25,102 +25,13 @@ if TYPE_CHECKING:
 
     from paramgraph.graph import Alias
 
-Array = np.ndarray
-# Tables of a factor's scales or signs, one per variable.
-Tables = tuple[Array, ...]
-Part = Array | Tables
+__all__ = ["ActionBlock", "Factor", "GroupElement", "IndexSpace", "SymmetryGroup", "TensorAction"]
 
 KINDS = ("permutation", "scale", "sign")
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
-# Logarithms of magnitudes that differ by less are the same.
-SAME = 1e-9
-
-
-@dataclass(frozen=True)
-class IndexSpace:
-    """An atomic index space: `size` elements, moved by one factor, or by none where it is pinned.
-
-    Attributes:
-        size: number of elements.
-        label: where it comes from, for people.
-        factor: number of the factor that moves it; -1 where it is pinned.
-        cause: why it is pinned; empty where it is free.
-    """
-
-    size: int
-    label: str
-    factor: int = -1
-    cause: str = ""
-
-    @property
-    def pinned(self) -> bool:
-        return self.factor < 0
-
-
-@dataclass(frozen=True)
-class Factor:
-    """S_n to the power m: a joint space of n elements, permuted separately for each element of what it depends on; or scales or signs.
-
-    Attributes:
-        name: for people and for selecting factors.
-        spaces: numbers of the index spaces whose product is permuted.
-        over: numbers of the index spaces that it depends on.
-        size: n; for scales and signs, how many there are.
-        copies: m, the product of the sizes of `over`.
-        kind: `"permutation"`, `"scale"` or `"sign"`.
-        variables: for scales and signs, numbers of their variables in `SymmetryGroup.scales`.
-    """
-
-    name: str
-    spaces: tuple[int, ...]
-    over: tuple[int, ...]
-    size: int
-    copies: int
-    kind: str = "permutation"
-    variables: tuple[int, ...] = ()
-
-    @property
-    def log_order(self) -> float:
-        """Natural logarithm of (n!)^m; 0 for scales and signs."""
-        return self.copies * math.lgamma(self.size + 1) if self.kind == "permutation" else 0.0
-
-    def __str__(self) -> str:
-        if self.kind != "permutation":
-            return f"{'ℝ₊' if self.kind == 'scale' else '{±1}'}^{self.size}: {self.name}"
-        power = f"^{self.copies}" if self.copies > 1 else ""
-        return f"S_{self.size}{power} on {self.name}"
-
-
-@dataclass(frozen=True)
-class ActionBlock:
-    """A part of a tensor (restricted to some dimensions) on which every dimension is a product of index spaces.
-
-    Attributes:
-        index: per dimension, the positions of its elements; None for the first ones, in order.
-        spaces: per dimension, numbers of its index spaces, row-major.
-    """
-
-    index: tuple[Array | None, ...]
-    spaces: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class TensorAction:
-    """How group elements permute one tensor: for each set of dimensions that move together, its blocks.
-
-    Attributes:
-        shape: of the tensor.
-        components: `(dimensions, blocks)` for each set of coupled dimensions that anything moves.
-        unread: flat numbers of elements that no operation reads: they stay where they are.
-    """
-
-    shape: tuple[int, ...]
-    components: tuple[tuple[tuple[int, ...], tuple[ActionBlock, ...]], ...]
-    unread: Array | None = None
-
-    def spaces(self) -> set[int]:
-        return {s for _, blocks in self.components for block in blocks for dim in block.spaces for s in dim}
+# What scale typing gives: variables and characters, and their factors.
+Scaling = tuple[Scales, tuple[Factor, ...]]
 
 
 @dataclass(frozen=True)
@@ -141,10 +52,60 @@ class SymmetryGroup:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
 
+    @classmethod
+    def deferred(
+        cls,
+        spaces: tuple[IndexSpace, ...],
+        permuting: tuple[Factor, ...],
+        actions: Mapping[str, TensorAction],
+        aliases: Mapping[str, Alias],
+        solve: Callable[[], Scaling],
+    ) -> SymmetryGroup:
+        """A group whose scales and signs are solved for when they are first asked for: permutations need none of them.
+
+        Args:
+            spaces: as of the group.
+            permuting: the factors that are permutations.
+            actions: as of the group.
+            aliases: as of the group.
+            solve: gives the scales and their factors; called once at most.
+        """
+        group = object.__new__(cls)
+        group.__dict__.update(spaces=spaces, actions=actions, aliases=aliases, permuting=permuting, _solve=solve)
+        return group
+
+    if not TYPE_CHECKING:  # the two fields that a deferred group lacks at first
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("factors", "scales") or "_solve" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            scales, scaling = self.__dict__["_solve"]()
+            self.__dict__.update(factors=(*self.permuting, *scaling), scales=scales)
+            del self.__dict__["_solve"]
+            return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: what is deferred is solved."""
+        return {"scales": self.scales, **self.__dict__}
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether scales and signs are known; they are solved for when first asked for."""
+        return "_solve" not in self.__dict__
+
+    @cached_property
+    def permuting(self) -> tuple[Factor, ...]:
+        """The factors that are permutations: the first ones."""
+        return tuple(factor for factor in self.factors if factor.kind == "permutation")
+
+    def factor(self, number: int) -> Factor:
+        """A factor by its number."""
+        return self.factors[number] if self.is_solved or number >= len(self.permuting) else self.permuting[number]
+
     @cached_property
     def log_order(self) -> float:
         """Natural logarithm of the order of the group of permutations: the sum over factors of m · ln n!."""
-        return math.fsum(factor.log_order for factor in self.factors)
+        return math.fsum(factor.log_order for factor in self.permuting)
 
     @cached_property
     def dimension(self) -> int:
@@ -168,6 +129,9 @@ class SymmetryGroup:
     ) -> GroupElement:
         """A random element: uniform permutations and signs, and magnitudes whose logarithms are normal.
 
+        By default every factor of every kind is drawn: a random element is one of the whole group. Metanets that are equivariant under
+        permutations only need `kinds=["permutation"]`.
+
         Args:
             seed: an integer, a CPU `torch.Generator`, or None for torch's default generator.
             factors: numbers or names of the factors to sample; the others stay the identity. None for all.
@@ -184,7 +148,7 @@ class SymmetryGroup:
             generator = torch.Generator().manual_seed(seed)
         parts: dict[int, Part] = {}
         for number in self.select(factors, kinds):
-            factor = self.factors[number]
+            factor = self.factor(number)
             if factor.kind != "permutation":
                 parts[number] = self._draw(factor, generator, sigma)
                 continue
@@ -204,16 +168,20 @@ class SymmetryGroup:
 
     def select(self, factors: Iterable[int | str] | None = None, kinds: Iterable[str] | None = None) -> list[int]:
         """Numbers of the chosen factors."""
-        known = {*KINDS, *(factor.kind for factor in self.factors)}
-        wanted = known if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
-        if not wanted <= known:
-            raise GroupError(f"unknown kinds {sorted(wanted - known)}; this group has {sorted(known)}.")
-        names: dict[int | str, int | str] = {factor.name: number for number, factor in enumerate(self.factors)}
-        chosen = list(range(len(self.factors))) if factors is None else [names.get(f, f) for f in factors]
+        wanted = set(KINDS) if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
+        if not wanted <= set(KINDS):
+            raise GroupError(f"unknown kinds {sorted(wanted - set(KINDS))}: expected some of {', '.join(KINDS)}.")
+        listed = None if factors is None else list(factors)
+        known: tuple[Factor, ...] = self.permuting
+        names: dict[int | str, int | str] = {factor.name: number for number, factor in enumerate(known)}
+        if wanted != {"permutation"} if listed is None else any(f not in names and f not in range(len(known)) for f in listed):
+            known = self.factors
+            names = {factor.name: number for number, factor in enumerate(known)}
+        chosen = list(range(len(known))) if listed is None else [names.get(f, f) for f in listed]
         for number in chosen:
-            if not isinstance(number, int) or not 0 <= number < len(self.factors):
-                raise GroupError(f"unknown factor {number!r}: pass a number below {len(self.factors)} or a name from symmetry.factors.")
-        return [int(number) for number in chosen if self.factors[int(number)].kind in wanted]
+            if not isinstance(number, int) or not 0 <= number < len(known):
+                raise GroupError(f"unknown factor {number!r}: pass a number below {len(known)} or a name from symmetry.factors.")
+        return [int(number) for number in chosen if known[int(number)].kind in wanted]
 
     def subgroup(self, kinds: Iterable[str]) -> SymmetryGroup:
         """The subgroup whose factors are of the given kinds only.
@@ -228,23 +196,22 @@ class SymmetryGroup:
             for space in self.spaces
         )
         spaces = tuple(space if space.pinned else replace(space, factor=number[space.factor]) for space in spaces)
-        factors = tuple(self.factors[old] for old in chosen)
+        factors = tuple(self.factor(old) for old in chosen)
         scales = self.scales if any(factor.variables for factor in factors) else Scales()
         return SymmetryGroup(spaces, factors, self.actions, self.aliases, scales)
 
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
-        if self.factors[number].kind != "permutation":
-            found = {name for variable in self.factors[number].variables for name in self.scales.tensors.get(variable, ())}
+        if self.factor(number).kind != "permutation":
+            found = {name for variable in self.factor(number).variables for name in self.scales.tensors.get(variable, ())}
             return [name for name in self.actions if name in found]
-        own = set(self.factors[number].spaces)
+        own = set(self.factor(number).spaces)
         return [name for name, action in self.actions.items() if action.spaces() & own]
 
     def __str__(self) -> str:
-        permutations = [factor for factor in self.factors if factor.kind == "permutation"]
-        head = f"permutation group of ln order {self.log_order:.2f}, {len(permutations)} factors"
+        head = f"permutation group of ln order {self.log_order:.2f}, {len(self.permuting)} factors"
         classes: dict[tuple[int, int], int] = {}
-        for factor in permutations:
+        for factor in self.permuting:
             classes[factor.size, factor.copies] = classes.get((factor.size, factor.copies), 0) + 1
         largest = sorted(classes.items(), key=lambda item: -item[1] * item[0][1] * math.lgamma(item[0][0] + 1))
         lines = [
@@ -258,245 +225,3 @@ class SymmetryGroup:
         if self.scales.approximate:
             lines.append(f"  ({self.scales.approximate:,} more magnitudes hold approximately: they are not in the group)")
         return "\n".join([head, *lines])
-
-
-@dataclass(frozen=True)
-class GroupElement:
-    """An element of a symmetry group.
-
-    Attributes:
-        group: the group it belongs to.
-        parts: per factor number, permutations of shape `(copies, size)`: element j of copy i goes to `part[i, j]` (in the copy that i
-            goes to); for scales and signs, a table per variable. Factors left out are the identity.
-    """
-
-    group: SymmetryGroup
-    parts: Mapping[int, Part]
-
-    @cached_property
-    def permutations(self) -> dict[int, Array]:
-        """The parts that are permutations."""
-        return {number: part for number, part in self.parts.items() if not isinstance(part, tuple)}
-
-    @cached_property
-    def tables(self) -> dict[int, Array]:
-        """Tables of the scales and signs, by variable: logarithms of magnitudes, and which signs are negative."""
-        out: dict[int, Array] = {}
-        for number, part in self.parts.items():
-            if isinstance(part, tuple):
-                out.update(zip(self.group.factors[number].variables, part, strict=True))
-        return out
-
-    def act(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A new state dict with the element applied; shared parameters are acted on once.
-
-        Args:
-            state_dict: tensors under the network's names, of the compiled shapes. Names that belong to no action are copied.
-
-        Raises:
-            StateDictError: a tensor of the group is missing or has another shape.
-        """
-        out: dict[str, torch.Tensor] = {}
-        for name, action in self.group.actions.items():
-            if name not in state_dict:
-                raise StateDictError(f"expected a tensor {name!r} of shape {action.shape}; the state dict has none.")
-            tensor = state_dict[name]
-            if tuple(tensor.shape) != action.shape:
-                raise StateDictError(f"{name}: expected shape {action.shape}, got {tuple(tensor.shape)}.")
-            out[name] = self.group.scales.scale(name, self._act_on(tensor, action), self.tables)
-        result = {}
-        for name, tensor in state_dict.items():
-            if name in out:
-                result[name] = out[name]
-            elif name in self.group.aliases:
-                result[name] = self.group.aliases[name].read(out)
-            else:
-                result[name] = tensor.detach().clone()
-        return result
-
-    def _act_on(self, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
-        import torch
-
-        moved = tensor
-        for dims, blocks in action.components:
-            source = self.source(action, dims, blocks)
-            if source is None:
-                continue
-            index = torch.from_numpy(source).to(tensor.device)
-            if len(dims) == 1:
-                moved = moved.index_select(dims[0], index)
-                continue
-            rest = [d for d in range(tensor.ndim) if d not in dims]
-            order = [*dims, *rest]
-            front = moved.permute(order)
-            flat = front.reshape(len(source), -1).index_select(0, index).reshape(front.shape)
-            moved = flat.permute(np.argsort(order).tolist())
-        moved = moved.clone() if moved is tensor else moved.contiguous()
-        if action.unread is not None:
-            unread = torch.from_numpy(action.unread).to(tensor.device)
-            moved.view(-1)[unread] = tensor.reshape(-1)[unread]
-        return moved
-
-    def source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
-        """For each flat position along `dims`, the position that its new value comes from; None for the identity."""
-        touched = {self.group.spaces[s].factor for block in blocks for dim in block.spaces for s in dim}
-        if touched.isdisjoint(self.permutations):
-            return None
-        sizes = [action.shape[d] for d in dims]
-        source = np.arange(math.prod(sizes))
-        for block in blocks:
-            images = self.images(block.spaces)
-            place, target = np.zeros((), dtype=np.int64), np.zeros((), dtype=np.int64)
-            for d, (size, index, image) in enumerate(zip(sizes, block.index, images, strict=True)):
-                count = math.prod(self.group.spaces[s].size for s in block.spaces[d])
-                here = np.arange(count).reshape([-1 if e == d else 1 for e in range(len(sizes))])
-                if index is not None:
-                    here, image = index[here], index[image]
-                place = place * size + here
-                target = target * size + image
-            shape = np.broadcast_shapes(place.shape, target.shape)
-            source[np.broadcast_to(target, shape).reshape(-1)] = np.broadcast_to(place, shape).reshape(-1)
-        return source
-
-    def images(self, dims: Sequence[Sequence[int]]) -> list[Array]:
-        """Where the elements of a product of index spaces go.
-
-        Args:
-            dims: per dimension, numbers of the spaces whose row-major product indexes it.
-
-        Returns:
-            Per dimension, the new index along it, broadcastable over all dimensions.
-        """
-        spaces = self.group.spaces
-        flat = [s for dim in dims for s in dim]
-        rank = len(flat)
-        coordinate = [np.arange(spaces[s].size).reshape([-1 if e == i else 1 for e in range(rank)]) for i, s in enumerate(flat)]
-        place = {s: i for i, s in enumerate(flat)}
-        image: list[Array] = list(coordinate)
-        for i, s in enumerate(flat):
-            number = spaces[s].factor
-            part = self.permutations.get(number) if number >= 0 else None
-            if part is None:
-                continue
-            factor = self.group.factors[number]
-            copy: Array | int = 0
-            for other in factor.over:
-                copy = copy * spaces[other].size + coordinate[place[other]]
-            if factor.spaces == (s,):
-                image[i] = part[copy, coordinate[i]]
-                continue
-            joint: Array | int = 0
-            for other in factor.spaces:
-                joint = joint * spaces[other].size + coordinate[place[other]]
-            new = part[copy, joint]
-            after = math.prod(spaces[other].size for other in factor.spaces[factor.spaces.index(s) + 1 :])
-            image[i] = new // after % spaces[s].size
-        out, start = [], 0
-        shape = [math.prod(spaces[s].size for s in dim) for dim in dims]
-        for dim in dims:
-            index: Array = np.zeros([1] * rank, dtype=np.int64)
-            for i in range(start, start + len(dim)):
-                index = index * spaces[flat[i]].size + image[i]
-            start += len(dim)
-            out.append(_collapse(index, dims, [spaces[s].size for s in flat], shape))
-        return out
-
-    def permutation_of(self, spaces: Sequence[int]) -> Array:
-        """Where the elements of one product of index spaces go, shape `(size,)`; e.g. of a node set's `units`."""
-        return self.images([tuple(spaces)])[0].reshape(-1)
-
-    def inverse(self) -> GroupElement:
-        parts: dict[int, Part] = {}
-        for number, part in self.permutations.items():
-            factor = self.group.factors[number]
-            to = self._copies(factor)
-            inverse = np.empty_like(part)
-            inverse[to[:, None], part] = np.arange(factor.size)
-            parts[number] = inverse
-        back = GroupElement(self.group, parts)
-        tables = {v: table if table.dtype == bool else -table for v, table in self.tables.items()}
-        return GroupElement(self.group, parts | self._parts_of(back._moved(tables)))
-
-    def _parts_of(self, tables: Mapping[int, Array]) -> dict[int, Part]:
-        """Tables by variable as parts by factor."""
-        out: dict[int, Part] = {}
-        for number, factor in enumerate(self.group.factors):
-            if factor.kind != "permutation" and any(v in tables for v in factor.variables):
-                empty = bool if factor.kind == "sign" else np.float64
-                own = [(v, self.group.scales.variables[v].shape) for v in factor.variables]
-                out[number] = tuple(tables[v] if v in tables else np.zeros(shape, dtype=empty) for v, shape in own)
-        return out
-
-    def _moved(self, tables: Mapping[int, Array]) -> Mapping[int, Array]:
-        """Tables where this element's permutation takes them: each multiplier goes with its parameter."""
-        return self.group.scales.moved(tables, self._come_from) if tables and self.permutations else tables
-
-    def _come_from(self, name: str, coordinates: Sequence[Array]) -> Sequence[Array]:
-        """The elements of a tensor that the permutation puts at the given places."""
-        action = self.group.actions[name]
-        out = list(coordinates)
-        for dims, blocks in action.components:
-            source = self.source(action, dims, blocks)
-            if source is None:
-                continue
-            sizes = [action.shape[d] for d in dims]
-            flat = source[np.ravel_multi_index([coordinates[d] for d in dims], sizes)]
-            for d, where in zip(dims, np.unravel_index(flat, sizes), strict=True):
-                out[d] = where
-        return out
-
-    def _copies(self, factor: Factor) -> Array:
-        """Where the copies of a factor go under this element, shape `(copies,)`."""
-        if not factor.over:
-            return np.zeros(1, dtype=np.int64)
-        return np.broadcast_to(self.permutation_of(factor.over), (factor.copies,))
-
-    def __matmul__(self, other: GroupElement) -> GroupElement:
-        """Composition: `(g @ h).act(x) == g.act(h.act(x))`."""
-        if not isinstance(other, GroupElement):
-            return NotImplemented
-        if other.group is not self.group:
-            raise GroupError("elements of two different groups cannot be composed: sample both from one graph's symmetry.")
-        parts: dict[int, Part] = {}
-        for number in {*self.permutations, *other.permutations}:
-            factor = self.group.factors[number]
-            plain = np.broadcast_to(np.arange(factor.size), (factor.copies, factor.size))
-            first, second = other.permutations.get(number, plain), self.permutations.get(number, plain)
-            parts[number] = np.take_along_axis(second[other._copies(factor)], first, axis=1)
-        tables = dict(self._moved(other.tables))
-        for variable, table in self.tables.items():
-            known = tables.get(variable)
-            tables[variable] = table if known is None else table ^ known if table.dtype == bool else table + known
-        return GroupElement(self.group, parts | self._parts_of(tables))
-
-    def is_identity(self) -> bool:
-        """Whether nothing is permuted, no sign changed, and no magnitude changed by more than rounding errors."""
-        still = all((part == np.arange(part.shape[1])).all() for part in self.permutations.values())
-        return still and not any((np.abs(table) > SAME if table.dtype != bool else table).any() for table in self.tables.values())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, GroupElement) or other.group is not self.group:
-            return NotImplemented
-        return (self @ other.inverse()).is_identity()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __str__(self) -> str:
-        moved = sum(not GroupElement(self.group, {number: part}).is_identity() for number, part in self.parts.items())
-        return f"group element that moves {moved} of {len(self.group.factors)} factors"
-
-    __repr__ = __str__
-
-
-def _collapse(index: Array, dims: Sequence[Sequence[int]], sizes: Sequence[int], shape: Sequence[int]) -> Array:
-    """Merge the axes of each dimension; dimensions that the index does not vary over stay of size 1."""
-    out, start = [], 0
-    target = list(index.shape)
-    for dim in dims:
-        span = range(start, start + len(dim))
-        varies = any(index.shape[i] != 1 for i in span)
-        for i in span:
-            target[i] = sizes[i] if varies else 1
-        out.append(math.prod(sizes[i] for i in span) if varies else 1)
-        start += len(dim)
-    return np.broadcast_to(index, target).reshape(out)

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from paramgraph.graph import Diagnostic
+from paramgraph.symmetries.action import Factor
 from paramgraph.symmetries.characters import AUXILIARY, Character, CharacterSystem, Key, Subset, Terms
-from paramgraph.symmetries.group import Factor
 from paramgraph.symmetries.scale_spaces import Layout
-from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.scales import ScaleBlock, ScaleDomain, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.spaces import Axis
+
+# Per dimension of a tensor, the digits of it that nodes are numbered by: each from its step up to the next digit's step.
+Spans = Mapping[int, Sequence[tuple[int, int]]]
+_NONE, _SHARED, _EACH = "none", "shared", "each"
 
 
-def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tuple[Scales, list[Factor]]:
+def annotate(
+    system: CharacterSystem,
+    characters: Mapping[str, Character],
+    nodes: Mapping[str, tuple[Character, Spans]] | None = None,
+    diagnostics: Iterable[Diagnostic] = (),
+) -> tuple[Scales, tuple[Factor, ...]]:
     """The scales of a solved system, and the factors that they are: those of one block of a tensor together.
 
     Args:
         system: all constraints of the program.
         characters: of the parameters and buffers, by state-dict name.
+        nodes: per node set, the character of what its nodes hold, and where in the tensor the nodes are.
+        diagnostics: what was taken as unscalable, and why.
     """
     sizes = [unknown.dimension for unknown in system.unknowns]
     before = set(system.magnitudes.solved)
@@ -49,7 +64,42 @@ def annotate(system: CharacterSystem, characters: Mapping[str, Character]) -> tu
         block = at[unknown.name, unknown.key]
         shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
         variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
-    return Scales(tuple(variables), blocks, approximate), _factors(variables)
+    domains = {name: _domain(system, scales, signs, character, spans) for name, (character, spans) in (nodes or {}).items()}
+    return Scales(tuple(variables), blocks, approximate, domains, tuple(diagnostics)), tuple(_factors(variables))
+
+
+def _domain(
+    system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int], character: Character, spans: Spans
+) -> ScaleDomain:
+    """How the nodes that lie at `spans` of a tensor are scaled: not at all, by one multiplier for all of them, or by one for each."""
+    found = [_NONE, _NONE]
+    inside: list[set[tuple[Any, ...]]] = [set(), set()]
+    for key in character.blocks:
+        own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
+        whole: list[list[Any]] = [[], []]
+        for subset, (form_of, signs_of) in character.terms(key).items():
+            forms = (
+                tuple(sorted((scales[u], c) for u, c in system.magnitudes.reduce(form_of).items() if u in scales)),
+                tuple(sorted(signs[u] for u in system.signs.reduce(signs_of) if u in signs)),
+            )
+            along = any(_meets(own[d].atoms, i, spans.get(d, ())) for d, i in subset)
+            for which, form in enumerate(forms):
+                if form and along:
+                    found[which] = _EACH
+                elif form:
+                    whole[which].append((subset, form))
+        for which in range(2):
+            inside[which].add(tuple(whole[which]))
+    for which in range(2):
+        if found[which] == _NONE and inside[which] != {()}:
+            found[which] = _SHARED if len(inside[which]) == 1 else _EACH
+    return ScaleDomain(*found)
+
+
+def _meets(atoms: Axis, i: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether one atom of an axis is (a part of) one of some digits of it, each from its step up to the next digit's."""
+    inner = math.prod(atom.size for atom in atoms[i + 1 :])
+    return any(inner < high and low < inner * atoms[i].size for low, high in spans)
 
 
 def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ from paramgraph.errors import StateDictError
 if TYPE_CHECKING:
     import torch
 
+    from paramgraph.graph import Diagnostic
+
 Array = np.ndarray
 Tables = Mapping[int, Array]
 # Where the elements of a tensor come from under a permutation: coordinates per axis, to coordinates per axis.
@@ -90,6 +92,23 @@ class ScaleBlock:
 
 
 @dataclass(frozen=True)
+class ScaleDomain:
+    """By what the nodes of a set are multiplied: `"none"`, `"shared"` (one multiplier for all nodes) or `"each"` (one for each node).
+
+    Attributes:
+        magnitude: positive multipliers.
+        sign: ±1.
+    """
+
+    magnitude: str = "none"
+    sign: str = "none"
+
+    def __str__(self) -> str:
+        parts = [f"{group} {extent}" for group, extent in (("ℝ₊", self.magnitude), ("±1", self.sign)) if extent != "none"]
+        return " × ".join(parts) or "1"
+
+
+@dataclass(frozen=True)
 class Scales:
     """All scales and signs of a network.
 
@@ -98,11 +117,15 @@ class Scales:
         blocks: per tensor, its blocks that anything scales.
         approximate: further dimensions of magnitudes that hold but for a constant that is meant to be negligible (a normalisation's ε).
             They are not in the group.
+        domains: per node set that holds a tensor of the network, by what its nodes are multiplied.
+        diagnostics: operations through which nothing is scaled as their operands could not be aligned, or why nothing is at all.
     """
 
     variables: tuple[ScaleVariable, ...] = ()
     blocks: Mapping[str, tuple[ScaleBlock, ...]] = field(default_factory=dict)
     approximate: int = 0
+    domains: Mapping[str, ScaleDomain] = field(default_factory=dict)
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     @cached_property
     def tensors(self) -> dict[int, list[str]]:

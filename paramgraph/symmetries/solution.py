@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from paramgraph.graph import Alias
 from paramgraph.symmetries.dependencies import Block, Dependencies
-from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
-from paramgraph.symmetries.scales import Scales
+from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, Scaling, SymmetryGroup, TensorAction
 from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
 
@@ -106,18 +105,19 @@ class GroupBuilder:
         return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
 
     def group(
-        self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias], scales: Scales | None = None, scaling: Sequence[Factor] = ()
+        self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias], scaling: Callable[[], Scaling] | None = None
     ) -> SymmetryGroup:
         """The group.
 
         Args:
             actions: per base tensor.
             aliases: names of views of base tensors.
-            scales: variables and characters of scales and signs.
-            scaling: their factors.
+            scaling: gives scales and signs, with their factors; called when they are first asked for. None where there are none.
         """
-        factors = (*self.factors, *scaling)
-        return SymmetryGroup(tuple(self.spaces), factors, dict(actions), dict(aliases), scales or Scales())
+        spaces, factors = tuple(self.spaces), tuple(self.factors)
+        if scaling is None:
+            return SymmetryGroup(spaces, factors, dict(actions), dict(aliases))
+        return SymmetryGroup.deferred(spaces, factors, dict(actions), dict(aliases), scaling)
 
 
 def _is_everything(index: np.ndarray) -> bool:

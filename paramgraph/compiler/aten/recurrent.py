@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int, name: str) -> tuple[list[Value], list[Value]]:

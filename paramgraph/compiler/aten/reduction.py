@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 REDUCTIONS = "sum mean amax amin prod std var logsumexp all any nansum nanmean count_nonzero".split()
 
