@@ -80,7 +80,8 @@ def sets_table(graph: ParamGraph) -> Table:
 def diagnostics_table(graph: ParamGraph) -> Table:
     """Everything that the compiler had to say."""
     table = _table("Diagnostics", ("kind", "left"), ("subject", "left"), ("cause", "left"), ("where", "left"))
-    for item in graph.diagnostics:
+    of_scales = () if graph.symmetry is None else graph.symmetry.scales.diagnostics
+    for item in (*graph.diagnostics, *of_scales):
         table.add_row(item.kind, item.subject, item.cause, item.where)
     return table
 

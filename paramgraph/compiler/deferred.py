@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
+from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import solve_scales
 from paramgraph.graph import Diagnostic
@@ -37,6 +38,7 @@ class DeferredScales:
             op.where = (module_path(op.where), number)
         program.unknown = []
 
+    @no_collections()
     def __call__(self) -> Scaling:
         """No call crashes, and no wrong symmetry gets through: what cannot be solved gives no scales, and says so."""
         try:

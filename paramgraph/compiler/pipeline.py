@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.deferred import DeferredScales
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
@@ -21,19 +19,7 @@ from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Cyclic garbage collection waits: each pass would walk the tracer's many objects, and compiling leaves few cycles behind."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_collections()
+@no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network.
 

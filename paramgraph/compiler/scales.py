@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.operations.base import operation
+from paramgraph.compiler.operations.functions import number_kind
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.typing import LAYOUT
 from paramgraph.errors import TraceError
@@ -106,18 +107,6 @@ class ScaleSolver:
         short = self.system.constant(character, gone)
         layouts = self.layouts_of(op.output.axes)
         self.set(op.output, self.system.lift(short, layouts, [op.out_labels.index(label) for label in kept]))
-
-
-def number_kind(data: Any) -> str:
-    """`"zero"` for numbers that are all 0, which any factor leaves as they are; `"infinite"` if some are ±∞; else `"number"`."""
-    if data is None or isinstance(data, str):
-        return "number"
-    array = np.asarray(data)
-    if not array.any():
-        return "zero"
-    if array.dtype.kind == "f" and bool(((array == 0) | np.isinf(array)).all()):
-        return "infinite"
-    return "number"
 
 
 def _read(value: Value) -> np.ndarray | None:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from paramgraph.errors import FileFormatError
-from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView
+from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView, ScaleDomain
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
-from paramgraph.symmetries.scales import ScaleBlock, ScaleDomain, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 
 CLASSES: tuple[type, ...] = (
     *(Alias, Diagnostic, EdgeSet, NodeSet, ParameterView),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paramgraph.errors import FileFormatError
-from paramgraph.graph import Alias, EdgeSet, NodeSet, ParameterView, ParamGraph
+from paramgraph.graph import EXTENTS, Alias, EdgeSet, NodeSet, ParameterView, ParamGraph
 
 if TYPE_CHECKING:
     from paramgraph.symmetries.group import SymmetryGroup
@@ -98,6 +98,8 @@ def _check_scales(scales: Scales, shapes: Mapping[str, tuple[int, ...]]) -> None
                 _require(len(term.exponents) == len(term.variables), place, "an exponent per variable", term.exponents)
                 fits = all(tuple(block.flat[p] for p in term.places) == scales.variables[v].shape for v in term.variables)
                 _require(fits, place, "variables of its spaces' sizes", term)
+    for name, domain in scales.domains.items():
+        _require({domain.magnitude, domain.sign} <= set(EXTENTS), f"domain of {name!r}", f"some of {', '.join(EXTENTS)}", domain)
     for i, variable in enumerate(scales.variables):
         place = f"scale variable {i}"
         _require(variable.kind in ("scale", "sign"), place, "a scale or a sign", variable.kind)

@@ -69,8 +69,7 @@ class GroupElement:
             tensor = state_dict[name]
             if tuple(tensor.shape) != action.shape:
                 raise StateDictError(f"{name}: expected shape {action.shape}, got {tuple(tensor.shape)}.")
-            moved = self._act_on(tensor, action)
-            out[name] = self.group.scales.scale(name, moved, self.tables) if self.tables else moved
+            out[name] = self._act_on(name, tensor, action)
         result = {}
         for name, tensor in state_dict.items():
             if name in out:
@@ -81,28 +80,55 @@ class GroupElement:
                 result[name] = tensor.detach().clone()
         return result
 
-    def _act_on(self, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
+    def _act_on(self, name: str, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
         import torch
 
-        moved = tensor
-        for dims, blocks in action.components:
-            source = self.source(action, dims, blocks)
-            if source is None:
-                continue
-            index = torch.from_numpy(source).to(tensor.device)
-            if len(dims) == 1:
-                moved = moved.index_select(dims[0], index)
-                continue
-            rest = [d for d in range(tensor.ndim) if d not in dims]
-            order = [*dims, *rest]
-            front = moved.permute(order)
-            flat = front.reshape(len(source), -1).index_select(0, index).reshape(front.shape)
-            moved = flat.permute(np.argsort(order).tolist())
-        moved = moved.clone() if moved is tensor else moved.contiguous()
+        from paramgraph.symmetries.acting import acted
+
+        out = acted(name, tensor, self.sources(action), self.group.scales.multipliers(name, self.tables) if self.tables else [])
         if action.unread is not None:
             unread = torch.from_numpy(action.unread).to(tensor.device)
-            moved.view(-1)[unread] = tensor.reshape(-1)[unread]
-        return moved
+            out.view(-1)[unread] = tensor.reshape(-1)[unread]
+        return out
+
+    def sources(self, action: TensorAction) -> list[tuple[tuple[int, ...], Array]]:
+        """For each set of a tensor's dimensions that are permuted, the flat position along them that each new value comes from."""
+        out = []
+        for dims, blocks in action.components:
+            key = (id(blocks), tuple(action.shape[d] for d in dims))  # tensors with the same dimensions share their blocks
+            if key not in self._sources:
+                self._sources[key] = [(own, self.source(action, tuple(dims[i] for i in own), part)) for own, part in self._apart(blocks, key[1])]
+            out += [(tuple(dims[i] for i in own), source) for own, source in self._sources[key] if source is not None]
+        return out
+
+    @cached_property
+    def _sources(self) -> dict[tuple[int, tuple[int, ...]], list[tuple[tuple[int, ...], Array | None]]]:
+        return {}
+
+    def _apart(self, blocks: Sequence[ActionBlock], sizes: tuple[int, ...]) -> list[tuple[tuple[int, ...], Sequence[ActionBlock]]]:
+        """Blocks as those of sets of their dimensions: one that all blocks have whole, and that nothing else depends on, moves by itself."""
+        rank = len(sizes)
+        covered = sum(math.prod(self.group.spaces[s].size for spaces in block.spaces for s in spaces) for block in blocks)
+        alone = [d for d in range(rank) if rank > 1 and covered == math.prod(sizes) and self._is_apart(blocks, d)]
+        rest = tuple(d for d in range(rank) if d not in alone)
+        out: list[tuple[tuple[int, ...], Sequence[ActionBlock]]] = [
+            ((d,), [ActionBlock((None,), (blocks[0].spaces[d],))]) for d in alone
+        ]
+        if rest:
+            out.append((rest, [ActionBlock(tuple(b.index[d] for d in rest), tuple(b.spaces[d] for d in rest)) for b in blocks]))
+        return out
+
+    def _is_apart(self, blocks: Sequence[ActionBlock], d: int) -> bool:
+        own = set(blocks[0].spaces[d])
+        if any(block.index[d] is not None or block.spaces[d] != blocks[0].spaces[d] for block in blocks):
+            return False
+        others = {s for block in blocks for e, spaces in enumerate(block.spaces) if e != d for s in spaces}
+        return all(self._needed(s) <= own for s in own) and all(self._needed(s).isdisjoint(own) for s in others)
+
+    def _needed(self, space: int) -> set[int]:
+        """A space and all that must be known to say where its elements go."""
+        number = self.group.spaces[space].factor
+        return {space} if number < 0 else {space, *self.group.factor(number).spaces, *self.group.factor(number).over}
 
     def source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
         """For each flat position along `dims`, the position that its new value comes from; None for the identity."""
@@ -202,10 +228,7 @@ class GroupElement:
         """The elements of a tensor that the permutation puts at the given places."""
         action = self.group.actions[name]
         out = list(coordinates)
-        for dims, blocks in action.components:
-            source = self.source(action, dims, blocks)
-            if source is None:
-                continue
+        for dims, source in self.sources(action):
             sizes = [action.shape[d] for d in dims]
             flat = source[np.ravel_multi_index([coordinates[d] for d in dims], sizes)]
             for d, where in zip(dims, np.unravel_index(flat, sizes), strict=True):

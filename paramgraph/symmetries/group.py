@@ -224,4 +224,6 @@ class SymmetryGroup:
             lines.append(f"scale group of {self.dimension:,} magnitudes and {self.num_signs:,} signs")
         if self.scales.approximate:
             lines.append(f"  ({self.scales.approximate:,} more magnitudes hold approximately: they are not in the group)")
+        if self.scales.diagnostics:
+            lines.append(f"  ({len(self.scales.diagnostics):,} operations pass no scales: symmetry.scales.diagnostics)")
         return "\n".join([head, *lines])

@@ -7,16 +7,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from paramgraph.graph import Diagnostic
+from paramgraph.graph import EXTENTS, Diagnostic, ScaleDomain
 from paramgraph.symmetries.action import Factor
 from paramgraph.symmetries.characters import AUXILIARY, Character, CharacterSystem, Key, Subset, Terms
 from paramgraph.symmetries.scale_spaces import Layout
-from paramgraph.symmetries.scales import ScaleBlock, ScaleDomain, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 from paramgraph.symmetries.spaces import Axis
 
 # Per dimension of a tensor, the digits of it that nodes are numbered by: each from its step up to the next digit's step.
 Spans = Mapping[int, Sequence[tuple[int, int]]]
-_NONE, _SHARED, _EACH = "none", "shared", "each"
+_NONE, _SHARED, _EACH = EXTENTS
 
 
 def annotate(

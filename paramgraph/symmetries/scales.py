@@ -16,12 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paramgraph.errors import StateDictError
-
 if TYPE_CHECKING:
-    import torch
-
-    from paramgraph.graph import Diagnostic
+    from paramgraph.graph import Diagnostic, ScaleDomain
 
 Array = np.ndarray
 Tables = Mapping[int, Array]
@@ -92,23 +88,6 @@ class ScaleBlock:
 
 
 @dataclass(frozen=True)
-class ScaleDomain:
-    """By what the nodes of a set are multiplied: `"none"`, `"shared"` (one multiplier for all nodes) or `"each"` (one for each node).
-
-    Attributes:
-        magnitude: positive multipliers.
-        sign: ±1.
-    """
-
-    magnitude: str = "none"
-    sign: str = "none"
-
-    def __str__(self) -> str:
-        parts = [f"{group} {extent}" for group, extent in (("ℝ₊", self.magnitude), ("±1", self.sign)) if extent != "none"]
-        return " × ".join(parts) or "1"
-
-
-@dataclass(frozen=True)
 class Scales:
     """All scales and signs of a network.
 
@@ -136,38 +115,28 @@ class Scales:
                 out.setdefault(number, []).append(name)
         return out
 
-    def scale(self, name: str, tensor: torch.Tensor, tables: Tables) -> torch.Tensor:
-        """The tensor times its multipliers; itself if they are all 1.
+    def character(self, name: str) -> str:
+        """By what a tensor is multiplied, for people: per part, variables on its axes with rational exponents.
 
-        Zeros stay zero and infinities infinite, of the sign of their multiplier. Half precision is computed in float32 and rounded.
-
-        Raises:
-            StateDictError: an element leaves the range of the tensor's dtype.
+        `v0[0] v2[1]^-1` is a matrix with a multiplier for each row and the inverse of another for each column; `s1[0]` is a sign.
         """
-        import torch
+        parts = []
+        for block in self.blocks.get(name, ()):
+            words = []
+            for term in block.terms:
+                axes = ",".join(str(block.axis_of[place]) for place in term.places)
+                for variable, (top, bottom) in zip(term.variables, term.exponents, strict=True):
+                    power = "" if (top, bottom) == (1, 1) else f"^{top}" if bottom == 1 else f"^({top}/{bottom})"
+                    words.append(f"{'v' if self.variables[variable].kind == 'scale' else 's'}{variable}[{axes}]{power}")
+            parts.append(" ".join(words))
+        return " | ".join(parts) or "1"
 
+    def multipliers(self, name: str, tables: Tables) -> list[tuple[tuple[Array | None, ...], list[Array]]]:
+        """Per block of a tensor that anything multiplies, its positions along the axes, and arrays whose product are its multipliers."""
+        if not tables:
+            return []
         blocks = [block for block in self.blocks.get(name, ()) if any(v in tables for term in block.terms for v in term.variables)]
-        if not blocks or not (tensor.is_floating_point() or tensor.is_complex()):
-            return tensor
-        wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.clone()
-        for block in blocks:
-            whole = all(index is None for index in block.index)
-            grid = () if whole else np.ix_(*[np.arange(math.prod(s)) if i is None else i for i, s in zip(block.index, block.sizes, strict=True)])
-            place = tuple(torch.from_numpy(index).to(tensor.device) for index in grid)
-            part = wide if whole else wide[place]
-            for factor in self._multipliers(block, tables):
-                part = part * torch.as_tensor(factor, dtype=_real(part.dtype), device=tensor.device)
-            if whole:
-                wide = part
-            else:
-                wide[place] = part
-        out = wide.to(tensor.dtype)
-        if tensor.device.type != "meta" and not torch.equal(out.isfinite(), tensor.isfinite()):
-            raise StateDictError(
-                f"{name}: scaling takes an element out of the range of {str(tensor.dtype).removeprefix('torch.')}. "
-                "Sample with a smaller sigma, or convert the state dict to float32."
-            )
-        return out
+        return [(block.index, self._multipliers(block, tables)) for block in blocks]
 
     def _multipliers(self, block: ScaleBlock, tables: Tables) -> list[Array]:
         """Arrays whose product are the multipliers of a block; each varies along the axes that its terms do, and has size 1 along others."""
@@ -189,7 +158,10 @@ class Scales:
                     flips[axes] = flips[axes] ^ full if axes in flips else full
                 else:
                     logs[axes] = logs.get(axes, 0.0) + full * float(Fraction(*exponent))
-        return [np.exp(log) for log in logs.values()] + [1.0 - 2.0 * flip for flip in flips.values()]
+        signed = {axes: np.exp(log) for axes, log in logs.items()}
+        for axes, flip in flips.items():
+            signed[axes] = signed.get(axes, 1.0) * (1.0 - 2.0 * flip)
+        return list(signed.values())
 
     def at(self, name: str, coordinates: Sequence[Array], tables: Tables) -> tuple[Array, Array]:
         """Logarithms of magnitudes and negative signs of single elements of a tensor.
@@ -273,9 +245,3 @@ def drawn(variables: Sequence[ScaleVariable], draw: Callable[[tuple[int, ...]], 
             part = values[tuple(slice(None) if place in variable.places else 0 for place in top.places)]
             tables[number] = tables[number] ^ anchored(part) if variable.kind == "sign" else tables[number] + anchored(part)
     return tables
-
-
-def _real(dtype: torch.dtype) -> torch.dtype:
-    import torch
-
-    return {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(dtype, dtype)

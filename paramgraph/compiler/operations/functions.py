@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 # Degree and parity.
 Kind = tuple["int | Fraction | None", str]
 
@@ -91,3 +93,15 @@ def kind_of(name: str, form: Sequence[Any], keywords: Mapping[str, Any]) -> Kind
         return DEPENDING[name](*form, **{names.get(key, key): value for key, value in keywords.items()})
     except TypeError:  # arguments that the function above does not know
         return UNKNOWN
+
+
+def number_kind(data: Any) -> str:
+    """`"zero"` for numbers that are all 0, which any factor leaves as they are; `"infinite"` if some are ±∞; else `"number"`."""
+    if data is None or isinstance(data, str):
+        return "number"
+    array = np.asarray(data)
+    if not array.any():
+        return "zero"
+    if array.dtype.kind == "f" and bool(((array == 0) | np.isinf(array)).all()):
+        return "infinite"
+    return "number"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, SUMS, kind_of
+from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, SUMS, kind_of, number_kind
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.characters import Character
 
@@ -52,8 +52,6 @@ def _is_negligible(numbers: Sequence[Any]) -> bool:
 
 def _meet_numbers(solver: ScaleSolver, x: Character, numbers: Sequence[Any]) -> None:
     """Plain numbers are added to, compared with or put in place of elements: these must have the numbers' character, 1."""
-    from paramgraph.compiler.scales import number_kind
-
     for number in numbers:
         kind = number_kind(number) if isinstance(number, (int, float)) else "number"
         if kind == "infinite":
