@@ -39,6 +39,17 @@ class GroupElement:
     group: SymmetryGroup
     parts: Mapping[int, Part]
 
+    @classmethod
+    def of_tables(cls, group: SymmetryGroup, tables: Mapping[int, Array]) -> GroupElement:
+        """The scales and signs with these tables, by variable."""
+        parts: dict[int, Part] = {}
+        for number, factor in enumerate(group.factors if tables else ()):
+            if factor.kind != "permutation" and any(v in tables for v in factor.variables):
+                empty = bool if factor.kind == "sign" else np.float64
+                own = [(v, group.scales.variables[v].shape) for v in factor.variables]
+                parts[number] = tuple(tables[v] if v in tables else np.zeros(shape, dtype=empty) for v, shape in own)
+        return cls(group, parts)
+
     @cached_property
     def permutations(self) -> dict[int, Array]:
         """The parts that are permutations."""
@@ -79,6 +90,10 @@ class GroupElement:
             else:
                 result[name] = tensor.detach().clone()
         return result
+
+    def act_on(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The action on some base tensors alone, by state-dict name."""
+        return {name: self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items()}
 
     def _act_on(self, name: str, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
         import torch
@@ -208,17 +223,7 @@ class GroupElement:
             parts[number] = inverse
         back = GroupElement(self.group, parts)
         tables = {v: table if table.dtype == bool else -table for v, table in self.tables.items()}
-        return GroupElement(self.group, parts | self._parts_of(back._moved(tables)))
-
-    def _parts_of(self, tables: Mapping[int, Array]) -> dict[int, Part]:
-        """Tables by variable as parts by factor."""
-        out: dict[int, Part] = {}
-        for number, factor in enumerate(self.group.factors if tables else ()):
-            if factor.kind != "permutation" and any(v in tables for v in factor.variables):
-                empty = bool if factor.kind == "sign" else np.float64
-                own = [(v, self.group.scales.variables[v].shape) for v in factor.variables]
-                out[number] = tuple(tables[v] if v in tables else np.zeros(shape, dtype=empty) for v, shape in own)
-        return out
+        return GroupElement(self.group, {**parts, **self.of_tables(self.group, back._moved(tables)).parts})
 
     def _moved(self, tables: Mapping[int, Array]) -> Mapping[int, Array]:
         """Tables where this element's permutation takes them: each multiplier goes with its parameter."""
@@ -257,7 +262,7 @@ class GroupElement:
         for variable, table in self.tables.items():
             known = tables.get(variable)
             tables[variable] = table if known is None else table ^ known if table.dtype == bool else table + known
-        return GroupElement(self.group, parts | self._parts_of(tables))
+        return GroupElement(self.group, {**parts, **self.of_tables(self.group, tables).parts})
 
     def is_identity(self) -> bool:
         """Whether nothing is permuted, no sign changed, and no magnitude changed by more than rounding errors."""
