@@ -116,9 +116,9 @@ def _sorted(group: SymmetryGroup, state: State) -> GroupElement:
     for number, factor in enumerate(group.permuting):
         keys = np.zeros((factor.copies, factor.size))
         for place, slices in enumerate(slices_of(group, factor, state)):
-            data = slices.of(state[slices.name]).cpu().numpy()
-            for power in (1, 2, 3):
-                moment = (data**power).mean(axis=2)
+            data = slices.of(state[slices.name])
+            square = data * data
+            for power, moment in ((1, data.mean(2).cpu().numpy()), (2, square.mean(2).cpu().numpy()), (3, (square * data).mean(2).cpu().numpy())):
                 spread = float(np.abs(moment).max())
                 # Fixed weights without a pattern: one number stands for all moments.
                 keys += np.sin(1.0 + 3 * place + power) * (moment / spread if spread > 0 else moment)

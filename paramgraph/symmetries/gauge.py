@@ -22,7 +22,7 @@ Array = np.ndarray
 Tables = dict[int, Array]
 
 # Of the conjugate gradients: relative size of the residual at the end, and largest number of steps.
-TOLERANCE = 1e-14
+TOLERANCE = 1e-12
 STEPS = 1000
 
 
@@ -153,22 +153,26 @@ class _System:
         rank = len(r.sizes)
         values = []
         for term in r.terms:
-            table = np.zeros([r.sizes[p] for p in term.places])
+            table: Array | float = 0.0
             for v, coefficient in term.variables:
-                table = table + coefficient * x[self.spans[v]].reshape(self.shapes[v])
-            values.append(_placed(table, term, rank))
-        if isinstance(r.weight, float):  # each term's part of the sums is known without laying out the whole block
+                own = x[self.spans[v]].reshape(self.shapes[v])
+                table = table + (own if coefficient == 1 else coefficient * own)
+            values.append(np.asarray(table))
+        if isinstance(r.weight, float) and all(len(term.places) < 2 for term in r.terms):
+            # By far the most: functions of one index each. What the others add to a term's sums is one number.
+            sums = [float(value.sum()) for value in values]
+            spans = [r.sizes[term.places[0]] if term.places else 1 for term in r.terms]
+            count = math.prod(r.sizes) * r.weight
             out = []
-            for term in r.terms:
-                total: Array | float = 0.0
-                for other, value in zip(r.terms, values, strict=True):
-                    apart = tuple(p for p in other.places if p not in term.places)
-                    times = math.prod(r.sizes[p] for p in range(rank) if p not in term.places and p not in other.places)
-                    total = total + value.sum(axis=apart, keepdims=True) * (times * r.weight)
-                full = np.broadcast_to(total, [r.sizes[p] if p in term.places else 1 for p in range(rank)])
-                out.append((term, _reduced(full, term, rank)))
+            for i, term in enumerate(r.terms):
+                others = sum(sums[j] / spans[j] for j in range(len(sums)) if j != i and r.terms[j].places != term.places)
+                alike = sum(values[j] for j in range(len(sums)) if r.terms[j].places == term.places)
+                out.append((term, np.asarray((alike + others) * (count / spans[i]))))
             return out
-        logs = sum(values[1:], start=values[0]) * r.weight
+        logs = np.zeros(r.sizes)
+        for term, value in zip(r.terms, values, strict=True):
+            logs += _placed(value, term, rank)
+        logs *= r.weight
         return [(term, _reduced(logs, term, rank)) for term in r.terms]
 
     def _diagonal(self) -> Array:
