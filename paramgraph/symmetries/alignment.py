@@ -48,7 +48,8 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
 
     Permutations and signs by weight matching: a linear assignment for each factor, within each element of what it depends on, the others
     fixed, until nothing improves. Scales in closed form: the least-squares solution in the logarithms of the elements. With scales among
-    the kinds, both networks are balanced first, so that matching compares what scaling cannot change. The descent starts from `b` as it is
+    the kinds, both networks are balanced first, so that matching compares what scaling cannot change; magnitudes stay as they are where
+    that is closer. The descent starts from `b` as it is
     and from canonical forms, and the better result counts: of two points of one orbit, the second finds the element between them, if no two
     neurons are alike.
 
@@ -78,6 +79,9 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
             best, total = reached, element @ begin
     if "scale" in wanted:
         total = GroupElement.of_tables(group, fitted(group.scales, total.act_on(start), target)) @ total
+    # Closest logarithms are not closest numbers: between unrelated networks the magnitudes may do better as they are.
+    unscaled = GroupElement(group, {number: part for number, part in total.parts.items() if group.factor(number).kind != "scale"})
+    total = min((total, unscaled, group.identity()), key=lambda element: _distance(target, element.act_on(start)))
     graph = b.with_values(total.act(b.state_dict()))
     return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names)))
 
