@@ -124,13 +124,13 @@ def test_group_that_is_too_small_is_told_by_leaving_out() -> None:
     graph = permutations(pg.compile(model, x))
     group = graph.symmetry
 
-    class Idle(nn.Module):  # the same network with a table that is summed: its order has no influence, though its values have
+    class Idle(nn.Module):  # the same network with a table whose squares are summed: its order has no influence, though its values have
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.table = model, nn.Parameter(torch.randn(6))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inner(x) + self.table.sum()
+            return self.inner(x) + self.table.square().sum()
 
     idle = Idle().eval()
     whole = pg.compile(idle, x)

@@ -80,9 +80,12 @@ class Certificate:
             Unsettled: an operation does not commute with one of them.
         """
         # A random permutation of few elements is often the identity, and two of them are often alike: small factors need several.
-        smallest = min((factor.size for factor in self.group.factors), default=0)
-        for seed in range(1 if smallest > 6 else 2 if smallest > 3 else 4):
-            self.element = self.group.sample(seed)
+        sizes = [factor.size for factor in self.group.factors]
+        for seed, largest in enumerate((math.inf, 6, 3, 3)):
+            chosen = [number for number, size in enumerate(sizes) if size <= largest]
+            if not chosen:
+                break
+            self.element = self.group.sample(seed, factors=chosen)
             self._known, self._sources = {}, {}
             self._follow()
 

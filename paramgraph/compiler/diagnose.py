@@ -20,6 +20,9 @@ def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
     for op, cause in typing.pins:
         yield Diagnostic("pinned", f"operands of {op.name or op.kind}", cause, place(op.where))
     for name, value in program.tensors.items():
+        if name in program.fixed and name not in typing.used:
+            yield Diagnostic("pinned", name, "its values belong to the function, as the rule of its layer says")
+            continue
         if name not in typing.used:
             yield Diagnostic("unused", name, "no operation reads it; it belongs to no group")
             continue

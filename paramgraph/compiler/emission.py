@@ -212,7 +212,7 @@ class Emitter:
         found = self._own_places.get(value)
         if found is None:
             found = self._own_places[value] = [
-                (d, i, unit) for d, axis in enumerate(value.axes) for i, unit in enumerate(_large(self.system.units(axis))) if self.is_node(unit)
+                (d, i, unit) for d, axis in enumerate(value.axes) for i, unit in enumerate(axis) if unit in self._node_like
             ]
             if value.virtual:
                 found += self.factor_places(value)
@@ -328,6 +328,12 @@ class Emitter:
                 self.structural("factor", component, made)
         return made
 
+    def ordered(self, component: Component) -> Component:
+        """The same nodes with the places of each dimension side by side and in order: axes that were permuted and merged hold them otherwise."""
+        dims = list(dict.fromkeys(place[0] for place in component.places))
+        wanted = sorted(component.places, key=lambda place: (dims.index(place[0]), place[1]))
+        return component if tuple(wanted) == component.places else self.gather([component], wanted, "")
+
     def whole(self, components: Sequence[Component], places: Sequence[Place], name: str) -> list[Component]:
         """The components, with those that hold only some of the given places brought together into one that holds all."""
         touching = [c for c in components if any(place in places for place in c.places)]
@@ -420,7 +426,7 @@ class Emitter:
 
     def finish(self, op: Op, components: Sequence[Component], labels: Sequence[Any]) -> None:
         """Give the result its components, with labels turned back into dimensions."""
-        axes = [_large(self.system.units(axis)) for axis in op.output.axes]
+        axes = op.output.axes
         if _is_plain(labels):
             back = {(label, i): (dim, i, unit) for dim, (label, units) in enumerate(zip(labels, axes, strict=True)) for i, unit in enumerate(units)}
         else:
@@ -487,6 +493,8 @@ class Emitter:
         to = [place for place in tags if place is not None and place in known_t]
         loose = [p for p in tags if p is not None and p not in known_t and p not in known_s]
         hidden = [p for p in loose if self.is_node(p[2]) and not p[2].pinned]
+        if hidden:  # with the fixed ones that these depend on
+            hidden = [p for p in loose if p in hidden or (self.is_node(p[2]) and self.related([p], hidden))]
         both = [p for p in to if p in known_s] if sources else []
         from_ = [p for p in tags if p is not None and p in known_s and p not in to]
         base = leaf.value.name

@@ -62,6 +62,8 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
 def _solved(program: Program, typing: Typing) -> tuple[Typing, GroupBuilder, dict[str, TensorAction]]:
     """The group's spaces and factors, and how each tensor is permuted."""
     builder = GroupBuilder(typing.dependencies)
-    actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    # Nothing of a tensor without elements moves; its empty axes are lost where it is concatenated.
+    actions = {key: builder.action(value.axes) if 0 not in value.shape else TensorAction(tuple(value.shape), ())
+               for key, value in program.tensors.items()}
     builder.close()
     return typing, builder, actions

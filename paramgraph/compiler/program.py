@@ -7,14 +7,13 @@ these. An operation names its axes by labels: axes with the same label are align
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from paramgraph.compiler.virtual import Virtual
-from paramgraph.symmetries.spaces import Axis
+from paramgraph.symmetries.spaces import Axis, Transaction
 
 Labels = tuple[Any, ...]
 
@@ -111,6 +110,7 @@ class Program:
         tensors: parameters and persistent buffers by state-dict name, each storage once.
         outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
         unknown: `(operation, place)` of operations without a rule.
+        fixed: names of buffers whose values belong to the function, as rules say.
     """
 
     def __init__(self, name: str) -> None:
@@ -120,6 +120,7 @@ class Program:
         self.tensors: dict[str, Value] = {}
         self.outputs: list[tuple[Value, Value | None]] = []
         self.unknown: list[tuple[str, Any]] = []
+        self.fixed: set[str] = set()
 
     def drop_dead(self) -> None:
         """Remove operations that no output depends on, through recurrences too."""
@@ -148,15 +149,10 @@ class Builder:
         # Shapes of the results of the operation that is being lowered.
         self.shapes: list[tuple[int, ...]] = []
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Transaction:
         """Drop the operations that the body added if it raises."""
-        mark = len(self.program.ops)
-        try:
-            yield
-        except BaseException:
-            del self.program.ops[mark:]
-            raise
+        mark, ops = len(self.program.ops), self.program.ops
+        return Transaction(lambda: ops.__delitem__(slice(mark, None)))
 
     def _op(self, kind: str, inputs: Sequence[Value], shape: Sequence[int], *args: Any, **attrs: Any) -> Value:
         labels, out_labels, name = args if args else ((), (), "")
@@ -173,6 +169,23 @@ class Builder:
         value = Value(shape, "constant", name, read)
         value.integer = integer
         return value
+
+    def fixed(self, buffer: Value, read: Callable[[], np.ndarray], name: str = "table") -> Value:
+        """A constant that a layer keeps in a buffer, such as the basis of its filters: no symmetry moves it, and verification leaves it.
+
+        Args:
+            buffer: the buffer's value, as a rule for a module class gets it.
+            read: a function that returns its values.
+            name: what it is to the reader of the graph.
+        """
+        stack = [buffer]
+        while stack:
+            value = stack.pop()
+            if value.kind in ("parameter", "buffer"):
+                self.program.fixed.add(value.name)
+            elif value.op is not None:
+                stack.extend(value.op.inputs)
+        return self.constant(buffer.shape, read, name)
 
     def fill(self, shape: Sequence[int], number: float = 1.0) -> Value:
         """A constant with one value everywhere: it pins nothing.

@@ -16,7 +16,8 @@ from paramgraph.compiler.operations.functions import number_kind
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.typing import LAYOUT
 from paramgraph.errors import TraceError
-from paramgraph.symmetries.characters import Character, CharacterSystem, Incompatible
+from paramgraph.symmetries.character import Character, Incompatible
+from paramgraph.symmetries.characters import CharacterSystem
 from paramgraph.symmetries.scale_spaces import Layout, Layouts, ScaleSpaces
 from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 

@@ -38,7 +38,28 @@ class Typing:
 
 
 def type_program(program: Program) -> Typing:
-    """Type every value of `program`; sets `Value.axes`."""
+    """Type every value of `program`; sets `Value.axes`.
+
+    A space that was cut before an operation saw it as a product is typed again as a product from the start: cutting a product loses
+    nothing, while the parts of a space need not be made of whole blocks. So the order of operations does not tell.
+    """
+    products: dict[tuple[str, int], tuple[int, int]] = {}
+    for _ in range(4):
+        system, pins, used = _type_operations(program, products)
+        late = _late_products(program, system, products)
+        if not late:
+            break
+        products |= late
+    dependencies = Dependencies(system)
+    system.twins.extend(_aligned_but_fixed(program, system))
+    _resolve(program, system, dependencies.names)
+    return Typing(system, dependencies, pins, used)
+
+
+def _type_operations(program: Program, products: Mapping[tuple[str, int], tuple[int, int]]) -> tuple[SpaceSystem, list[tuple[Op, str]], set[str]]:
+    """Run every operation's typing rule; axes of parameters, by name and dimension, may be products from the start."""
+    for value in (*program.inputs, *program.tensors.values(), *(value for op in program.ops for value in (*op.inputs, op.output))):
+        value.axes, value.virtual, value.indexes = (), (), None
     system = SpaceSystem()
     pins: list[tuple[Op, str]] = []
     for value in program.inputs:
@@ -46,6 +67,9 @@ def type_program(program: Program) -> Typing:
         system.record(value.axes)
     for name, value in program.tensors.items():
         value.axes = tuple(system.axis(n, f"{name}[{d}]") for d, n in enumerate(value.shape))
+        for d, axis in enumerate(value.axes):
+            if (name, d) in products:
+                system.split(axis[0], *products[name, d])
     constants: dict[int, Value] = {}
     used: set[str] = set()
     for op in program.ops:
@@ -81,10 +105,20 @@ def type_program(program: Program) -> Typing:
         if name not in used:
             for axis in value.axes:
                 system.pin(axis, "no operation reads it")
-    dependencies = Dependencies(system)
-    system.twins.extend(_aligned_but_fixed(program, system))
-    _resolve(program, system, dependencies.names)
-    return Typing(system, dependencies, pins, used)
+    return system, pins, used
+
+
+def _late_products(program: Program, system: SpaceSystem, known: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], tuple[int, int]]:
+    """Axes of parameters that were cut before they were seen as products, each with the sizes of its factors."""
+    if not system.late:
+        return {}
+    split = {system.find(space): sizes for space, sizes in system.late}
+    return {
+        (name, d): split[root]
+        for name, value in program.tensors.items()
+        for d, axis in enumerate(value.axes)
+        if axis and (name, d) not in known and (root := system.find(axis[0])) in split
+    }
 
 
 def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[Space, Space]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from paramgraph.graph import EXTENTS, Diagnostic, ScaleDomain
 from paramgraph.symmetries.action import Factor
-from paramgraph.symmetries.characters import AUXILIARY, Character, CharacterSystem, Key, Subset, Terms
+from paramgraph.symmetries.character import AUXILIARY, Character, Key, Subset, Terms
+from paramgraph.symmetries.characters import CharacterSystem
 from paramgraph.symmetries.scale_spaces import Layout
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 from paramgraph.symmetries.spaces import Axis

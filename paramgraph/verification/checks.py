@@ -9,20 +9,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from paramgraph.errors import TraceError
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import act_on, deviation, without_nan
 from paramgraph.verification.execute import Execution, Outputs
-from paramgraph.verification.original import run_original
-from paramgraph.verification.randomise import Randomiser, draw_inputs
+from paramgraph.verification.original import compare_original
+from paramgraph.verification.randomise import Randomiser, draw_inputs, has_values
 from paramgraph.verification.report import FactorReport, Report
 
 State = dict[str, torch.Tensor]
 
 # What must change the outputs must change them by more than this.
 CHANGE = 1e-6
-# The exported graph and the network itself may differ by casts inside the network.
-SAME_FUNCTION = 1e-5
 # Random elements of a factor that are tried until one moves every tensor that the factor claims to move.
 TRIES = 40
 # Permutations outside the group that are tried.
@@ -44,6 +43,7 @@ class Checks:
         self.bundles = self._bundles(bundles)
         self.moved_by = [self.group.moved_by(number) for number in range(len(self.group.factors))]
         self.progress = progress
+        self.keep_integers = False
         self.total = 0
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
@@ -143,8 +143,17 @@ class Checks:
 
     def _start(self) -> tuple[State, list[Any], Outputs]:
         """A random state, random inputs, and the run that others are compared with."""
-        state, inputs = self._state(), draw_inputs(self.examples, self.generator)
-        return state, inputs, self._run(state, inputs, "base", keep=True)
+        state, inputs = self._state(), draw_inputs(self.examples, self.generator, self.keep_integers)
+        try:
+            return state, inputs, self._run(state, inputs, "base", keep=True)
+        except RuntimeError as error:
+            if self.keep_integers or not any(map(has_values, self.examples)):
+                raise TraceError(f"the exported graph of {self.report.network} does not run under random parameters: {_brief(error)}. "
+                                 "Check that the network runs on the example inputs.") from error
+            # Traced on one example, a graph may hold for integers like the example's only: it asserts sizes that depend on them.
+            self.keep_integers = True
+            self.report.notes.append(f"integer inputs keep the example's values: the graph does not hold for others ({_brief(error)})")
+            return self._start()
 
     def _settle(self) -> tuple[State, list[Any], Outputs] | None:
         """A start whose rounding errors leave the tolerance within reach; weights of networks that amplify them are damped."""
@@ -278,7 +287,7 @@ class Checks:
         permutations = [number for number, factor in enumerate(self.group.factors) if factor.kind == "permutation"]
         acted = self._with(state, act_on(self._element(permutations), {name: state[name] for name in self.movable}))
         base = self._run(acted, inputs, "base", keep=True)
-        idle = []
+        idle, added = [], []
         for name in chosen:
             out = self._run(self._with(acted, {name: state[name]}), inputs, f"without {name}", base, {name})
             change = self._change(base, out, {name})
@@ -286,10 +295,14 @@ class Checks:
                 self.report.left_out[name] = change
             elif self._influence(name, acted, inputs, base) <= CHANGE:
                 idle.append(name)
+            elif self._merely_added(name, acted, state[name], inputs, base):
+                added.append(name)
             else:
                 self.report.left_out[name] = change
                 self._problem(f"leaving {name} out of the action changes the outputs by {change:.1e} only: the group may be too small")
         self.report.without_influence = tuple(idle)
+        if added:
+            self.report.notes.append(f"elements of {', '.join(added)} are merely added to each other, so there is nothing to leave out")
         if idle:
             self.report.notes.append(f"without influence on the outputs, so nothing to leave out: {', '.join(idle)}")
 
@@ -304,6 +317,17 @@ class Checks:
         other = self.randomiser.draw(name, self.generator)
         return self._change(base, self._run(self._with(state, {name: other}), inputs, f"influence of {name}", base, {name}), {name})
 
+    def _merely_added(self, name: str, state: State, image: torch.Tensor, inputs: Sequence[Any], base: Outputs) -> bool:
+        """Whether the outputs stay the same all along the line from a tensor to its image: what one element loses, another gains.
+
+        Exchanges of what is merely added are no symmetries that a graph annotates. Any other exchange holds at the two ends of the line only.
+        """
+        for share in (0.37, -0.81):
+            between = torch.lerp(state[name], image, share)
+            if self._change(base, self._run(self._with(state, {name: between}), inputs, f"sums of {name}", base, {name}), {name}) > CHANGE:
+                return False
+        return True
+
     def _outside(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """Permute one axis of one tensor alone, where the group moves other tensors along with it: the outputs must change."""
         candidates, certain = self._axes()
@@ -313,9 +337,10 @@ class Checks:
                 break
             size = state[name].shape[dim]
             permutation = torch.roll(torch.arange(size), int(torch.randint(1, size, (), generator=self.generator)))
-            out = self._run(self._with(state, {name: state[name].index_select(dim, permutation)}), inputs, "outside", base, {name})
-            change = self._change(base, out, {name})
-            if change <= CHANGE and self._influence(name, state, inputs, base) <= CHANGE:
+            image = state[name].index_select(dim, permutation)
+            change = self._change(base, self._run(self._with(state, {name: image}), inputs, "outside", base, {name}), {name})
+            if change <= CHANGE and (self._influence(name, state, inputs, base) <= CHANGE
+                                     or self._merely_added(name, state, image, inputs, base)):
                 continue
             what = f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only"
             if change > CHANGE or certain:
@@ -360,13 +385,14 @@ class Checks:
         elif self.execution.stochastic:
             self.report.notes.append("the exported graph was not compared with the network itself, which draws random numbers")
         else:
-            values, why = run_original(model, state, inputs, self.execution.exported)
-            if values is None:
-                self.report.notes.append(f"the exported graph was not compared with the network itself: {why}")
-                return
-            self.report.exported = deviation([v for v in base.values if isinstance(v, torch.Tensor)], values)
-            if self.report.exported > SAME_FUNCTION:
-                self._problem(f"the exported graph differs from the network itself by {self.report.exported:.1e}")
+            returned = [leaf for leaf in base.returned if isinstance(leaf, torch.Tensor)]
+            found, allowed, note = compare_original(model, state, inputs, self.execution.exported, self.examples, returned, self.report.rounding)
+            self.report.exported = found
+            if note:
+                self.report.notes.append(note)
+            if found is not None and found > allowed:
+                self._problem(f"the exported graph differs from the network itself by {found:.1e}")
+
 
     def _problem(self, text: str) -> None:
         if text not in self.report.problems and len(self.report.problems) < 50:
@@ -376,3 +402,8 @@ class Checks:
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal but for rounding errors, element by element: numbers of neighbouring elements differ by more."""
     return a.shape == b.shape and bool(torch.isclose(a, b, rtol=1e-10, atol=0.0).all())
+
+
+def _brief(error: Exception) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text if len(text) <= 120 else text[:119] + "…"

@@ -265,3 +265,32 @@ class Merging(nn.Module):
         x = torch.relu(self.a(x)).permute(0, 2, 3, 1)
         x = torch.cat([x[:, i::2, j::2] for i in range(2) for j in range(2)], -1)
         return self.o(torch.tanh(self.b(x)))
+
+
+# Two heads of 8, of which the first 4 are two interleaved pairs, each turned within itself: heads move; in each, pairs move as wholes,
+# and the other 4 freely.
+@case("partial interleaved rotation", lam(2) + 2 * (lam(2) + lam(4)), (5, 3))
+class PartlyRotated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = (nn.Parameter(torch.randn(3, 16)) for _ in range(2))
+        self.o = nn.Parameter(torch.randn(2, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q = (x @ self.q).view(-1, 2, 8)
+        head = q[..., :4]
+        turned = head + torch.stack((-head[..., 1::2], head[..., ::2]), -1).flatten(-2)
+        return (torch.cat([turned, q[..., 4:]], -1) * (x @ self.k).view(-1, 2, 8)).sum(-1).tanh() @ self.o
+
+
+# Columns {1, 3} are read apart, then the same columns are seen as two blocks of 2 of which each has one of either kind: what is read
+# of a block is a sum over it, so blocks move, together with the elements of both kinds.
+@case("cut, then viewed in blocks", lam(2), (5, 3))
+class CutThenViewed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.o = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(2, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = (x @ self.a).tanh()
+        return (y[:, [1, 3]] ** 2).sum(-1, keepdim=True).tanh() + (y.view(-1, 2, 2) ** 3).sum(-1).tanh() @ self.o

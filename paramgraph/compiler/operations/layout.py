@@ -16,7 +16,7 @@ from paramgraph.symmetries.spaces import SpaceSystem, as_array
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
     from paramgraph.compiler.scales import ScaleSolver
-    from paramgraph.symmetries.characters import Character
+    from paramgraph.symmetries.character import Character
 
 
 class Reshape(Operation):
@@ -42,9 +42,8 @@ class Reshape(Operation):
         if not emitter.of(x):
             emitter.pass_on(op, [])
             return
-        system = emitter.system
-        before = [p for d, axis in enumerate(x.axes) for p in name_places(d, system.units(axis))]
-        after = [p for d, axis in enumerate(op.output.axes) for p in name_places(d, system.units(axis))]
+        before = [(d, i, unit) for d, axis in enumerate(x.axes) for i, unit in enumerate(axis)]
+        after = [(d, i, unit) for d, axis in enumerate(op.output.axes) for i, unit in enumerate(axis)]
         if [p[2] for p in before] != [p[2] for p in after]:
             emitter.reconnect(op)
             return
@@ -73,7 +72,7 @@ class Permute(Operation):
         if x.parametric:
             return
         order = op.attrs["order"]
-        to = {(source, i, unit): (d, i, unit) for d, source in enumerate(order) for i, unit in enumerate(emitter.system.units(x.axes[source]))}
+        to = {(source, i, unit): (d, i, unit) for d, source in enumerate(order) for i, unit in enumerate(x.axes[source])}
         to.update(emitter.kept_factors(op, lambda factor: factor.named([order.index(d) for d in range(x.ndim)])))
         emitter.pass_on(op, [(tuple(to[p] for p in c.places), c) for c in emitter.of(x)])
 
@@ -126,10 +125,9 @@ class Take(Operation):
     @staticmethod
     def _taken(emitter: Emitter, op: Op, component: Component, dim: int, index: np.ndarray) -> Component | None:
         """A component after the cut; None where its places are not whole dimensions."""
+        component = emitter.ordered(component)
         dims = list(dict.fromkeys(d for d, _, _ in component.places))
         sizes = [int(np.prod([p[2].size for p in component.places if p[0] == d])) for d in dims]
-        if [p[0] for p in component.places] != [d for d in dims for p in component.places if p[0] == d]:
-            return None
         new: list[Place] = []
         for d in dims:
             if isinstance(d, Virtual):  # the cut is along none of its places: it is kept
@@ -210,7 +208,7 @@ class Concat(Operation):
     def _renamed(emitter: Emitter, op: Op, value: Value) -> list[Component]:
         """An operand's components under the result's places (the same spaces, where families were not told apart)."""
         out = []
-        for c in emitter.of(value):
+        for c in map(emitter.ordered, emitter.of(value)):
             dims = list(dict.fromkeys(d for d, _, _ in c.places))
             new = tuple(p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2]))
             same = len(new) == len(c.places) and all(a[0] == b[0] and a[2].size == b[2].size for a, b in zip(new, c.places, strict=True))
@@ -221,7 +219,7 @@ class Concat(Operation):
     def _as(emitter: Emitter, op: Op, components: list[Component], value: Value) -> list[Component]:
         """The result's components under an operand's own places."""
         out = []
-        for c in components:
+        for c in map(emitter.ordered, components):
             dims = list(dict.fromkeys(d for d, _, _ in c.places))
             new = tuple(p for d in dims for p in name_places(d, emitter.system.units(value.axes[d])) if emitter.is_node(p[2]))
             out.append(emitter.referring(new, c.ref.name, c.ref.index) if len(new) == len(c.places) else c)

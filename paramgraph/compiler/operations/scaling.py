@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, SUMS, kind_of, number_kind
 from paramgraph.compiler.program import Op
-from paramgraph.symmetries.characters import Character
+from paramgraph.symmetries.character import Character
 
 if TYPE_CHECKING:
     from paramgraph.compiler.scales import ScaleSolver
