@@ -13,7 +13,7 @@ import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError, TraceError
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
-from tests.support import attention, gathered, layers, values  # noqa: F401  registers the cases
+from tests.support import attention, branches, gathered, layers, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 
 

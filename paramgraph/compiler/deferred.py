@@ -36,7 +36,7 @@ class DeferredScales:
                     self.nodes[name] = (value, _spans(value, component))
         for number, op in enumerate(program.ops):
             op.where = (module_path(op.where), number)
-        program.unknown = []
+        program.unknown, program.lowered, program.results = [], [], {}
 
     @no_collections()
     def __call__(self) -> Scaling:

@@ -29,7 +29,7 @@ def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
         for d, axis in enumerate(value.axes):
             causes = {unit.cause for unit in _atoms(typing, axis) if unit.pinned and unit.size > 1 and unit.cause}
             for cause in sorted(causes):
-                yield Diagnostic("pinned", f"{name}[{d}]", cause)
+                yield Diagnostic("pinned", program.axis_name(name, d), cause)
 
 
 def _atoms(typing: Typing, axis: tuple[Space, ...]) -> Iterator[Space]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from paramgraph.compiler.certificate import Certificate
@@ -9,14 +10,20 @@ from paramgraph.compiler.deferred import DeferredScales
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
 from paramgraph.compiler.garbage import no_collections
+from paramgraph.compiler.parallel import Branch, Undone, branch_axes, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
+from paramgraph.compiler.stacking import Stack
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import Typing, give_up, type_program
+from paramgraph.compiler.unstacking import unstacked
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
+
+# How often branches that turn out not to be exchangeable are left out before all are.
+ROUNDS = 6
 
 
 @no_collections()
@@ -26,24 +33,53 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
     graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
     """
+    without: frozenset[Branch] = frozenset()
+    for _ in range(ROUNDS):
+        made = _compiled(trace, name, without)
+        if not isinstance(made, frozenset):
+            return made
+        without |= made
+    made = _compiled(trace, name, None)
+    assert isinstance(made, ParamGraph)
+    return made
+
+
+def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None) -> ParamGraph | frozenset[Branch]:
+    """The graph, with all branches stacked but some, or with none; or the branches for which that was of no use."""
     lowering = Lowering(trace.exported, name or trace.name, trace.state)
     program = lowering.run()
+    storages = lowering.storages
+    stacks: list[Stack] = []
+    if without is not None:
+        try:
+            stacks = stack_branches(program, {key: (value.dtype, value.device) for key, value in storages.values.items()}, without)
+        except Undone as error:
+            return error.branches
+    everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
     try:
         typing, builder, actions = _solved(program, type_program(program))
-        if typing.dependencies.delicate:  # elsewhere types are plain products
-            Certificate(program, builder).check()
+        idle = idle_joins(typing, stacks)
+        if idle:
+            return idle
+        if typing.dependencies.delicate or stacks:  # elsewhere types are plain products
+            Certificate(program, builder, branch_axes(stacks)).check()
     except (Unsettled, RecursionError) as error:
+        if stacks:
+            return everything
         typing, builder, actions = _solved(program, give_up(program, f"the typing of the network did not settle: {error}"))
+    sizes = {key: math.prod(program.tensors[key].shape) // len(members) for key, members in program.stacks.items()}
     try:
         emitter = Emitter(program, typing, builder)
         node_sets, edge_sets = emitter.run()
+        edge_sets = unstacked(edge_sets, program.stacks, sizes)
     except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+        if stacks:
+            return everything
         typing, builder, actions = _solved(program, give_up(program, f"the graph of the network could not be laid out: {error!r}"))
         emitter = Emitter(program, typing, builder)
         node_sets, edge_sets = emitter.run()
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
-    storages = lowering.storages
     found = tuple(diagnostics(program, typing))
     scaling = None if typing.failure else DeferredScales(program, typing.system, emitter.components)
     lowering.forget()
@@ -51,7 +87,7 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases, scaling),
+        symmetry=builder.group(actions, storages.aliases, program.stacks, scaling),
         values=storages.values,
         aliases=storages.aliases,
         names=tuple(trace.state),

@@ -111,6 +111,9 @@ class Program:
         outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
         unknown: `(operation, place)` of operations without a rule.
         fixed: names of buffers whose values belong to the function, as rules say.
+        lowered: all operations as the front end made them, dead ones among them.
+        results: what each call of the traced graph was lowered to.
+        stacks: tensors that stand for several, by name: the names of those, in row-major order of the leading axes.
     """
 
     def __init__(self, name: str) -> None:
@@ -120,7 +123,19 @@ class Program:
         self.tensors: dict[str, Value] = {}
         self.outputs: list[tuple[Value, Value | None]] = []
         self.unknown: list[tuple[str, Any]] = []
+        self.lowered: list[Op] = []
+        self.results: dict[Any, Any] = {}
+        self.stacks: dict[str, tuple[str, ...]] = {}
         self.fixed: set[str] = set()
+
+    def axis_name(self, name: str, dim: int) -> str:
+        """An axis of a tensor, for people: those of a stack are named as its members' are."""
+        count = len(self.stacks.get(name, ()))
+        size, lead = 1, 0
+        while size < count:
+            size *= self.tensors[name].shape[lead]
+            lead += 1
+        return f"{name}[{dim - lead}]" if dim >= lead else f"branches of {name}"
 
     def drop_dead(self) -> None:
         """Remove operations that no output depends on, through recurrences too."""

@@ -163,7 +163,7 @@ def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Se
     failed: dict[Op, str] = {}
     for op in program.ops:
         try:
-            operation(op.kind).type(spaces, op)
+            operation(op.kind).type_scales(spaces, op)
         except Misaligned as error:  # what it aligned so far only makes spaces finer
             failed[op] = str(error)
             op.output.axes = tuple(spaces.axis(n, op.name, "the typing rule failed") for n in op.output.shape)

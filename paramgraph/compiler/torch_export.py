@@ -102,6 +102,7 @@ class Lowering:
                 self.values[node] = self._constant(getattr_nested(self.exported.graph_module, node.target), str(node.target))
             elif node.op == "output":
                 self._outputs(node, signature)
+        self.program.lowered, self.program.results = list(self.program.ops), self.values
         self.program.drop_dead()
         split_packed(self.program)
         return self.program

@@ -14,7 +14,7 @@ from torch import nn
 from paramgraph.compiler.calls import calls_kept_whole
 from paramgraph.compiler.traceable import traceable
 from paramgraph.compiler.untraceable import explain, graphs_not_printed
-from paramgraph.errors import TraceError
+from paramgraph.errors import TraceError, first_line
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any] | None
 
@@ -103,8 +103,4 @@ def _load(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise TraceError(f"{path.name} is not a readable .pt2 file ({_first_line(error)}). Write it again with torch.export.save.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TraceError(f"{path.name} is not a readable .pt2 file ({first_line(error)}). Write it again with torch.export.save.") from error

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from paramgraph.errors import first_line, shortened
+
 # Files of torch and of this package: what happens there is no line of the network.
 _FOREIGN = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
-_LONGEST = 160
 
 
 def explain(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], error: Exception) -> str:
@@ -31,7 +32,7 @@ def explain(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], er
     """
     name = type(model).__name__
     shown = ", ".join([_show(a) for a in args] + [f"{k}={_show(v)}" for k, v in kwargs.items()])
-    lines = [f"{name} could not be traced with inputs ({shown}): {type(error).__name__}: {_first_line(error)}"]
+    lines = [f"{name} could not be traced with inputs ({shown}): {type(error).__name__}: {first_line(error)}"]
     paths = {id(module): path for path, module in model.named_modules() if path}
     places = list(_places(error, paths))
     lines += [f"  at {place}" for place, _ in places]
@@ -75,19 +76,11 @@ def _function(code: CodeType) -> str:
 
 def _source(frame: FrameType, line: int) -> str:
     text = linecache.getline(frame.f_code.co_filename, line, frame.f_globals).strip()
-    return f": {_shortened(text)}" if text else ""
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return f": {shortened(text)}" if text else ""
 
 
 def _show(value: Any) -> str:
     return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return _shortened(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__))
 
 
 @contextmanager

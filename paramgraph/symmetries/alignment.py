@@ -93,7 +93,7 @@ def _checked(a: ParamGraph, b: ParamGraph) -> list[str]:
     if not same or shapes[0] != shapes[1]:
         raise GroupError(f"{a.name} and {b.name} differ in structure or dtypes: expected two networks that compile to the same graph.")
     names = compared(b)
-    if any(graph.values[name].device.type == "meta" for graph in (a, b) for name in names):
+    if any(graph.values[member].device.type == "meta" for graph in (a, b) for name in names for member in graph.symmetry.members(name)):
         raise GroupError("networks on the meta device have no values to align: load them first.")
     return names
 

@@ -39,7 +39,7 @@ def canonicalise(graph: ParamGraph, *, kinds: Iterable[str] | None = None) -> Pa
         GroupError: the values are on the meta device, or a kind is not known.
     """
     names = compared(graph)
-    if any(graph.values[name].device.type == "meta" for name in names):
+    if any(graph.values[member].device.type == "meta" for name in names for member in graph.symmetry.members(name)):
         raise GroupError("a network on the meta device has no values to make canonical: load them first.")
     element = canonical_element(graph.symmetry, prepared(graph, names), chosen(graph.symmetry, kinds))
     return graph.with_values(element.act(graph.state_dict()))
@@ -85,7 +85,7 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
                     if v in term.variables:
                         sums[place] = sums[place] + summed(data, term)
         element = flipped(group, number, [values < 0 for values in sums])
-        current.update(element.act_on({n: current[n] for n in group.moved_by(number) if n in current}))
+        current.update(element.act_on({n: current[n] for n in group.acted_on_by(number) if n in current}))
         total = element @ total
         del left[number]
     return total

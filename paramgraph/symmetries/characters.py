@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
-from paramgraph.symmetries.character import Character, Incompatible, Key, Term, Terms
+from paramgraph.symmetries.character import NOTHING, Character, Incompatible, Key, Term, Terms
 from paramgraph.symmetries.constraints import Constraints
 from paramgraph.symmetries.elimination import EVEN, ZERO, plus, scaled
 from paramgraph.symmetries.scale_spaces import Layout
@@ -51,6 +52,24 @@ class CharacterSystem(Constraints):
                     terms[subset] = term if degree == 1 else (plus(ZERO, term[0], degree), term[1])
             out[key] = terms
         return Character(a.layouts, out.__getitem__)
+
+    def product_along(self, x: Character, dims: Iterable[int]) -> Character:
+        """The character of a product of all elements along `dims`; multipliers may differ from block to block along them."""
+        gone = set(dims)
+        kept = [d for d in range(len(x.layouts)) if d not in gone]
+        place = {d: e for e, d in enumerate(kept)}
+        out: dict[Key, Terms] = {}
+        for key in x.blocks:
+            count = math.prod(atom.size for d in gone for atom in x.layouts[d].blocks[key[d]].atoms)
+            terms = out.setdefault(tuple(key[d] for d in kept), {})
+            for subset, term in x.terms(key).items():
+                if any(d in gone for d, _ in subset):
+                    self.vanish(subset, term)
+                    continue
+                short = tuple((place[d], i) for d, i in subset)
+                form, parity = terms.get(short, NOTHING)
+                terms[short] = (plus(form, term[0], count), parity ^ term[1] if count % 2 else parity)
+        return Character([x.layouts[d] for d in kept], out.__getitem__)
 
     def equal(self, operands: Sequence[Character]) -> Character:
         """Operands of a sum have one character, element by element."""

@@ -100,9 +100,9 @@ class Dependencies(Contexts):
                 if over.parts is None or over.uniform or len(self.system.leaves(over)) == 1:
                     continue
                 for _, positions in self.system.leaves(over):
-                    key = self._key(space, (over.id, np.sort(positions).tobytes()))
-                    if key is not None and (key[0].id, key[1]) not in self.system.members:
-                        self._member(*key)
+                    key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))
+                    if key not in self.system.members:
+                        self._member(space, key[1])
                         made = True
         return made
 

@@ -73,14 +73,17 @@ class GroupElement:
         Raises:
             StateDictError: a tensor of the group is missing or has another shape.
         """
+        import torch
+
         out: dict[str, torch.Tensor] = {}
         for name, action in self.group.actions.items():
-            if name not in state_dict:
-                raise StateDictError(f"expected a tensor {name!r} of shape {action.shape}; the state dict has none.")
-            tensor = state_dict[name]
-            if tuple(tensor.shape) != action.shape:
-                raise StateDictError(f"{name}: expected shape {action.shape}, got {tuple(tensor.shape)}.")
-            out[name] = self._act_on(name, tensor, action)
+            members = self.group.members(name)
+            tensors = [self._checked(state_dict, member, self.group.member_shape(name)) for member in members]
+            if name not in self.group.stacks:
+                out[name] = self._act_on(name, tensors[0], action)
+                continue
+            moved = self._act_on(name, torch.stack(tensors).reshape(action.shape), action).reshape(len(members), *tensors[0].shape)
+            out.update((member, part.clone()) for member, part in zip(members, moved.unbind(), strict=True))
         result = {}
         for name, tensor in state_dict.items():
             if name in out:
@@ -91,8 +94,16 @@ class GroupElement:
                 result[name] = tensor.detach().clone()
         return result
 
+    @staticmethod
+    def _checked(state_dict: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        if name not in state_dict:
+            raise StateDictError(f"expected a tensor {name!r} of shape {shape}; the state dict has none.")
+        if tuple(state_dict[name].shape) != shape:
+            raise StateDictError(f"{name}: expected shape {shape}, got {tuple(state_dict[name].shape)}.")
+        return state_dict[name]
+
     def act_on(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The action on some base tensors alone, by state-dict name."""
+        """The action on some tensors alone, by the names of the actions: base tensors, and stacks of them in one tensor each."""
         return {name: self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items()}
 
     def _act_on(self, name: str, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:

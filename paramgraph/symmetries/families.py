@@ -38,6 +38,9 @@ class Families(Blocks):
     def _same(self, a: Axis, b: Axis) -> bool:
         if self.system.units(a) == self.system.units(b):
             return False
+        # Fixed axes are identified once: unions of fixed parts keep two names, and cutting them alike again would never end.
+        if all(map(self.system.is_fixed, self.system.units((*a, *b)))) and not self._is_new("fixed", *(space.id for space in (*a, *b))):
+            return False
         before = self.system.changes
         try:
             self.system.unify(a, b)
@@ -66,7 +69,7 @@ class Families(Blocks):
                 system.unify((root,), (found,))
                 changed = True
                 continue
-            is_member = root.base is not None
+            is_member = root.base is not None and root is not base
             new_assign = self._normal_assign(assign | root.assign if is_member else assign)
             if new_assign is None:  # the key is no union of parts: the family cannot be told apart along it
                 del system.members[key]

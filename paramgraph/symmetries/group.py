@@ -10,10 +10,12 @@ element (π, s) first permutes, then scales: (π₁, s₁)(π₂, s₂) = (π₁
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from paramgraph.errors import GroupError
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
@@ -41,15 +43,19 @@ class SymmetryGroup:
     Attributes:
         spaces: the atomic index spaces, numbered.
         factors: the factors: permutations, then scales and signs.
-        actions: how each base tensor is permuted, by state-dict name.
+        actions: how each base tensor is permuted, by state-dict name; base tensors that are exchanged with others have one action
+            together, by the name of their stack.
         aliases: state-dict names that are views of base tensors.
-        scales: the variables of scales and signs, and the characters of the tensors that they scale.
+        stacks: state-dict names of tensors that are acted on together, by a name for them all: those of parallel branches, laid side by
+            side in row-major order of the action's leading axes.
+        scales: the variables of scales and signs, and the characters of the tensors that they scale, by the names of the actions.
     """
 
     spaces: tuple[IndexSpace, ...]
     factors: tuple[Factor, ...]
     actions: Mapping[str, TensorAction]
     aliases: Mapping[str, Alias] = field(default_factory=dict)
+    stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
 
     @classmethod
@@ -59,6 +65,7 @@ class SymmetryGroup:
         permuting: tuple[Factor, ...],
         actions: Mapping[str, TensorAction],
         aliases: Mapping[str, Alias],
+        stacks: Mapping[str, tuple[str, ...]],
         solve: Callable[[], Scaling],
     ) -> SymmetryGroup:
         """A group whose scales and signs are solved for when they are first asked for: permutations need none of them.
@@ -68,10 +75,11 @@ class SymmetryGroup:
             permuting: the factors that are permutations.
             actions: as of the group.
             aliases: as of the group.
+            stacks: as of the group.
             solve: gives the scales and their factors; called once at most.
         """
         group = object.__new__(cls)
-        group.__dict__.update(spaces=spaces, actions=actions, aliases=aliases, permuting=permuting, _solve=solve)
+        group.__dict__.update(spaces=spaces, actions=actions, aliases=aliases, stacks=stacks, permuting=permuting, _solve=solve)
         return group
 
     if not TYPE_CHECKING:  # the two fields that a deferred group lacks at first
@@ -152,7 +160,7 @@ class SymmetryGroup:
             if factor.kind != "permutation":
                 parts[number] = self._draw(factor, generator, sigma)
                 continue
-            noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64)
+            noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64, device="cpu")
             parts[number] = noise.argsort(dim=1).numpy()
         return GroupElement(self, parts)
 
@@ -198,15 +206,62 @@ class SymmetryGroup:
         spaces = tuple(space if space.pinned else replace(space, factor=number[space.factor]) for space in spaces)
         factors = tuple(self.factor(old) for old in chosen)
         scales = self.scales if any(factor.variables for factor in factors) else Scales()
-        return SymmetryGroup(spaces, factors, self.actions, self.aliases, scales)
+        return SymmetryGroup(spaces, factors, self.actions, self.aliases, self.stacks, scales)
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """The state-dict names of the tensors that an action is about: one, or those of a stack."""
+        return self.stacks.get(name, (name,))
+
+    def member_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of each of those tensors."""
+        shape = self.actions[name].shape
+        count, lead = len(self.stacks.get(name, ())), 0
+        while math.prod(shape[:lead]) < count:
+            lead += 1
+        return shape[lead:]
 
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
-        if self.factor(number).kind != "permutation":
-            found = {name for variable in self.factor(number).variables for name in self.scales.tensors.get(variable, ())}
+        return [member for name in self.acted_on_by(number) for member in self._moved(name, self.factor(number))]
+
+    def acted_on_by(self, number: int) -> list[str]:
+        """Names of the actions that a factor takes part in: those of tensors, and of stacks of them."""
+        factor = self.factor(number)
+        if factor.kind != "permutation":
+            found = {name for variable in factor.variables for name in self.scales.tensors.get(variable, ())}
             return [name for name in self.actions if name in found]
-        own = set(self.factor(number).spaces)
+        own = set(factor.spaces)
         return [name for name, action in self.actions.items() if action.spaces() & own]
+
+    def _moved(self, name: str, factor: Factor) -> list[str]:
+        """The tensors of one action that a factor moves: of a stack, those in which a block that it moves lies."""
+        members = self.members(name)
+        if len(members) == 1:
+            return list(members)
+        lead = self.actions[name].shape[: len(self.actions[name].shape) - len(self.member_shape(name))]
+        held = np.zeros(lead, dtype=bool)
+        for positions in self._boxes(name, factor):
+            held[np.ix_(*(np.arange(n) if where is None else where for where, n in zip(positions, lead, strict=False)))] = True
+        return [member for member, moves in zip(members, held.reshape(-1).tolist(), strict=True) if moves]
+
+    def _boxes(self, name: str, factor: Factor) -> Iterator[list[Array | None]]:
+        """The blocks of a tensor that a factor moves, as positions along each axis; None for all."""
+        action = self.actions[name]
+        if factor.kind != "permutation":
+            own = set(factor.variables)
+            for scaled in self.scales.blocks[name]:
+                if any(v in own for term in scaled.terms for v in term.variables):
+                    yield list(scaled.index)
+            return
+        spaces = set(factor.spaces)
+        for dims, blocks in action.components:
+            for block in blocks:
+                if not any(s in spaces for dim in block.spaces for s in dim):
+                    continue
+                out: list[Array | None] = [None] * len(action.shape)
+                for d, index, held in zip(dims, block.index, block.spaces, strict=True):
+                    out[d] = np.arange(math.prod(self.spaces[s].size for s in held)) if index is None else index
+                yield out
 
     def __str__(self) -> str:
         head = f"permutation group of ln order {self.log_order:.2f}, {len(self.permuting)} factors"

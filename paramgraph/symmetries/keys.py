@@ -28,9 +28,6 @@ class Keys:
     def __init__(self, system: SpaceSystem) -> None:
         self.system = system
         self._normal: set[Entry] = set()
-        # Keys by what they were before they were brought into their normal form, at a number of changes.
-        self._memo: dict[Assign, Assign] = {}
-        self._memo_at = -1
 
     def _is_normal(self, entry: Entry) -> bool:
         """Whether an entry of a key is one that this solver wrote, about a space that is still one parted space."""
@@ -84,22 +81,9 @@ class Keys:
                     stack.append((units[0], here))
         return None
 
-    def _key(self, space: Space, entry: Entry) -> tuple[Space, Assign] | None:
-        """Base and key of a space, perhaps a member already, restricted further; None if that is no restriction, or none that can be told."""
-        if space.base is None:
-            return space, frozenset({entry})
-        assign = space.assign | {entry}
-        if self._memo_at != self.system.changes:
-            self._memo, self._memo_at = {}, self.system.changes
-        normal = self._memo.get(assign)
-        if normal is None:
-            found = self._normal_assign(assign)
-            normal = self._memo[assign] = frozenset() if found is None or is_empty(found) else found
-        return (self.system.find(space.base), normal) if normal else None
-
     def _at(self, space: Space, entry: Entry) -> Space:
-        key = self._key(space, entry)
-        found = None if key is None else self.system.members.get((key[0].id, key[1]))
+        base = space if space.base is None else space.base
+        found = self.system.members.get((base.id, space.assign | {entry}))
         return space if found is None else found
 
     def _restricted(self, axis: Iterable[Space], entries: Iterable[Entry]) -> Axis:

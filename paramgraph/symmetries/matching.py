@@ -115,7 +115,7 @@ class Matcher:
 
     def _moved_by(self, number: int) -> set[str]:
         if number not in self._moved:
-            self._moved[number] = set(self.group.moved_by(number))
+            self._moved[number] = set(self.group.acted_on_by(number))
         return self._moved[number]
 
     # -- signs ---------------------------------------------------------------------------------------------------------

@@ -81,18 +81,25 @@ def _occurrences(flat: Sequence[int], factor: Factor) -> list[list[int]]:
 
 
 def compared(graph: ParamGraph) -> list[str]:
-    """Names of the tensors that comparisons look at: those that the group acts on, of floating-point numbers, and no running statistics."""
+    """Names of the actions that comparisons look at: on floating-point numbers that are no running statistics."""
+    group = graph.symmetry
     statistics = {e.parameter.name for e in graph.parameter_edges() if e.parameter is not None and "running_" in e.parameter.role}
-    return [name for name in graph.symmetry.actions if graph.values[name].is_floating_point() and name not in statistics]
+    return [
+        name
+        for name in group.actions
+        if all(graph.values[member].is_floating_point() and member not in statistics for member in group.members(name))
+    ]
 
 
 def prepared(graph: ParamGraph, names: Iterable[str], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """The named values, detached; elements that no operation reads are 0."""
+    """What the named actions are on, detached, those of a stack in one tensor; elements that no operation reads are 0."""
     out = {}
     for name in names:
-        value = graph.values[name].detach()
+        action = graph.symmetry.actions[name]
+        members = [graph.values[member].detach() for member in graph.symmetry.members(name)]
+        value = members[0] if len(members) == 1 else torch.stack(members).reshape(action.shape)
         value = value.to(dtype) if dtype is not None else value
-        unread: Array | None = graph.symmetry.actions[name].unread
+        unread: Array | None = action.unread
         if unread is not None:
             value = value.clone().contiguous()
             value.view(-1)[torch.from_numpy(unread).to(value.device)] = 0

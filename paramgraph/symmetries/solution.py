@@ -105,19 +105,24 @@ class GroupBuilder:
         return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
 
     def group(
-        self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias], scaling: Callable[[], Scaling] | None = None
+        self,
+        actions: Mapping[str, TensorAction],
+        aliases: Mapping[str, Alias],
+        stacks: Mapping[str, tuple[str, ...]] | None = None,
+        scaling: Callable[[], Scaling] | None = None,
     ) -> SymmetryGroup:
         """The group.
 
         Args:
-            actions: per base tensor.
+            actions: per base tensor, or stack of them.
             aliases: names of views of base tensors.
+            stacks: names of the tensors of each stack.
             scaling: gives scales and signs, with their factors; called when they are first asked for. None where there are none.
         """
-        spaces, factors = tuple(self.spaces), tuple(self.factors)
+        spaces, factors, held = tuple(self.spaces), tuple(self.factors), dict(stacks or {})
         if scaling is None:
-            return SymmetryGroup(spaces, factors, dict(actions), dict(aliases))
-        return SymmetryGroup.deferred(spaces, factors, dict(actions), dict(aliases), scaling)
+            return SymmetryGroup(spaces, factors, dict(actions), dict(aliases), held)
+        return SymmetryGroup.deferred(spaces, factors, dict(actions), dict(aliases), held, scaling)
 
 
 def _is_everything(index: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from paramgraph.errors import TraceError
+from paramgraph.errors import TraceError, first_line
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import act_on, deviation, without_nan
@@ -48,7 +48,10 @@ class Checks:
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
-        self.movable = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.actions = [name for name, action in self.group.actions.items() if action.spaces() & free]
+        self.stacked = {member for members in self.group.stacks.values() for member in members}
+        moving = {name for number in range(len(self.group.permuting)) for name in self.moved_by[number]}
+        self.movable = [member for name in self.actions for member in self.group.members(name) if member in moving]
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -148,11 +151,11 @@ class Checks:
             return state, inputs, self._run(state, inputs, "base", keep=True)
         except RuntimeError as error:
             if self.keep_integers or not any(map(has_values, self.examples)):
-                raise TraceError(f"the exported graph of {self.report.network} does not run under random parameters: {_brief(error)}. "
+                raise TraceError(f"the exported graph of {self.report.network} does not run under random parameters: {first_line(error)}. "
                                  "Check that the network runs on the example inputs.") from error
             # Traced on one example, a graph may hold for integers like the example's only: it asserts sizes that depend on them.
             self.keep_integers = True
-            self.report.notes.append(f"integer inputs keep the example's values: the graph does not hold for others ({_brief(error)})")
+            self.report.notes.append(f"integer inputs keep the example's values: the graph does not hold for others ({first_line(error)})")
             return self._start()
 
     def _settle(self) -> tuple[State, list[Any], Outputs] | None:
@@ -170,16 +173,26 @@ class Checks:
             f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
         return None
 
-    def _element(self, numbers: Iterable[int]) -> GroupElement:
-        """A random element that moves every one of the factors."""
+    def _element(self, numbers: Iterable[int], state: State | None = None) -> GroupElement:
+        """A random element that moves every one of the factors; with a state, each tensor of theirs too, where one of 200 does."""
         parts: dict[int, Any] = {}
         for number in numbers:
+            stacked = {name for name in self.moved_by[number] if name in self.stacked} if state is not None else set()
             for _ in range(200):
                 element = self.group.sample(self.generator, factors=[number])
-                if not element.is_identity():
+                if element.is_identity():
+                    continue
+                before = {name: state[name] for name in self._whole_stacks(stacked)} if state is not None else {}
+                acted = act_on(element, before)
+                if not any(torch.equal(acted[name], before[name]) for name in stacked):
                     break
             parts.update(element.parts)
         return GroupElement(self.group, parts)
+
+    def _whole_stacks(self, names: Iterable[str]) -> set[str]:
+        """The names, and those of all tensors that are acted on together with one of them."""
+        wanted = set(names)
+        return wanted.union(*(members for members in self.group.stacks.values() if not wanted.isdisjoint(members)))
 
     # -- soundness -----------------------------------------------------------------------------------------------------
 
@@ -207,22 +220,23 @@ class Checks:
         claimed = self.moved_by[number]
         if not claimed:
             self._problem(f"factor {self.group.factors[number]} moves no tensor")
-        tensors = {name: state[name] for name in claimed}
+        whole = self._whole_stacks(claimed)
         moved: set[str] = set()
         for _ in range(TRIES):  # a random sign may be + wherever a tensor has it
-            acted = act_on(GroupElement(self.group, {number: element.parts[number]}), tensors)
+            acted = act_on(GroupElement(self.group, {number: element.parts[number]}), {name: state[name] for name in whole})
             moved |= {name for name in claimed if not torch.equal(acted[name], state[name])}
             if len(moved) == len(claimed) or self.group.factors[number].kind == "permutation":
                 break
             element = self._element([number])
         for name in claimed:
-            if name not in moved:
+            # An exchange of two branches leaves the others as they are.
+            if moved.isdisjoint(self._whole_stacks([name])):
                 self._problem(f"factor {self.group.factors[number]} claims to move {name}, but leaves it as it is")
         return moved
 
     def _deviation(self, element: GroupElement, state: State, inputs: Sequence[Any], base: Outputs) -> float:
         """How much an element changes the outputs."""
-        names = {name for number in element.parts for name in self.moved_by[number]}
+        names = self._whole_stacks(name for number in element.parts for name in self.moved_by[number])
         acted = act_on(element, {name: state[name] for name in names})
         return self._compare(element, base, self._run(self._with(state, acted), inputs, "factors", base, names))
 
@@ -248,17 +262,18 @@ class Checks:
     def _laws(self) -> None:
         """Composition, inverse and identity, on tensors whose elements are all different; scales are exact up to rounding."""
         laws = {"(gh)θ = g(hθ)": True, "g⁻¹(gθ) = θ": True, "eθ = θ": True}
-        movable = list(dict.fromkeys([*self.movable, *self.group.scales.blocks]))
         g, h = self.group.sample(self.generator), self.group.sample(self.generator)
         both, inverse, identity = g @ h, g.inverse(), self.group.identity()
-        for name in movable:
-            shape = self.group.actions[name].shape
-            theta = {name: torch.arange(1, int(np.prod(shape)) + 1, dtype=torch.float64).reshape(shape)}
+        actions = list(dict.fromkeys([*self.actions, *self.group.scales.blocks]))
+        for action in actions:
+            names, shape = self.group.members(action), self.group.member_shape(action)
+            size = int(np.prod(shape, dtype=np.int64))
+            theta = {name: i * size + torch.arange(1, size + 1, dtype=torch.float64).reshape(shape) for i, name in enumerate(names)}
             moved = act_on(g, theta)
-            laws["(gh)θ = g(hθ)"] &= _equal(act_on(both, theta)[name], act_on(g, act_on(h, theta))[name])
-            laws["g⁻¹(gθ) = θ"] &= _equal(act_on(inverse, moved)[name], theta[name])
-            laws["eθ = θ"] &= torch.equal(act_on(identity, theta)[name], theta[name])
-        if movable:
+            laws["(gh)θ = g(hθ)"] &= _equal(act_on(both, theta), act_on(g, act_on(h, theta)))
+            laws["g⁻¹(gθ) = θ"] &= _equal(act_on(inverse, moved), theta)
+            laws["eθ = θ"] &= all(torch.equal(act_on(identity, theta)[name], theta[name]) for name in theta)
+        if actions:
             self.report.laws = laws
         for law, holds in laws.items():
             if not holds:
@@ -285,7 +300,8 @@ class Checks:
             alone = ", ".join(name for name in self.movable if name not in coupled)
             self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
         permutations = [number for number, factor in enumerate(self.group.factors) if factor.kind == "permutation"]
-        acted = self._with(state, act_on(self._element(permutations), {name: state[name] for name in self.movable}))
+        element = self._element(permutations, state)
+        acted = self._with(state, act_on(element, {name: state[name] for name in self._whole_stacks(self.movable)}))
         base = self._run(acted, inputs, "base", keep=True)
         idle, added = [], []
         for name in chosen:
@@ -359,9 +375,13 @@ class Checks:
 
     def _axes(self) -> tuple[list[tuple[str, int]], bool]:
         """Axes that cannot be permuted alone, as every space along them moves other tensors too; if there are none, fixed axes (False)."""
-        shared = self._shared()
+        # A factor of one stack alone may well permute one of its tensors alone.
+        actions = [{self.group.spaces[s].factor for s in self.group.actions[name].spaces()} for name in self.actions]
+        shared = {number for number in self._shared() if sum(number in own for own in actions) > 1}
         found, others = [], []
-        for name, action in self.group.actions.items():
+        for key, action in self.group.actions.items():
+            name = self.group.members(key)[0]
+            lead = len(action.shape) - len(self.group.member_shape(key))
             if name not in self.read:
                 continue
             along: list[set[int]] = [set() for _ in action.shape]
@@ -369,10 +389,10 @@ class Checks:
                 for block in blocks:
                     for dim, spaces in zip(dims, block.spaces, strict=True):
                         along[dim] |= {self.group.spaces[s].factor for s in spaces}
-            for dim, factors in enumerate(along):
-                if action.shape[dim] > 1 and factors and factors <= shared:
+            for dim, factors in enumerate(along[lead:]):
+                if action.shape[lead + dim] > 1 and factors and factors <= shared:
                     found.append((name, dim))
-                elif action.shape[dim] > 1 and not factors - {-1}:
+                elif action.shape[lead + dim] > 1 and not factors - {-1}:
                     others.append((name, dim))
         return (found, True) if found else (others, False)
 
@@ -393,17 +413,11 @@ class Checks:
             if found is not None and found > allowed:
                 self._problem(f"the exported graph differs from the network itself by {found:.1e}")
 
-
     def _problem(self, text: str) -> None:
         if text not in self.report.problems and len(self.report.problems) < 50:
             self.report.problems.append(text)
 
 
-def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _equal(a: State, b: State) -> bool:
     """Equal but for rounding errors, element by element: numbers of neighbouring elements differ by more."""
-    return a.shape == b.shape and bool(torch.isclose(a, b, rtol=1e-10, atol=0.0).all())
-
-
-def _brief(error: Exception) -> str:
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text if len(text) <= 120 else text[:119] + "…"
+    return all(torch.isclose(a[name], b[name], rtol=1e-10, atol=0.0).all() for name in b)

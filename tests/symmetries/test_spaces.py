@@ -210,6 +210,19 @@ def test_random_programs_are_sound(steps: int, largest: int, seeds: range) -> No
     assert moved > len(seeds) / 2  # most programs have something to get wrong
 
 
+# Programs that random search found: typed wrongly once (the certificate alone caught them), or never settled.
+FOUND = [(80856, 7, 16), (91175, 4, 8), (1005, 4, 12), (1080, 4, 12), (1192, 4, 12), (51276, 5, 12), (50310, 5, 12), (60495, 7, 16),
+         (80537, 7, 16), (80666, 7, 16), (211383, 4, 8)]
+
+
+@pytest.mark.parametrize("program", FOUND, ids=str)
+def test_programs_once_typed_wrongly(program: tuple[int, int, int]) -> None:
+    made = random_program(*program)
+    group = group_of(made)  # raises if it does not settle
+    state = random_parameters(made)
+    assert max(difference(made, state, group.sample(k).act(state)) for k in range(6)) < 1e-9
+
+
 def test_random_programs_against_counting() -> None:
     """No annotated group is larger than the group of all element permutations within tensors; most are as large.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
     from paramgraph.compiler.scales import ScaleSolver
 
+# Products of more elements have one multiplier for all of them.
+MOST_FACTORS = 64
 # Functions of several operands whose order does not matter.
 COMMUTATIVE = frozenset("add mul maximum minimum eq ne logical_and logical_or logaddexp".split())
 
@@ -194,15 +195,23 @@ class Reduce(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
 
+    def type_scales(self, system: SpaceSystem, op: Op) -> None:
+        """What is multiplied together may have multipliers of its own each, if it is not much."""
+        (x,) = op.inputs
+        for d, label in enumerate(op.labels[0]):
+            if op.name == "prod" and label not in op.out_labels and x.shape[d] <= MOST_FACTORS:
+                for i in range(x.shape[d]):
+                    system.take(x.axes, d, range(i, i + 1), False)
+        self.type(system, op)
+
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         order, (x,) = solver.aligned(op)
         gone = [d for d, label in enumerate(order) if label not in op.out_labels]
-        count = math.prod(x.layouts[d].size for d in gone)
-        out = scaling.reduction(solver, op, x, gone, count)
+        out = scaling.reduction(solver, op, x, gone)
         if out is None:
             solver.unscalable(op)
         else:
-            solver.set(op.output, out)
+            solver.finish(op, [label for label in order if label in op.out_labels], out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         (x,) = op.inputs
@@ -239,9 +248,9 @@ class Mix(Operation):
             solver.unscalable(op)
             return
         order, (x,) = solver.aligned(op)
-        mixed = set(op.attrs["mixed"])
+        mixed = [order.index(label) for label in op.attrs["mixed"]]
         short = solver.system.constant(x, mixed)
-        solver.set(op.output, solver.system.lift(short, x.layouts, [d for d in range(len(order)) if d not in mixed]))
+        solver.finish(op, order, solver.system.lift(short, x.layouts, [d for d in range(len(order)) if d not in mixed]))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_function(emitter, op, ["operand"], op.name)
@@ -257,7 +266,8 @@ class Normalize(Mix):
             if role == "running_var":
                 solver.of(value, square=True)
         order, (x, *operands) = solver.aligned(op)
-        out = scaling.normalize(solver, op, x, dict(zip(op.attrs["roles"], operands, strict=True)))
+        over = [order.index(label) for label in op.attrs["mixed"]]
+        out = scaling.normalize(solver, op, x, over, dict(zip(op.attrs["roles"], operands, strict=True)))
         if out is None:
             solver.unscalable(op)
         else:

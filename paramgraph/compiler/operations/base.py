@@ -34,6 +34,10 @@ class Operation:
         """
         raise NotImplementedError
 
+    def type_scales(self, system: SpaceSystem, op: Op) -> None:
+        """As `type`, for the spaces of scale typing, along which multipliers vary and nothing is permuted."""
+        self.type(system, op)
+
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         """Set the character of `op.output` and constrain those of the operands. Without a rule, nothing that it reads can be scaled.
 

@@ -165,14 +165,14 @@ RULES: dict[str, Any] = {
 }
 
 
-def normalize(solver: ScaleSolver, op: Op, x: Character, operands: Mapping[str, Character]) -> Character | None:
-    """The character of a normalisation's result; None where nothing is known of it.
+def normalize(solver: ScaleSolver, op: Op, x: Character, over: Sequence[int], operands: Mapping[str, Character]) -> Character | None:
+    """The character of a normalisation's result over the axes `over`; None where nothing is known of it.
 
     With running statistics it is affine: the input's scale is the running mean's, and any is exact. Statistics of the input itself take
     its magnitude away (exactly 1, as ε is added to it); with a mean, one sign common to all that is normalised together passes, without
     one the sign of each element.
     """
-    system, over = solver.system, op.attrs["mixed"]
+    system = solver.system
     if op.name not in CENTRED | UNCENTRED or not set(operands) <= {"gain", "offset", "running_mean", "running_var"}:
         return None
     if over:
@@ -191,16 +191,15 @@ def normalize(solver: ScaleSolver, op: Op, x: Character, operands: Mapping[str, 
     return system.equal([x, operands["offset"]]) if "offset" in operands else x
 
 
-
-def reduction(solver: ScaleSolver, op: Op, x: Character, gone: Sequence[int], count: int) -> Character | None:
-    """The character of a reduction over the axes `gone`, of `count` elements; None where nothing is known of it."""
+def reduction(solver: ScaleSolver, op: Op, x: Character, gone: Sequence[int]) -> Character | None:
+    """The character of a reduction over the axes `gone`; None where nothing is known of it."""
     system = solver.system
     if op.name in ("sum", "mean", "nansum", "nanmean"):
         return system.constant(x, gone)
     if op.name in ("amax", "amin", "max", "min"):
         return system.power(system.constant(x, gone), 1, "none")
     if op.name == "prod":
-        return system.power(system.constant(x, gone), count, "odd" if count % 2 else "even")
+        return system.product_along(x, gone)
     if op.name in ("var", "std"):
         return system.power(system.constant(x, gone), 2 if op.name == "var" else 1, "even")
     if op.name == "norm" and op.attrs.get("order", 2) != 0:  # of absolute values

@@ -1,0 +1,237 @@
+"""Parallel branches of identical structure: where they meet, and which of what meets is alike.
+
+Branches meet in a *join*: a tree of sums (or of another associative and commutative function), whose operands have no order, or a
+concatenation, whose operands have one that its readers may or may not care for. Operands are candidates for an exchange where the
+operations behind them have one form, down to values that they share; parameters are told apart by their shapes alone.
+`paramgraph.compiler.stacking` then writes each set of candidates as one branch over stacked parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.fx
+
+from paramgraph.compiler.operations.aligned import COMMUTATIVE
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.typing import LAYOUT
+from paramgraph.errors import TraceError
+
+# Associative and commutative functions, with the reduction that they are over many operands.
+REDUCTIONS = {"add": "sum", "mul": "prod", "maximum": "amax", "minimum": "amin"}
+
+
+@dataclass(frozen=True)
+class Join:
+    """Where branches may meet.
+
+    Attributes:
+        root: the operation whose result is the join's.
+        operands: what meets, in order, each with the operation that it enters by.
+        inner: operations between the operands and the root, the root among them.
+    """
+
+    root: Op
+    operands: tuple[tuple[Value, Op], ...]
+    inner: tuple[Op, ...]
+
+    @property
+    def is_ordered(self) -> bool:
+        return self.root.kind == "concat"
+
+
+def is_plain(op: Op) -> bool:
+    """Whether an elementwise function is applied to values alone: no number takes part, no operand is scaled."""
+    return not op.attrs.get("args") and all(scale == 1 for scale in op.attrs.get("scale", ()))
+
+
+def find_joins(program: Program) -> dict[Op, Join]:
+    """The joins of a program by root, where two operands at least come from operations of one kind. Costs one pass."""
+    readers: dict[Value, int] = {}
+    for op in program.ops:
+        for value in op.inputs:
+            readers[value] = readers.get(value, 0) + 1
+    for value, _ in program.outputs:
+        readers[value] = readers.get(value, 0) + 1
+    inside: set[Op] = set()
+    out: dict[Op, Join] = {}
+    for op in reversed(program.ops):
+        if op in inside or not (op.kind == "concat" or op.kind == "elementwise" and op.name in REDUCTIONS and _can_open(op)):
+            continue
+        join = _join(op, readers, program.results)
+        inside.update(join.inner)
+        kinds: set[tuple[Any, ...]] = set()
+        for value, _ in join.operands:
+            producer = value.op
+            read = () if producer is None else tuple(sorted((operand.kind, operand.shape) for operand in producer.inputs))
+            kind = (value.kind, value.shape) if producer is None else (producer.kind, producer.name, value.shape, read)
+            if kind in kinds:
+                out[op] = join
+                break
+            kinds.add(kind)
+    return out
+
+
+def _join(root: Op, readers: dict[Value, int], results: Mapping[Any, Any]) -> Join:
+    """The operands of a tree of one function; parts of it that are read elsewhere too, or cast, are operands themselves."""
+    operands: list[tuple[Value, Op]] = []
+    inner: list[Op] = []
+    stack: list[tuple[Value, Op]] = [(root.output, root)]
+    while stack:
+        value, entered = stack.pop()
+        op = value.op
+        if op is root or (op is not None and readers.get(value) == 1 and _continues(root, op) and not any(entry_of(results, entered, value))):
+            inner.append(op)
+            stack.extend((operand, op) for operand in reversed(op.inputs))
+        else:
+            operands.append((value, entered))
+    return Join(root, tuple(operands), tuple(inner))
+
+
+def _continues(root: Op, op: Op) -> bool:
+    if op.kind != root.kind:
+        return False
+    if op.kind == "concat":
+        return bool(op.attrs["dim"] == root.attrs["dim"])
+    return op.name == root.name and _can_open(op)
+
+
+def _can_open(op: Op) -> bool:
+    return is_plain(op) or _adds_nothing(op)
+
+
+def _adds_nothing(op: Op) -> bool:
+    """`x + 0`: what Python's `sum` begins with."""
+    return op.name == "add" and len(op.inputs) == 1 and op.attrs.get("args") in ((0,), (0.0,))
+
+
+class Colours:
+    """Colours of values: equal for values that operations of one form compute from the same values and any parameters.
+
+    They only sort out what to compare in full; `paramgraph.compiler.stacking` does that.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.results = program.results
+        self._known: dict[Value, int] = {}
+        self._forms: dict[Any, str] = {}
+        # Per operation, which one of those that its call was lowered to it is; per call, all operands of those.
+        self._place: dict[Op, int] = {}
+        self._operands: dict[Any, set[Value]] = {}
+        count: dict[Any, int] = {}
+        for op in program.lowered:
+            self._place[op] = count[op.where] = count.get(op.where, -1) + 1
+        for op in (*program.lowered, *program.ops):
+            self._operands.setdefault(op.where, set()).update(op.inputs)
+
+    def of(self, value: Value) -> int:
+        todo = [value]
+        while todo:
+            top = todo[-1]
+            if top in self._known:
+                todo.pop()
+                continue
+            missing = [v for v in (top.op.inputs if top.kind == "op" and top.op is not None else ()) if v not in self._known]
+            if missing:
+                todo += missing
+                continue
+            self._known[top] = self._colour(top)
+            todo.pop()
+        return self._known[value]
+
+    def _colour(self, value: Value) -> int:
+        if value.kind in ("parameter", "buffer", "constant"):
+            return hash((value.kind, value.shape, value.integer))
+        if value.op is None or value.kind != "op":
+            return hash((value.kind, id(value)))
+        op = value.op
+        behind = [self._known[v] for v in op.inputs]
+        return hash((repr(self.signature(op)), tuple(sorted(behind) if commutes(op) else behind)))
+
+    def slots(self, op: Op) -> list[int]:
+        """The operands' slots, in an order that does not depend on how a commutative function was written."""
+        slots = list(range(len(op.inputs)))
+        return sorted(slots, key=lambda slot: self.of(op.inputs[slot])) if commutes(op) else slots
+
+    def signature(self, op: Op) -> tuple[Any, ...]:
+        """What an operation is, apart from its operands: equal signatures on equal operands give equal results.
+
+        Attributes say how an operation uses axes, not what it computes: strides, dilations and the like are those of the call that it
+        was lowered from.
+        """
+        shapes = (op.output.shape, tuple(value.shape for value in op.inputs)) if not commutes(op) else (op.output.shape,)
+        attrs = {name: item for name, item in op.attrs.items() if not (op.kind == "take" and name == "index")}
+        if op.kind == "take":
+            attrs["length"] = len(op.attrs["index"])
+        own = (op.kind, op.name, shapes, repr(sorted(attrs.items())))
+        if op.kind in LAYOUT:  # wholly described, whatever call it comes from
+            return (*own, *self._copied(op))
+        return (*own, *self._copied(op), self._place.get(op, -1), self._form(op.where))
+
+    def _copied(self, op: Op) -> list[tuple[str, ...]]:
+        entries = [self.entry(op, value) for value in (*op.inputs, *self.unseen(op))]
+        return sorted(entries) if commutes(op) else entries
+
+    def _form(self, node: Any) -> Any:
+        """The call that an operation was lowered from, with every operand as a mark."""
+        if not isinstance(node, torch.fx.Node):
+            return id(node)  # comparable with itself alone
+        if node not in self._forms:
+            self._forms[node] = repr((str(node.target), torch.fx.node.map_arg((node.args, node.kwargs), lambda _: "operand")))
+        return self._forms[node]
+
+    def entry(self, op: Op, value: Value) -> tuple[str, ...]:
+        """What left no operation behind between a value and an operation that reads it: casts round, and that is for no two branches alike."""
+        return tuple(" ".join(str(self._form(node)) for node in own) for own in entry_of(self.results, op, value))
+
+    def unseen(self, op: Op) -> Iterator[Value]:
+        """Operands of the call that no operation lowered from it has: the lowering may have looked at their values."""
+        if op.kind in LAYOUT or not isinstance(op.where, torch.fx.Node):
+            return  # all that a layout operation does stands in its attributes
+        seen = self._operands[op.where]
+        for node in op.where.all_input_nodes:
+            yield from (value for value in _values(self.results.get(node)) if value not in seen)
+
+
+def left_nothing(results: Mapping[Any, Any], node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The calls that end in a node and left no operation behind: their result is their operand."""
+    out = []
+    while node.op == "call_function" and node.all_input_nodes and results.get(node.all_input_nodes[0]) is results.get(node):
+        out.append(node)
+        node = node.all_input_nodes[0]
+    return out
+
+
+def entry_of(results: Mapping[Any, Any], op: Op, value: Value) -> list[list[torch.fx.Node]]:
+    """Such calls between a value and an operation that reads it, for each operand of its call that is the value."""
+    if not isinstance(op.where, torch.fx.Node):
+        return []
+    return [left_nothing(results, node) for node in op.where.all_input_nodes if results.get(node) is value]
+
+
+def commutes(op: Op) -> bool:
+    """Whether an operation is a commutative function of its operands."""
+    return op.kind == "elementwise" and op.name in COMMUTATIVE and len(op.inputs) > 1 and is_plain(op)
+
+
+def same_data(a: Value, b: Value) -> bool:
+    """Whether two constants are equal; constants that cannot be read are not."""
+    if a is b:
+        return True
+    if a.shape != b.shape or a.integer != b.integer or a.read is None or b.read is None:
+        return False
+    try:
+        return bool(np.array_equal(np.asarray(a.read()), np.asarray(b.read())))
+    except TraceError:
+        return False
+
+
+def _values(result: Any) -> Iterator[Value]:
+    if isinstance(result, Value):
+        yield result
+    elif isinstance(result, Sequence) and not isinstance(result, str):
+        for item in result:
+            yield from _values(item)
