@@ -326,3 +326,38 @@ class Llama(nn.Module):
 scales("llama block", 26, 30, (7, (5, 4)))(Llama)
 scales("llama block, tied", 22, 26, (7, (5, 4)))(lambda: Llama(tied=True))
 scales("llama block, norms on queries and keys", 24, 38, (7, (5, 4)))(lambda: Llama(norms=True))
+
+
+class Branches(nn.Module):
+    """A function of two layers of one form and what reads them."""
+
+    def __init__(self, function: Callable[[nn.Module, torch.Tensor], torch.Tensor], readers: int = 3) -> None:
+        super().__init__()
+        self.a, self.b, self.read, self.function = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(readers, 2), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.read(self.function(self, x))
+
+
+# Branches are stacked: what is added has one multiplier, what is multiplied one each.
+scales("branches added, relu", 3, 0, (5, 4))(lambda: Branches(lambda m, x: torch.relu(m.a(x)) + torch.relu(m.b(x))))
+scales("branches multiplied, relu", 6, 0, (5, 4))(lambda: Branches(lambda m, x: torch.relu(m.a(x)) * torch.relu(m.b(x))))
+scales("branches multiplied, tanh", 0, 6, (5, 4))(lambda: Branches(lambda m, x: torch.tanh(m.a(x)) * torch.tanh(m.b(x))))
+scales("the larger of two branches", 3, 0, (5, 4))(lambda: Branches(lambda m, x: torch.maximum(torch.relu(m.a(x)), torch.relu(m.b(x)))))
+scales("branches side by side, relu", 6, 0, (5, 4))(lambda: Branches(lambda m, x: torch.cat([torch.relu(m.a(x)), torch.relu(m.b(x))], -1), 6))
+# A sign for each branch; a normalisation's magnitude is no scale.
+scales("branches normalised", 0, 2, (5, 4))(
+    lambda: Branches(lambda m, x: torch.cat([F.layer_norm(h(x), [3], eps=EPS) for h in (m.a, m.b)], -1), 6))
+
+
+@scales("experts in a list, relu", 4, 0, (5, 4))  # weighted by numbers: each expert's two units for themselves
+class ReluExperts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.ModuleList([nn.Linear(4, 2) for _ in range(2)])
+        self.down = nn.ModuleList([nn.Linear(2, 3) for _ in range(2)])
+        self.router = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gates = torch.softmax(self.router(x), -1)
+        return sum(gates[:, e : e + 1] * self.down[e](torch.relu(self.up[e](x))) for e in range(2))

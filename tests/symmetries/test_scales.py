@@ -18,7 +18,7 @@ import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import StateDictError
 from paramgraph.models.torchvision import import_torchvision
-from tests.support import attention, layers, layouts, values  # noqa: F401  registers the cases
+from tests.support import attention, branches, gathered, indexing, layers, layouts, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 from tests.support.scales import SCALES
 
