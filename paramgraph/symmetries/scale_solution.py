@@ -11,6 +11,7 @@ from paramgraph.graph import EXTENTS, Diagnostic, ScaleDomain
 from paramgraph.symmetries.action import Factor
 from paramgraph.symmetries.character import AUXILIARY, Character, Key, Subset, Terms
 from paramgraph.symmetries.characters import CharacterSystem
+from paramgraph.symmetries.elimination import Form, Parity
 from paramgraph.symmetries.scale_spaces import Layout
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 from paramgraph.symmetries.spaces import Axis
@@ -47,13 +48,14 @@ def annotate(
         scales[number] = place
     for place, number in enumerate(signs):
         signs[number] = len(scales) + place
+    solved = _Solved(system, scales, signs)
     blocks: dict[str, tuple[ScaleBlock, ...]] = {}
     at: dict[tuple[str, Key], int] = {}
     for name, character in characters.items():
         found: list[ScaleBlock] = []
         for key, terms in character.made.items():
-            scaled = _block(system, scales, signs, character.layouts, key, terms)
-            if scaled.terms:
+            scaled = _block(solved, character.layouts, key, terms)
+            if scaled is not None:
                 at[name, key] = len(found)
                 found.append(scaled)
         if found:
@@ -65,13 +67,43 @@ def annotate(
         block = at[unknown.name, unknown.key]
         shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
         variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
-    domains = {name: _domain(system, scales, signs, character, spans) for name, (character, spans) in (nodes or {}).items()}
+    domains = {name: _domain(solved, character, spans) for name, (character, spans) in (nodes or {}).items()}
     return Scales(tuple(variables), blocks, approximate, domains, tuple(diagnostics)), tuple(_factors(variables))
 
 
-def _domain(
-    system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int], character: Character, spans: Spans
-) -> ScaleDomain:
+class _Solved:
+    """Forms in unknowns as forms in variables: `(variable, numerator, denominator)` each, sorted."""
+
+    def __init__(self, system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int]) -> None:
+        self.system, self.scales, self.signs = system, scales, signs
+        self._single: dict[int, tuple[tuple[int, int, int], ...]] = {}
+        self._signs: dict[Parity, tuple[int, ...]] = {}
+
+    def magnitudes(self, form: Form) -> tuple[tuple[int, int, int], ...]:
+        if len(form) != 1:
+            return self._reduced(form)
+        ((unknown, coefficient),) = form.items()
+        if coefficient != 1:
+            return self._reduced(form)
+        found = self._single.get(unknown)
+        if found is None:
+            found = self._single[unknown] = self._reduced(form)
+        return found
+
+    def _reduced(self, form: Form) -> tuple[tuple[int, int, int], ...]:
+        scales = self.scales
+        reduced = self.system.magnitudes.reduce(form).items()
+        return tuple(sorted([(scales[u], c.numerator, c.denominator) for u, c in reduced if u in scales]))
+
+    def negative(self, parity: Parity) -> tuple[int, ...]:
+        found = self._signs.get(parity)
+        if found is None:
+            found = tuple(sorted([self.signs[u] for u in self.system.signs.reduce(parity) if u in self.signs]))
+            self._signs[parity] = found
+        return found
+
+
+def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
     """How the nodes that lie at `spans` of a tensor are scaled: not at all, by one multiplier for all of them, or by one for each."""
     found = [_NONE, _NONE]
     inside: list[set[tuple[Any, ...]]] = [set(), set()]
@@ -79,10 +111,7 @@ def _domain(
         own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
         whole: list[list[Any]] = [[], []]
         for subset, (form_of, signs_of) in character.terms(key).items():
-            forms = (
-                tuple(sorted((scales[u], c) for u, c in system.magnitudes.reduce(form_of).items() if u in scales)),
-                tuple(sorted(signs[u] for u in system.signs.reduce(signs_of) if u in signs)),
-            )
+            forms = (solved.magnitudes(form_of), solved.negative(signs_of))
             along = any(_meets(own[d].atoms, i, spans.get(d, ())) for d, i in subset)
             for which, form in enumerate(forms):
                 if form and along:
@@ -113,21 +142,20 @@ def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int,
     return tuple(starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]][place[1]].id))
 
 
-def _block(
-    system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int], layouts: tuple[Layout, ...], key: Key, terms: Terms
-) -> ScaleBlock:
-    """A block's character in variables; `scales` and `signs` number the free unknowns."""
-    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+def _block(solved: _Solved, layouts: tuple[Layout, ...], key: Key, terms: Terms) -> ScaleBlock | None:
+    """A block's character in variables; None where it is trivial."""
     found = []
     for subset, (form_of, signs_of) in terms.items():
-        form = {scales[u]: c for u, c in system.magnitudes.reduce(form_of).items() if u in scales}
-        negative = sorted([signs[u] for u in system.signs.reduce(signs_of) if u in signs])
+        form, negative = solved.magnitudes(form_of), solved.negative(signs_of)
         if form or negative:
-            own_scales = sorted(form)
-            exponents = [(form[v].numerator, form[v].denominator) for v in own_scales] + [(1, 1)] * len(negative)
-            found.append(ScaleTerm(_places(layouts, key, subset), (*own_scales, *negative), tuple(exponents)))
-    sizes = tuple(tuple(atom.size for atom in block.atoms) for block in own)
-    return ScaleBlock(tuple(block.positions for block in own), sizes, tuple(found))
+            variables = (*[v for v, _, _ in form], *negative)
+            exponents = (*[(top, bottom) for _, top, bottom in form], *[(1, 1)] * len(negative))
+            found.append(ScaleTerm(_places(layouts, key, subset), variables, exponents))
+    if not found:
+        return None
+    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+    sizes = tuple([tuple([atom.size for atom in block.atoms]) for block in own])
+    return ScaleBlock(tuple([block.positions for block in own]), sizes, tuple(found))
 
 
 def _factors(variables: list[ScaleVariable]) -> list[Factor]:

@@ -126,15 +126,20 @@ class Layouts:
 
     system: ScaleSpaces
     _known: dict[Axis, Layout] = field(default_factory=dict)
+    _of: dict[Axis, Layout] = field(default_factory=dict)
     _matches: dict[tuple[Layout, Layout], tuple[int, ...] | None] = field(default_factory=dict)
     _parts: dict[Space, list[tuple[np.ndarray | None, Axis]]] = field(default_factory=dict)
 
     def of(self, axis: Axis) -> Layout:
         """The layout of an axis as it is now: call when all spaces are settled."""
+        known = self._of.get(axis)
+        if known is not None:
+            return known
         units = tuple([unit for unit in self.system.units(axis) if unit.size > 1])
         found = self._known.get(units)
         if found is None:
             found = self._known[units] = self._make(units)
+        self._of[axis] = found
         return found
 
     def _make(self, units: Axis) -> Layout:
