@@ -64,6 +64,23 @@ class ScaleTerm:
 
 
 @dataclass(frozen=True)
+class _View:
+    """How tables on some spaces of a block vary along its axes: transposed, spread over the spaces of the same axes, and reshaped."""
+
+    axes: tuple[int, ...]
+    order: tuple[int, ...]
+    placed: tuple[int, ...]
+    wide: tuple[int, ...]
+    target: tuple[int, ...]
+    exponents: tuple[float, ...]
+
+    def of(self, table: Array) -> Array:
+        if self.placed == self.wide:
+            return (table.transpose(self.order) if len(self.order) > 1 else table).reshape(self.target)
+        return np.broadcast_to(table.transpose(self.order).reshape(self.placed), self.wide).reshape(self.target)
+
+
+@dataclass(frozen=True)
 class ScaleBlock:
     """A part of a tensor, on which every axis is a product of index spaces, with its character.
 
@@ -85,6 +102,19 @@ class ScaleBlock:
     def axis_of(self) -> tuple[int, ...]:
         """Axis of each space."""
         return tuple(d for d, sizes in enumerate(self.sizes) for _ in sizes)
+
+    @cached_property
+    def views(self) -> tuple[_View, ...]:
+        """How the tables of each term are laid out along the block's axes."""
+        return tuple(self._view(term) for term in self.terms)
+
+    def _view(self, term: ScaleTerm) -> _View:
+        axes = tuple(sorted({self.axis_of[p] for p in term.places}))
+        order = tuple(sorted(range(len(term.places)), key=term.places.__getitem__))
+        placed = tuple(n if i in term.places else 1 for i, n in enumerate(self.flat))
+        wide = tuple(n if self.axis_of[i] in axes else 1 for i, n in enumerate(self.flat))
+        target = tuple(math.prod(sizes) if d in axes else 1 for d, sizes in enumerate(self.sizes))
+        return _View(axes, order, placed, wide, target, tuple(top / bottom for top, bottom in term.exponents))
 
 
 @dataclass(frozen=True)
@@ -142,22 +172,23 @@ class Scales:
         """Arrays whose product are the multipliers of a block; each varies along the axes that its terms do, and has size 1 along others."""
         logs: dict[tuple[int, ...], Array] = {}
         flips: dict[tuple[int, ...], Array] = {}
-        shape = tuple(math.prod(sizes) for sizes in block.sizes)
-        for term in block.terms:
-            axes = tuple(sorted({block.axis_of[p] for p in term.places}))
-            wide = [n if block.axis_of[i] in axes else 1 for i, n in enumerate(block.flat)]
-            target = [n if d in axes else 1 for d, n in enumerate(shape)]
-            for variable, exponent in zip(term.variables, term.exponents, strict=True):
+        for term, view in zip(block.terms, block.views, strict=True):
+            log: Array | None = None
+            flip: Array | None = None
+            for variable, exponent in zip(term.variables, view.exponents, strict=True):
                 table = tables.get(variable)
                 if table is None:
                     continue
-                in_order = table.transpose(np.argsort(term.places))
-                placed = in_order.reshape([n if i in term.places else 1 for i, n in enumerate(block.flat)])
-                full = np.broadcast_to(placed, wide).reshape(target)
-                if self.variables[variable].kind == "sign":
-                    flips[axes] = flips[axes] ^ full if axes in flips else full
+                if table.dtype == bool:
+                    flip = table if flip is None else flip ^ table
                 else:
-                    logs[axes] = logs.get(axes, 0.0) + full * float(Fraction(*exponent))
+                    table = table if exponent == 1 else table * exponent
+                    log = table if log is None else log + table
+            axes = view.axes
+            if log is not None:
+                logs[axes] = logs[axes] + view.of(log) if axes in logs else view.of(log)
+            if flip is not None:
+                flips[axes] = flips[axes] ^ view.of(flip) if axes in flips else view.of(flip)
         signed = {axes: np.exp(log) for axes, log in logs.items()}
         for axes, flip in flips.items():
             signed[axes] = signed.get(axes, 1.0) * (1.0 - 2.0 * flip)
