@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from paramgraph.compiler.certificate import Certificate
+from paramgraph.compiler.deferred import DeferredScales
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.parallel import Branch, Undone, branch_axes, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.stacking import Stack
@@ -31,19 +30,7 @@ PARTS = (None, 4, 0)
 Solved = tuple[Typing, GroupBuilder, dict[str, TensorAction]]
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Cyclic garbage collection waits: each pass would walk the tracer's many objects, and compiling leaves few cycles behind."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_collections()
+@no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network.
 
@@ -90,15 +77,18 @@ def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None)
         node_sets, edge_sets = emitter.run()
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
+    said = tuple(diagnostics(program, typing))
+    scaling = None if typing.failure else DeferredScales(program, typing.system, emitter.components)
+    lowering.forget()
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases, program.stacks),
+        symmetry=builder.group(actions, storages.aliases, program.stacks, scaling),
         values=storages.values,
         aliases=storages.aliases,
         names=tuple(trace.state),
-        diagnostics=tuple(diagnostics(program, typing)),
+        diagnostics=said,
     )
 
 
