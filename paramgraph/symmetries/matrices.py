@@ -99,17 +99,37 @@ class MatrixFactor:
         dual = torch.linalg.inv(matrices).mT if any(part.dual for part in self.parts) else matrices
         for part in self.parts:
             tensor = out.get(part.tensor, tensors[part.tensor])
-            wide = tensor if tensor.dtype == torch.float64 else tensor.to(torch.float64)
-            where = [np.arange(math.prod(s)) if index is None else index for index, s in zip(part.index, part.sizes, strict=True)]
-            places = tuple(torch.from_numpy(axis) for axis in np.ix_(*where))
-            held = wide[places].reshape(part.flat).permute(part.order)
-            own = held.reshape(self.copies, self.size, -1)
-            moved = (dual if part.dual else matrices).to(own.device) @ own
-            back = moved.reshape(held.shape).permute(np.argsort(part.order).tolist())
-            made = wide.clone()
-            made[places] = back.reshape([len(axis) for axis in where])
+            places, moved = self._times(dual if part.dual else matrices, part, tensor)
+            made = tensor.to(torch.float64, copy=True)
+            made[places] = moved
             out[part.tensor] = made.to(tensor.dtype)
         return out
+
+    def tangent(self, direction: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The derivative of the action at the identity, in float64.
+
+        Args:
+            direction: matrices of shape `(copies, n, n)`: those that act are `1 + t · direction`.
+            tensors: by action name.
+        """
+        import torch
+
+        out = {name: torch.zeros_like(tensors[name], dtype=torch.float64) for name in self.tensors}
+        for part in self.parts:
+            places, moved = self._times(-direction.mT if part.dual else direction, part, tensors[part.tensor])
+            out[part.tensor][places] += moved
+        return out
+
+    def _times(self, matrices: torch.Tensor, part: MatrixPart, tensor: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """Where a part is, and its elements times the matrices."""
+        import torch
+
+        where = [np.arange(math.prod(s)) if index is None else index for index, s in zip(part.index, part.sizes, strict=True)]
+        places = tuple(torch.from_numpy(axis).to(tensor.device) for axis in np.ix_(*where))
+        held = tensor[places].to(torch.float64).reshape(part.flat).permute(part.order)
+        moved = matrices.to(held.device) @ held.reshape(self.copies, self.size, -1)
+        back = moved.reshape(held.shape).permute(np.argsort(part.order).tolist())
+        return places, back.reshape([len(axis) for axis in where])
 
     def __str__(self) -> str:
         return f"GL({self.size}){f'^{self.copies}' if self.copies > 1 else ''}: {self.name}"

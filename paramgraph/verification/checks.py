@@ -14,6 +14,7 @@ from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import act_on, deviation, without_nan
 from paramgraph.verification.execute import Execution, Outputs
+from paramgraph.verification.maximality import maximality
 from paramgraph.verification.original import compare_original
 from paramgraph.verification.randomise import Randomiser, draw_inputs, has_values
 from paramgraph.verification.report import FactorReport, Report
@@ -397,6 +398,16 @@ class Checks:
         return (found, True) if found else (others, False)
 
     # -- the exported graph --------------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Continuous symmetries, declared and not."""
+        found = maximality(self.graph, self.execution, self._state(), self.read,
+                           lambda: draw_inputs(self.examples, self.generator, self.keep_integers))
+        self.report.maximality = found
+        if found.declared > found.nullity or found.change > CHANGE:
+            self._problem(f"a declared continuous symmetry changes the outputs: {found}")
+        elif not found.complete:
+            self.report.notes.append("some continuous symmetries are not declared, or the function is not analytic")
 
     def _original(self, model: nn.Module | None, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """The exported graph must be the network itself."""
