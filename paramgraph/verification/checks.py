@@ -25,6 +25,8 @@ State = dict[str, torch.Tensor]
 CHANGE = 1e-6
 # Random elements of a factor that are tried until one moves every tensor that the factor claims to move.
 TRIES = 40
+# Tests of matrix groups per input; more groups are tested together.
+BUNDLES = 12
 # Permutations outside the group that are tried.
 OUTSIDE = 3
 
@@ -61,7 +63,8 @@ class Checks:
         report = self.report
         report.movable = len(self.movable)
         leave_out = len(self.movable) if leave_out is None else min(leave_out, len(self.movable))
-        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1)) + 2 + leave_out + OUTSIDE
+        moves = min(BUNDLES, len(self.group.continuous))
+        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1) + moves) + 2 + leave_out + OUTSIDE
         settled = self._settle()
         if settled is None:
             return
@@ -81,6 +84,7 @@ class Checks:
                 self._factors(bundle, state, inputs, base, worst, moved)
             if self.group.factors:
                 self._whole(state, inputs, base)
+            self._motions(state, inputs, base)
             if number == report.inputs - 1:
                 self._outside(state, inputs, base)
                 self._leave_out(leave_out, state, inputs)
@@ -259,6 +263,21 @@ class Checks:
                     self._problem(f"{name} and {alias.base} are tied, but not after the action")
             found = self._compare(element, base, self._run(acted, inputs, "whole group"))
             self.report.whole = max(self.report.whole, found)
+
+    def _motions(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
+        """Random matrices of each matrix group; where there are many, of a bundle of them."""
+        bundles = np.array_split(range(len(self.group.continuous)), min(BUNDLES, len(self.group.continuous))) if self.group.continuous else []
+        for numbers in bundles:
+            names = {m for n in numbers for action in self.group.continuous[n].tensors for m in self.group.members(action)}
+            acted = self.group.move(self.generator, numbers.tolist()).act({name: state[name] for name in names})
+            found = deviation(base.values, self._run(self._with(state, acted), inputs, "matrices", base, names).values)
+            label = ", ".join(str(self.group.continuous[n]) for n in numbers)
+            self.report.matrices[label] = max(self.report.matrices.get(label, 0.0), found)
+            if found > self.report.tolerance:
+                self._problem(f"{label} changes the outputs by {found:.1e}")
+            still = [name for name in names if torch.equal(acted[name], state[name])]
+            if still:
+                self._problem(f"{label} claims to move {', '.join(sorted(still))}, but leaves it as it is")
 
     def _laws(self) -> None:
         """Composition, inverse and identity, on tensors whose elements are all different; scales are exact up to rounding."""

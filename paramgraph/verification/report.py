@@ -62,6 +62,7 @@ class Report:
         tolerance: largest relative deviation that counts as unchanged.
         factors: per factor, its deviation and the tensors that it moved.
         whole: worst relative deviation under random elements of the whole group.
+        matrices: per matrix group, or several tested together, the worst relative deviation under random matrices.
         laws: the group laws that were checked on the network's tensors, by name.
         left_out: per tensor left out of the action, how much that changed the outputs.
         movable: number of tensors that the group moves.
@@ -82,6 +83,7 @@ class Report:
     tolerance: float
     factors: list[FactorReport] = field(default_factory=list)
     whole: float = 0.0
+    matrices: dict[str, float] = field(default_factory=dict)
     laws: dict[str, bool] = field(default_factory=dict)
     left_out: dict[str, float] = field(default_factory=dict)
     movable: int = 0
@@ -104,7 +106,7 @@ class Report:
     @property
     def max_deviation(self) -> float:
         """Worst relative deviation over all factors and the whole group."""
-        return max([self.whole, *(factor.deviation for factor in self.factors)])
+        return max([self.whole, *self.matrices.values(), *(factor.deviation for factor in self.factors)])
 
     @property
     def outside_changed(self) -> bool:
@@ -123,6 +125,7 @@ class Report:
             ("exported graph is the network", "one input", exported),
             ("each factor", f"{len(self.factors)} factors ({alone} alone), {covered}", f"worst deviation {worst:.1e}"),
             ("whole group", covered, f"worst deviation {self.whole:.1e}"),
+            ("matrix groups", f"{len(self.matrices)} tests, {self.inputs} inputs", f"worst deviation {max(self.matrices.values(), default=0.0):.1e}"),
             ("group laws", ", ".join(self.laws) or "none", "hold" if self.laws and all(self.laws.values()) else "not shown"),
             ("one tensor left out", f"{len(self.left_out)} of {self.movable} tensors", f"least change {smallest:.1e}"),
             ("outside the group", f"{len(self.outside)} permutations", f"least change {outside:.1e}"),
