@@ -9,6 +9,7 @@ from dataclasses import replace
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
+from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import solve_scales
 from paramgraph.graph import Diagnostic
@@ -59,10 +60,10 @@ class DeferredScales:
                 approximate = scales.approximate
                 scales, factors = annotate(solver.system, known, nodes, found)
                 scales = replace(scales, approximate=approximate)
-            return scales, factors
+            return scales, factors, lambda: MatrixFinder(self.program, solver).run()
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
             cause = f"they could not be solved for, so none are in the group: {error!r}"
-            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), ()
+            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), (), tuple
 
 
 def _spans(value: Value, component: Component) -> Spans:
