@@ -10,6 +10,7 @@ from torch import nn
 
 import paramgraph as pg
 from paramgraph.errors import GroupError
+from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.verification.report import Maximality
 from tests.support.cases import CASES
 from tests.support.scales import SCALES
@@ -62,8 +63,9 @@ def test_matrices_are_verified() -> None:
     model, inputs, graph = compiled("two-head attention")
     report = pg.verify(graph, model, inputs, elements=1, inputs=1, leave_one_out=0)
     assert report.passed
-    assert len(report.matrices) == 2
-    q, v = graph.symmetry.continuous
+    assert len(report.matrices) == 3
+    q, v, _ = graph.symmetry.continuous
+    assert isinstance(q, MatrixFactor) and isinstance(v, MatrixFactor)
     crossed = replace(q, parts=(*(p for p in q.parts if not p.dual), *(p for p in v.parts if p.dual != v.parts[0].dual)))
     wrong = replace(graph, symmetry=replace(graph.symmetry, continuous=(crossed, v)))
     report = pg.verify(wrong, model, inputs, elements=1, inputs=1, leave_one_out=0)

@@ -24,6 +24,7 @@ from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.scales import Scales, drawn
+from paramgraph.symmetries.translations import TranslationFactor
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,8 @@ __all__ = ["ActionBlock", "Factor", "GroupElement", "IndexSpace", "SymmetryGroup
 KINDS = ("permutation", "scale", "sign")
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
-# What scale typing gives: variables and characters, their factors, and what finds the matrix groups.
-Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[MatrixFactor, ...]]]
+# What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
+Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[MatrixFactor | TranslationFactor, ...]]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SymmetryGroup:
         stacks: state-dict names of tensors that are acted on together, by a name for them all: those of parallel branches, laid side by
             side in row-major order of the action's leading axes.
         scales: the variables of scales and signs, and the characters of the tensors that they scale, by the names of the actions.
-        continuous: matrix groups that hold some of the scales and permutations: elements of them are drawn by `move`.
+        continuous: matrix groups, which hold some of the scales and permutations, and translations: elements of them are drawn by `move`.
     """
 
     spaces: tuple[IndexSpace, ...]
@@ -61,7 +62,7 @@ class SymmetryGroup:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
-    continuous: tuple[MatrixFactor, ...] = field(default_factory=tuple)
+    continuous: tuple[MatrixFactor | TranslationFactor, ...] = field(default_factory=tuple)
 
     @classmethod
     def deferred(
@@ -101,13 +102,13 @@ class SymmetryGroup:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return self.__dict__[name]
 
-    def _found(self) -> tuple[MatrixFactor, ...]:
-        """The matrix groups. No call crashes: a search that fails finds none, and says so."""
+    def _found(self) -> tuple[MatrixFactor | TranslationFactor, ...]:
+        """Matrix groups and translations. No call crashes: a search that fails finds none, and says so."""
         scales = self.scales
         try:
             return tuple(self.__dict__.pop("_find")())
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
-            said = Diagnostic("note", "matrix groups", f"they could not be searched for, so none are in the group: {error!r}")
+            said = Diagnostic("note", "matrix groups and translations", f"they could not be searched for, so none are in the group: {error!r}")
             self.__dict__["scales"] = replace(scales, diagnostics=(*scales.diagnostics, said))
             return ()
 
@@ -186,12 +187,12 @@ class SymmetryGroup:
     def move(
         self, seed: int | torch.Generator | None = None, factors: Iterable[int] | None = None, sigma: float = SIGMA
     ) -> Motion:
-        """A random element of the matrix groups: matrices whose singular values have normal logarithms.
+        """A random element of the continuous factors: matrices whose singular values have normal logarithms, and normal translations.
 
         Args:
             seed: as of `sample`.
             factors: numbers of continuous factors; None for all.
-            sigma: standard deviation of the logarithm of a singular value.
+            sigma: standard deviation of the logarithm of a singular value, and of what is added.
 
         Raises:
             GroupError: a factor is not in the group.

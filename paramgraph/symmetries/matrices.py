@@ -120,6 +120,15 @@ class MatrixFactor:
             out[part.tensor][places] += moved
         return out
 
+    def inverse(self, matrices: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.linalg.inv(matrices)
+
+    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """What both do, one after the other."""
+        return second @ first
+
     def _times(self, matrices: torch.Tensor, part: MatrixPart, tensor: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Where a part is, and its elements times the matrices."""
         import torch

@@ -1,4 +1,4 @@
-"""Elements of the continuous groups beyond scales: words of matrices, applied one after another."""
+"""Elements of the continuous groups beyond scales: words of matrices and translations, applied one after another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Motion:
 
     Attributes:
         group: the group it belongs to.
-        steps: `(number of the continuous factor, matrices)`, the first applied first.
+        steps: `(number of the continuous factor, matrices or what is added)`, the first applied first.
     """
 
     group: SymmetryGroup
@@ -45,8 +45,8 @@ class Motion:
                     raise StateDictError(f"{member}: expected floating-point numbers, got {state_dict[member].dtype}. Convert the tensor first.")
             tensors = [state_dict[member].detach() for member in group.members(name)]
             current[name] = tensors[0] if name not in group.stacks else torch.stack(tensors).reshape(group.actions[name].shape)
-        for number, matrices in self.steps:
-            current.update(group.continuous[number].act(matrices, current))
+        for number, step in self.steps:
+            current.update(group.continuous[number].act(step, current))
         out: dict[str, torch.Tensor] = {}
         for name, tensor in current.items():
             parts = [tensor] if name not in group.stacks else tensor.reshape(-1, *group.member_shape(name)).unbind()
@@ -55,22 +55,20 @@ class Motion:
         return {name: group.aliases[name].read(bases) if name in group.aliases else bases[name] for name in state_dict}
 
     def inverse(self) -> Motion:
-        import torch
-
-        return Motion(self.group, tuple((number, torch.linalg.inv(matrices)) for number, matrices in reversed(self.steps)))
+        return Motion(self.group, tuple((number, self.group.continuous[number].inverse(step)) for number, step in reversed(self.steps)))
 
     def __matmul__(self, other: Motion) -> Motion:
-        """Composition: `(g @ h).act(x) == g.act(h.act(x))`; neighbouring matrices of one factor become one."""
+        """Composition: `(g @ h).act(x) == g.act(h.act(x))`; neighbouring steps of one factor become one."""
         if not isinstance(other, Motion):
             return NotImplemented
         if other.group is not self.group:
             raise GroupError("motions of two different groups cannot be composed: draw both from one graph's symmetry.")
         steps = list(other.steps)
-        for number, matrices in self.steps:
+        for number, step in self.steps:
             if steps and steps[-1][0] == number:
-                steps[-1] = (number, matrices @ steps[-1][1])
+                steps[-1] = (number, self.group.continuous[number].product(steps[-1][1], step))
             else:
-                steps.append((number, matrices))
+                steps.append((number, step))
         return Motion(self.group, tuple(steps))
 
     def __str__(self) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from paramgraph.errors import GroupError
 from paramgraph.symmetries.element import GroupElement
+from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.verification.report import Maximality
 
 if TYPE_CHECKING:
@@ -130,8 +131,9 @@ def _tangents(group: SymmetryGroup, state: State) -> Iterator[dict[str, torch.Te
             acted = GroupElement.of_tables(group, {number: table}).act_on(ones)
             yield _members(group, {name: acted[name].log() * wide[name] for name in acted})
     for factor in group.continuous:
-        for place in np.ndindex(factor.copies, factor.size, factor.size):
-            direction = torch.zeros(factor.copies, factor.size, factor.size, dtype=torch.float64)
+        shape = (factor.copies, factor.size, factor.size) if isinstance(factor, MatrixFactor) else factor.shape
+        for place in np.ndindex(*shape):
+            direction = torch.zeros(shape, dtype=torch.float64)
             direction[place] = 1.0
             yield _members(group, factor.tangent(direction, wide))
 

@@ -1,4 +1,4 @@
-"""Matrix groups: where they are, where they are not, and that any matrix of them leaves the function unchanged."""
+"""Matrix groups and translations: where they are, where they are not, and that any of them leaves the function unchanged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import paramgraph as pg
 from paramgraph.compiler import matrices
 from paramgraph.errors import GroupError, StateDictError
 from paramgraph.symmetries.matrices import MatrixFactor
+from paramgraph.symmetries.translations import TranslationFactor
 from tests.support.attention import Attention
 from tests.symmetries.test_scales import compiled, random_state, run
 
@@ -49,7 +50,15 @@ FOUND = {
 @pytest.mark.parametrize("name", FOUND)
 def test_where_they_are(name: str) -> None:
     *_, graph = compiled(name)
-    assert sorted((f.size, f.copies) for f in graph.symmetry.continuous) == sorted(FOUND[name])
+    assert sorted((f.size, f.copies) for f in matrices_of(graph)) == sorted(FOUND[name])
+
+
+def matrices_of(graph: pg.ParamGraph) -> list[MatrixFactor]:
+    return [f for f in graph.symmetry.continuous if isinstance(f, MatrixFactor)]
+
+
+def translations_of(graph: pg.ParamGraph) -> dict[str, int]:
+    return {f.name.removeprefix("additions to "): f.dimension for f in graph.symmetry.continuous if isinstance(f, TranslationFactor)}
 
 
 @pytest.mark.parametrize("name", [name for name in FOUND if FOUND[name]])
@@ -62,9 +71,9 @@ def test_random_matrices_leave_the_function_unchanged(name: str) -> None:
         moved = motion.act(state)
         assert deviation(run(model, graph, moved, inputs), before) < 1e-10
         members = [member for action in factor.tensors for member in graph.symmetry.members(action)]
-        for member in members:  # each is moved, and is needed
+        for member in members if isinstance(factor, MatrixFactor) else ():  # each is moved, and is needed
             assert not torch.allclose(moved[member], state[member])
-        if len(members) > 1:
+        if isinstance(factor, MatrixFactor) and len(members) > 1:
             assert deviation(run(model, graph, moved | {members[0]: state[members[0]]}, inputs), before) > 1e-6
     everything = graph.symmetry.move(3) @ graph.symmetry.move(4)
     assert deviation(run(model, graph, everything.act(state), inputs), before) < 1e-10
@@ -132,7 +141,7 @@ def between(function: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> pg.P
 def test_forbidden(name: str) -> None:
     """None is declared, and one put there by hand changes the function."""
     graph = between(FORBIDDEN[name])
-    assert [f for f in graph.symmetry.continuous if f.size > 2] == []
+    assert [f for f in matrices_of(graph) if f.size > 2] == []
     plain = between(ALLOWED["nothing"]).symmetry
     model, x = Between(FORBIDDEN[name]).double(), torch.randn(5, 3, dtype=torch.float64)
     state = {n: t.detach() for n, t in model.state_dict().items()}
@@ -143,7 +152,7 @@ def test_forbidden(name: str) -> None:
 @pytest.mark.parametrize("name", ALLOWED)
 def test_allowed(name: str) -> None:
     graph = between(ALLOWED[name])
-    assert [(f.size, f.copies) for f in graph.symmetry.continuous] == [(4, 1)]
+    assert [(f.size, f.copies) for f in matrices_of(graph)] == [(4, 1)]
     model, x = Between(ALLOWED[name]).double(), torch.randn(5, 3, dtype=torch.float64)
     state = {n: t.detach() for n, t in model.state_dict().items()}
     before, after = (torch.func.functional_call(model, s, x) for s in (state, graph.symmetry.move(0).act(state)))
@@ -155,13 +164,15 @@ def test_must_fail() -> None:
     x = torch.randn(3, 7, 5, dtype=torch.float64)
     plain = pg.compile(Attention().double().eval(), x).symmetry
     keys = next(n for n, f in enumerate(plain.continuous) if "q.weight" in f.tensors)
+    found = plain.continuous[keys]
+    assert isinstance(found, MatrixFactor)
     rotary = Attention(position="rotary").double().eval()
     state = {n: t.detach() for n, t in rotary.state_dict().items()}
     before, after = (torch.func.functional_call(rotary, s, x) for s in (state, plain.move(0, [keys]).act(state)))
     assert deviation(after, before) > 1e-6
     whole = MatrixFactor("across heads", 8, 1, tuple(
         type(p)(p.tensor, p.index, tuple((8,) if s == (2, 4) else s for s in p.sizes), (0,), (), p.dual)
-        for p in plain.continuous[keys].parts))  # fmt: skip
+        for p in found.parts))  # fmt: skip
     model = Attention().double().eval()
     state = {n: t.detach() for n, t in model.state_dict().items()}
     moved = state | whole.act(whole.draw(torch.Generator().manual_seed(0), 0.5), state)
@@ -179,7 +190,7 @@ def test_convolutions() -> None:
 
     model, x = Net().double(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
     graph = pg.compile(model, x)
-    assert [(f.size, set(f.tensors)) for f in graph.symmetry.continuous] == [(4, {"a.weight", "a.bias", "b.weight"})]
+    assert [(f.size, set(f.tensors)) for f in matrices_of(graph)] == [(4, {"a.weight", "a.bias", "b.weight"})]
     state = graph.state_dict()
     before, after = (torch.func.functional_call(model, s, x) for s in (state, graph.symmetry.move(0).act(state)))
     assert deviation(after.detach(), before.detach()) < 1e-11
@@ -225,3 +236,89 @@ def test_a_failure_finds_none_and_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     assert symmetry.continuous == ()
     assert any("a defect" in d.cause for d in symmetry.scales.diagnostics)
     assert symmetry.dimension == 2
+
+
+# -- translations --------------------------------------------------------------------------------------------------------------
+
+# Per network, what may be added, with its dimension, by hand: anything (key biases), or the same to all of some axis.
+ADDED = {
+    "two-head attention": {"k.bias": 8},
+    "alibi attention": {"k.bias": 8},
+    "grouped-query attention": {"k.bias": 8},
+    "packed attention": {"qkv.bias (a part)": 8},  # of the keys
+    "rotary attention": {},
+    "t5 relative bias": {"table.weight": 2},  # the same for all distances, per head
+    "soft mixture of experts": {"router.weight": 8, "router.bias": 1},
+    "experts in a list, slice": {"router.weight": 3, "router.bias": 1},
+    "linear, layer norm, linear, gelu": {"0.weight": 4, "0.bias": 1},
+    "linear, rms norm, linear, gelu": {},
+    # All writers of the stream, and the key's bias.
+    "pre-norm attention block": {"i.weight": 4, "i.bias": 1, "attend.o.weight": 4, "attend.o.bias": 1, "b.weight": 3, "b.bias": 1,
+                                 "attend.k.bias": 4},
+    "instance norm": {"0.bias": 8},
+    "mlp, relu": {},
+    "mlp, identity": {},
+    "lstm": {},
+    "llama block": {},
+}
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_may_be_added(name: str) -> None:
+    model, inputs, graph = compiled(name)
+    assert translations_of(graph) == ADDED[name]
+    state = random_state(model, graph, 0)
+    before = run(model, graph, state, inputs)
+    for number, factor in enumerate(graph.symmetry.continuous):
+        if isinstance(factor, TranslationFactor):
+            g, h = graph.symmetry.move(1, [number]), graph.symmetry.move(2, [number])
+            moved = g.act(state)
+            assert [n for n in state if not torch.equal(moved[n], state[n])] == [factor.tensor]
+            assert deviation(run(model, graph, moved, inputs), before) < 1e-10
+            once, twice = (g @ h).act(state), g.act(h.act(state))
+            back = g.inverse().act(moved)
+            assert all(torch.allclose(once[n], twice[n]) and torch.allclose(back[n], state[n]) for n in state)
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("two-head attention", "q.bias"), ("two-head attention", "v.bias"), ("rotary attention", "k.bias"),
+                                              ("linear, rms norm, linear, gelu", "0.bias"), ("packed attention", "qkv.bias")])  # fmt: skip
+def test_what_may_not(name: str, tensor: str) -> None:
+    model, inputs, graph = compiled(name)
+    state = random_state(model, graph, 0)
+    moved = TranslationFactor("by hand", tensor, (None,), (1,)).act(torch.ones(1, dtype=torch.float64), state)
+    assert deviation(run(model, graph, state | moved, inputs), run(model, graph, state, inputs)) > 1e-6
+
+
+class Routed(nn.Module):
+    """Logits that become weights, and what else is done with them."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.router, self.head, self.function = nn.Linear(3, 4), nn.Linear(4, 2), function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.function(self.router(x)))
+
+
+@pytest.mark.parametrize(("function", "found"), [
+    (lambda s: torch.softmax(s, -1), {"router.weight": 3, "router.bias": 1}),
+    (lambda s: torch.softmax(s / 0.3, -1), {"router.weight": 3, "router.bias": 1}),
+    (lambda s: torch.log_softmax(s, -1), {"router.weight": 3, "router.bias": 1}),
+    (lambda s: torch.softmax(s.masked_fill(torch.arange(4) > 2, -torch.inf), -1), {"router.weight": 3, "router.bias": 1}),
+    (lambda s: torch.softmax(s, 0), {"router.bias": 4}),  # over the batch: anything that is the same for all samples
+    (lambda s: torch.softmax(s.masked_fill(torch.arange(4) > 2, -9.0), -1), {}),
+    (lambda s: torch.softmax(s, -1) + s, {}),
+    (lambda s: torch.softmax(s * torch.arange(4.0), -1), {}),
+    (lambda s: torch.softmax(s.cumsum(-1), -1), {}),
+    (lambda s: torch.softmax(s**2, -1), {}),
+    (lambda s: torch.sigmoid(s), {}),
+], ids=["softmax", "temperature", "log softmax", "masked", "over samples", "masked by a number", "read twice", "weighted", "summed up", "squared",
+        "sigmoid"])  # fmt: skip
+def test_routers(function: Callable[[torch.Tensor], torch.Tensor], found: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    model, x = Routed(function).double(), torch.randn(5, 3, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    assert translations_of(graph) == found
+    state = {n: t.detach() for n, t in model.state_dict().items()}
+    before, after = (torch.func.functional_call(model, s, x) for s in (state, graph.symmetry.move(0).act(state)))
+    assert deviation(after, before) < 1e-11
