@@ -203,6 +203,7 @@ class ParamGraph:
         aliases: further state-dict names, each with the recipe of its view of a base tensor.
         names: all state-dict names, in the network's order.
         diagnostics: what was pinned and why, unknown operations, unused parameters.
+        source: where the model is that edited values can be written back into (ONNX); None otherwise, and for loaded graphs.
     """
 
     name: str
@@ -213,6 +214,7 @@ class ParamGraph:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    source: Any = field(default=None, compare=False, repr=False)
 
     @cached_property
     def num_nodes(self) -> int:

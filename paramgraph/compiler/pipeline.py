@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+
+import torch
 
 from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.diagnose import diagnostics
@@ -14,7 +17,7 @@ from paramgraph.compiler.program import Program
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import Typing, give_up, type_program
-from paramgraph.graph import ParamGraph
+from paramgraph.graph import Alias, ParamGraph
 from paramgraph.symmetries.group import TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
@@ -34,13 +37,32 @@ def _no_collections() -> Iterator[None]:
 
 @_no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
-    """Lower, type and emit a traced network.
+    """Lower, type and emit a traced network."""
+    lowering = Lowering(trace.exported, name or trace.name, trace.state)
+    program = lowering.run()
+    return _compiled(program, lowering.storages.values, lowering.storages.aliases, tuple(trace.state))
+
+
+@_no_collections()
+def compile_onnx(model: Any, example_inputs: Any = None, dimensions: Mapping[str, Any] | None = None, name: str | None = None) -> ParamGraph:
+    """Read, lower, type and emit an ONNX model: a path, or a `ModelProto`."""
+    from paramgraph.compiler.onnx.lowering import OnnxLowering
+    from paramgraph.compiler.onnx.source import open_model, source_of
+
+    source = source_of(model)
+    opened = open_model(source)
+    lowering = OnnxLowering(opened, name or opened.graph.name or "model", example_inputs, dimensions)
+    program = lowering.run()
+    return _compiled(program, lowering.state, {}, tuple(lowering.state), source)
+
+
+def _compiled(program: Program, values: Mapping[str, torch.Tensor], aliases: Mapping[str, Alias], names: tuple[str, ...],
+              source: Any = None) -> ParamGraph:
+    """Type and emit a program.
 
     No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
     graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
     """
-    lowering = Lowering(trace.exported, name or trace.name, trace.state)
-    program = lowering.run()
     try:
         typing, builder, actions = _solved(program, type_program(program))
         if typing.dependencies.delicate:  # elsewhere types are plain products
@@ -56,16 +78,16 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
         node_sets, edge_sets = emitter.run()
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
-    storages = lowering.storages
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases),
-        values=storages.values,
-        aliases=storages.aliases,
-        names=tuple(trace.state),
+        symmetry=builder.group(actions, aliases),
+        values=values,
+        aliases=aliases,
+        names=names,
         diagnostics=tuple(diagnostics(program, typing)),
+        source=source,
     )
 
 

@@ -136,6 +136,8 @@ class Builder:
         self.where: Any = None
         # Shapes of the results of the operation that is being lowered.
         self.shapes: list[tuple[int, ...]] = []
+        # Version of the operator set that an ONNX operator is from.
+        self.version = 0
 
     def transaction(self) -> Transaction:
         """Drop the operations that the body added if it raises."""

@@ -11,6 +11,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_map, tree_unflatten
 
+from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.program import Builder, Program, Value
@@ -100,6 +101,7 @@ class Lowering:
                 self._outputs(node, signature)
         self.program.drop_dead()
         split_packed(self.program)
+        name_attention(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

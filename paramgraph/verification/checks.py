@@ -23,6 +23,8 @@ State = dict[str, torch.Tensor]
 CHANGE = 1e-6
 # The exported graph and the network itself may differ by casts inside the network.
 SAME_FUNCTION = 1e-5
+# The least tolerance in float32: a few units in the last place, however little one perturbation of the last bits happens to change.
+FLOOR_32 = 2e-6
 # Permutations outside the group that are tried.
 OUTSIDE = 3
 
@@ -43,6 +45,10 @@ class Checks:
         self.moved_by = [self.group.moved_by(number) for number in range(len(self.group.factors))]
         self.progress = progress
         self.total = 0
+        # What is run in, what must change the outputs must change them by, and (in float32) the tolerance as a multiple of rounding errors.
+        self.precision = torch.float64
+        self.least_change = CHANGE
+        self.noise: float | None = None
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
@@ -148,11 +154,15 @@ class Checks:
         """A start whose rounding errors leave the tolerance within reach; weights of networks that amplify them are damped."""
         for _ in range(6):
             state, inputs, base = self._start()
-            up = torch.tensor(torch.inf, dtype=torch.float64)
-            last_bit = {name: torch.nextafter(tensor, up) for name, tensor in state.items() if tensor.is_floating_point()}
+            up = torch.tensor(torch.inf, dtype=self.precision)
+            last_bit = {name: torch.nextafter(tensor.to(self.precision), up).double() for name, tensor in state.items()
+                        if tensor.is_floating_point()}
             other = self._run(self._with(state, last_bit), inputs, "rounding errors")
             self.report.rounding = deviation(base.values, other.values)
-            if self.report.rounding < self.report.tolerance / 30:
+            if self.noise is not None and self.report.rounding < self.report.tolerance / self.noise:
+                self.report.tolerance = max(self.noise * self.report.rounding, FLOOR_32)
+                return state, inputs, base
+            if self.noise is None and self.report.rounding < self.report.tolerance / 30:
                 return state, inputs, base
             self.randomiser.damping /= 4
         self.report.problems.append(
@@ -270,9 +280,9 @@ class Checks:
         for name in chosen:
             out = self._run(self._with(acted, {name: state[name]}), inputs, f"without {name}", base, {name})
             change = self._change(base, out, {name})
-            if change > CHANGE:
+            if change > self.least_change:
                 self.report.left_out[name] = change
-            elif self._influence(name, acted, inputs, base) <= CHANGE:
+            elif self._influence(name, acted, inputs, base) <= self.least_change:
                 idle.append(name)
             else:
                 self.report.left_out[name] = change
@@ -303,14 +313,14 @@ class Checks:
             permutation = torch.roll(torch.arange(size), int(torch.randint(1, size, (), generator=self.generator)))
             out = self._run(self._with(state, {name: state[name].index_select(dim, permutation)}), inputs, "outside", base, {name})
             change = self._change(base, out, {name})
-            if change <= CHANGE and self._influence(name, state, inputs, base) <= CHANGE:
+            if change <= self.least_change and self._influence(name, state, inputs, base) <= self.least_change:
                 continue
             what = f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only"
-            if change > CHANGE or certain:
+            if change > self.least_change or certain:
                 self.report.outside[f"axis {dim} of {name} alone"] = change
-            if change <= CHANGE and certain:
+            if change <= self.least_change and certain:
                 self._problem(what)
-            elif change <= CHANGE:  # nothing says that an axis is fixed for a reason
+            elif change <= self.least_change:  # nothing says that an axis is fixed for a reason
                 self.report.notes.append(f"{what}: the group may be too small")
         if not self.report.outside:
             self.report.notes.append("no permutation outside the group was found to try")
@@ -342,6 +352,8 @@ class Checks:
 
     def _original(self, model: nn.Module | None, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """The exported graph must be the network itself."""
+        if self.execution.exported is None:  # the model itself is what is run
+            return
         if model is None:
             self.report.notes.append("an exported program was given: there is no other network to compare it with")
         elif self.execution.stochastic:

@@ -37,6 +37,8 @@ class Randomiser:
         self.damping = damping
         self.fan_in: dict[str, int] = {}
         self.positive: set[str] = set()
+        # Integers that are parameters (quantised weights); those that are buffers are read by the compiler, and keep their values.
+        self.integers = {name for name, value in program.tensors.items() if value.kind == "parameter" and value.integer}
         for op in program.ops:
             self._read(op)
 
@@ -77,6 +79,9 @@ class Randomiser:
         """Random values of one tensor."""
         tensor = self.state[name]
         shape = tuple(tensor.shape)
+        if name in self.integers:
+            low = 0 if tensor.dtype in (torch.uint8, torch.uint16, torch.uint32) else -40
+            return torch.randint(low, 40, shape, generator=generator).to(tensor.dtype)
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return _integers(name, tensor, read)
         if tensor.is_complex():
