@@ -272,6 +272,12 @@ class ParamGraph:
 
         return to_dgl(self, **options)
 
+    def to_onnx(self, path: str | Path) -> Path:
+        """Write the values into a copy of the ONNX model that the graph was compiled from; see `paramgraph.exchange.onnx.to_onnx`."""
+        from paramgraph.exchange.onnx import to_onnx
+
+        return to_onnx(self, path)
+
     def to_networkx(self, **options: Any) -> Any:
         """A `networkx.MultiDiGraph`; see `paramgraph.exchange.networkx.to_networkx`."""
         from paramgraph.exchange.networkx import to_networkx

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 import paramgraph as pg
+from tests.compiler.onnx.handmade import model, node, weights
 from tests.support.automorphisms import log_automorphisms
 from tests.support.cases import lam
 
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 helper = onnx.helper
-
-
-def weights(**shapes: Sequence[int]) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def model(nodes: list[Any], inputs: dict[str, Sequence[Any]], tensors: dict[str, np.ndarray], outputs: Sequence[str] = ("y",),
-          opset: int = 21, domains: Sequence[str] = ()) -> Any:
-    """A checked model."""
-    graph = helper.make_graph(
-        nodes,
-        "handmade",
-        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(shape)) for name, shape in inputs.items()],
-        [helper.make_empty_tensor_value_info(name) for name in outputs],
-        [onnx.numpy_helper.from_array(data, name) for name, data in tensors.items()],
-    )
-    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=10)
-
-
-def node(name: str, inputs: str, output: str, domain: str = "", **attributes: Any) -> Any:
-    """A node; operands and results are names separated by spaces, `-` for one that is left out."""
-    return helper.make_node(name, ["" if i == "-" else i for i in inputs.split()], output.split(), domain=domain, **attributes)
 
 
 LSTM = weights(w=(1, 24, 4), r=(1, 24, 6), b=(1, 48), p=(1, 18), o=(3, 6))
