@@ -53,7 +53,8 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
 
 
 def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any], fresh: Iterator[int], what: str) -> tuple[int, ...]:
-    declared = [d if isinstance(d, int) else str(d.value) if d.value else None for d in value.shape]
+    # Some converters write open dimensions as negative or zero sizes.
+    declared = [(d if d > 0 else None) if isinstance(d, int) else str(d.value) if d.value else None for d in value.shape]
     if known is not None and (len(known) != len(declared) or any(isinstance(d, int) and d != n for d, n in zip(declared, known, strict=True))):
         raise TraceError(f"{what}: the input {value.name!r} has shape {declared}; the one given, {tuple(known)}, does not fit.")
     shape = []

@@ -86,23 +86,22 @@ def _only_elementwise(value: Any) -> bool:
 
 
 def _arguments(graph: Any) -> Iterator[Any]:
-    """Leaves that arguments of operators are computed from."""
-    stack = []
+    """Leaves that arguments of operators are computed from, where they are computed from leaves and shapes alone."""
+    leaves: dict[Any, frozenset[Any]] = {value: frozenset([value]) for value in graph.initializers.values()}
     for node in graph:
         for place in ARGUMENTS.get(node.op_type, ()):
-            if place < len(node.inputs) and node.inputs[place] is not None:
-                stack.append(node.inputs[place])
-    seen = set()
-    while stack:
-        value = stack.pop()
-        if value in seen:
+            if place < len(node.inputs):
+                yield from leaves.get(node.inputs[place], ())
+        if node.op_type == "Constant":
+            leaves[node.outputs[0]] = frozenset([node.outputs[0]])
             continue
-        seen.add(value)
-        node = value.producer()
-        if node is None or node.op_type == "Constant":
-            yield value
-        elif node.op_type not in ("Shape", "Size"):
-            stack.extend(operand for operand in node.inputs if operand is not None)
+        if node.op_type in ("Shape", "Size"):
+            read = []
+        else:  # of a cast to the type of another value, that value says nothing but its type
+            read = [value for value in (node.inputs[:1] if node.op_type == "CastLike" else node.inputs) if value is not None]
+        if all(value in leaves for value in read):
+            found = frozenset().union(*(leaves[value] for value in read))
+            leaves.update((output, found) for output in node.outputs)
 
 
 def tensor_of(value: Any) -> Any:

@@ -234,7 +234,8 @@ class OnnxLowering:
         if dtype is None or output.shape is None:
             return found
         sizes = [d if isinstance(d, int) else self._sizes.get(str(d.value)) for d in output.shape]
-        return dtype, None if None in sizes else tuple(int(n) for n in sizes if n is not None)
+        known = [int(n) for n in sizes if n is not None and n >= 0]
+        return dtype, tuple(known) if len(known) == len(sizes) else None
 
     def _lower(self, node: Any, operands: list[Any], attributes: dict[str, Any], found: Sequence[Type | None]) -> None:
         """The operator's rule, else its own definition by simpler operators, else opaque."""
