@@ -7,6 +7,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 TORCH  ?= 2.13.0
 VISION ?= 0.28.0
+ESCNN  ?= 1.0.11
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help setup demo test lint format bench sweep clean
@@ -23,12 +24,14 @@ help:
 setup: $(STAMP)
 
 # torch first, at the tested version: an uncapped install takes the newest. torchvision without dependencies, so that it cannot replace it.
+# escnn (for an example) without those dependencies that need a Fortran compiler or numpy 1: rotations in the plane do without them.
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 not found: install it, or pass PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "torch==$(TORCH)"
 	$(PY) -m pip install --quiet --no-deps "torchvision==$(VISION)"
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PY) -m pip install --quiet --no-deps "escnn==$(ESCNN)" pymanopt==2.2.1 autograd==1.9.1 joblib==1.4.2
 	@touch $@
 
 # Waiting threads sleep rather than spin: many small operations on a busy machine otherwise take several times as long.

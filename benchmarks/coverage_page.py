@@ -17,6 +17,9 @@ Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libr
 
 - *factors*, *ln order*: of the annotated permutation group. *unknown*: operations without a rule. *pinned*: operations whose rule did not fit
   their operands (all: typing did not settle, and the group is trivial). What either touches does not move.
+- *symmetry*: how the exported graph's automorphisms act on parameters, against the annotated group. "equal": as many, counted by igraph.
+  "orbits": too large to count; colour refinement finds the annotated orbits, and no fewer. "n of m orbits" with n < m: refinement cannot tell
+  (it is weaker than automorphisms). A number: ln of how many more. Empty: too large for either.
 - *deviation*: the worst relative deviation of the outputs in `pg.verify` (float64, tolerance 1e-10). "large": compiled on the meta device, not run.
 - *export*: seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. Single runs with one thread on a
   shared machine: orders of magnitude, not measurements (`make bench` measures).
@@ -30,17 +33,18 @@ def write_page(results: Results, path: Path) -> None:
     for name in results:
         families.setdefault(name.partition(":")[0], []).append(name)
     lines = [HEAD, f"Versions: {', '.join(_versions())}.", ""]
-    lines += ["| family | architectures | compiled | nothing unknown or pinned | verified |", "|---|---|---|---|---|"]
+    lines += ["| family | architectures | compiled | nothing unknown or pinned | symmetry shown | verified |", "|---|---|---|---|---|---|"]
     for family, names in families.items():
         rows = [results[name] for name in names if "compile" in results[name]]
         done = [row for row in rows if "error" not in row["compile"]]
         clean = [row for row in done if not any(row["compile"][what] for what in ("unknown", "failed_rules", "unsettled"))]
+        shown = [row for row in done if row["compile"].get("automorphisms") in ("equal", "orbits")]
         passed = [row for row in done if row.get("verify", {}).get("passed")]
-        lines.append(f"| {family} | {len(rows)} | {len(done)} | {len(clean)} | {len(passed)} |")
+        lines.append(f"| {family} | {len(rows)} | {len(done)} | {len(clean)} | {len(shown)} | {len(passed)} |")
     for family, names in families.items():
         lines += ["", f"## {family}", ""]
-        lines += ["| architecture | parameters | factors | ln order | unknown | pinned | deviation | export | rest | verify |",
-                  "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += ["| architecture | parameters | factors | ln order | unknown | pinned | symmetry | deviation | export | rest | verify |",
+                  "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         lines += [_row(name, results[name]) for name in sorted(names) if "error" not in results[name].get("compile", {"error": ""})]
         refused = [(name, results[name]["compile"]["error"]) for name in sorted(names) if "error" in results[name].get("compile", {})]
         if refused:
@@ -68,7 +72,7 @@ def _row(name: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
         deviation = f"**failed** ({deviation})"
     cells = [
         title, f"{c['parameters']:,}", str(c["factors"]), f"{c['log_order']:,.1f}", _count(sum(c["unknown"].values())),
-        "all" if c["unsettled"] else _count(len(c["failed_rules"])), deviation,
+        "all" if c["unsettled"] else _count(len(c["failed_rules"])), c.get("automorphisms", ""), deviation,
         f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -17,6 +19,13 @@ import paramgraph as pg
 from paramgraph.compiler.pipeline import compile_trace
 from paramgraph.compiler.trace import trace
 from paramgraph.errors import TraceError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tests.support.automorphisms import log_action  # noqa: E402
+from tests.support.orbits import orbits  # noqa: E402
+
+# Graphs of up to this many edges: orbits are compared; automorphisms are counted.
+ORBITS, COUNTED = 1_500_000, 80_000
 
 
 def serve(pipe: Any) -> None:
@@ -54,6 +63,7 @@ def compiled(network: Network) -> dict[str, Any]:
     graph = compile_trace(traced)
     end = time.perf_counter()
     kinds = Counter(d.kind for d in graph.diagnostics)
+    found = symmetry_of(graph)
     return {
         "instance": network.model.__dict__.get("sweep_name", ""),
         "meta": network.meta,
@@ -61,6 +71,7 @@ def compiled(network: Network) -> dict[str, Any]:
         "operations": sum(node.op == "call_function" for node in traced.exported.graph.nodes),
         "factors": len(graph.symmetry.factors),
         "log_order": graph.symmetry.log_order,
+        "automorphisms": found,
         "unknown": dict(Counter(d.subject for d in graph.diagnostics if d.kind == "unknown-operation")),
         "failed_rules": [f"{d.subject}: {d.cause} ({d.where})" for d in graph.diagnostics if d.subject.startswith("operands of ")],
         "unsettled": [d.cause for d in graph.diagnostics if d.subject == "the whole network"],
@@ -71,6 +82,17 @@ def compiled(network: Network) -> dict[str, Any]:
         "rest": end - after,
         "seconds": end - start,
     }
+
+
+def symmetry_of(graph: pg.ParamGraph) -> str:
+    """Whether the exported graph's own symmetry acts on parameters as the annotated group does: by counting, or orbits, where it is small."""
+    if graph.num_edges <= COUNTED:
+        difference = log_action(graph) - graph.symmetry.log_order
+        return "equal" if abs(difference) < 1e-6 * max(graph.symmetry.log_order, 1.0) else f"{difference:+.2f}"
+    if graph.num_edges > ORBITS:
+        return ""
+    classes, declared = orbits(graph)
+    return "orbits" if classes == declared else f"{classes} of {declared} orbits"
 
 
 def verified(network: Network) -> dict[str, Any]:

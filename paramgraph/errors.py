@@ -37,3 +37,13 @@ class GroupError(ParamGraphError):
 
 class MetanetError(ParamGraphError):
     """A batch does not fit a metanet: unknown types, dtypes or devices that differ, no graphs, NaN."""
+
+
+def first_line(error: BaseException, longest: int = 160) -> str:
+    """The first line of an error's text that says something, shortened; its type where it says nothing."""
+    return shortened(next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__), longest)
+
+
+def shortened(text: str, longest: int = 160) -> str:
+    """A text of at most so many characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -13,7 +13,7 @@ import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError, TraceError
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
-from tests.support import attention, gathered, layers, values  # noqa: F401  registers the cases
+from tests.support import attention, branches, gathered, layers, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 
 
@@ -119,13 +119,13 @@ def test_group_that_is_too_small_is_told_by_leaving_out() -> None:
     graph = pg.compile(model, x)
     group = graph.symmetry
 
-    class Idle(nn.Module):  # the same network with a table that is summed: its order has no influence, though its values have
+    class Idle(nn.Module):  # the same network with a table whose squares are summed: its order has no influence, though its values have
         def __init__(self) -> None:
             super().__init__()
             self.inner, self.table = model, nn.Parameter(torch.randn(6))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.inner(x) + self.table.sum()
+            return self.inner(x) + self.table.square().sum()
 
     idle = Idle().eval()
     whole = pg.compile(idle, x)

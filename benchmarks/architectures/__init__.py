@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from architectures import bespoke, graphs, language, timm, torchvision, vision
+from architectures import bespoke, equivariant, graphs, language, timm, torchvision, vision
 from architectures.base import Architecture, Network
 
 __all__ = ["Architecture", "Network", "table"]
@@ -10,7 +10,7 @@ __all__ = ["Architecture", "Network", "table"]
 
 def table() -> dict[str, Architecture]:
     """All architectures by name. Libraries that are not installed contribute none."""
-    found = [a for module in (bespoke, graphs, language, vision, torchvision, timm) for a in module.architectures()]
+    found = [a for module in (bespoke, equivariant, graphs, language, vision, torchvision, timm) for a in module.architectures()]
     names = [a.name for a in found]
     assert len(names) == len(set(names)), sorted(n for n in names if names.count(n) > 1)
     return {a.name: a for a in found}

@@ -57,8 +57,11 @@ def _layer(name: str, options: dict[str, Any]) -> Network:
     from torch_geometric import nn as layers
 
     kind = getattr(layers, name)
+    x, edges = _graph()
+    if name == "ClusterGCNConv":  # it adds a number for every node to the weights of the loops: there must be one loop at each
+        edges = torch.cat([edges[:, edges[0] != edges[1]], torch.arange(NODES).expand(2, -1)], 1)
     heads = options.get("heads", 1)
-    return Network(Layered(kind(5, 8, **options), kind(8 * heads, 3, **options)).eval(), _graph())
+    return Network(Layered(kind(5, 8, **options), kind(8 * heads, 3, **options)).eval(), (x, edges))
 
 
 def _mlp(i: int, o: int) -> nn.Module:

@@ -15,12 +15,15 @@ import numpy as np
 
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
-from paramgraph.symmetries.group import SymmetryGroup
+from paramgraph.symmetries.group import ActionBlock, SymmetryGroup, TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
-from paramgraph.symmetries.spaces import Axis, Unsettled
+from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
 # Per set of dimensions that move together, where the new value of each flat place comes from.
 Moves = dict[tuple[int, ...], np.ndarray]
+# Where branches are exchanged, operations on more elements than this that move together are taken on trust: the check would cost more
+# memory than the network's own structure.
+LARGEST = 1 << 20
 
 
 class Certificate:
@@ -29,17 +32,38 @@ class Certificate:
     Args:
         program: a typed program.
         builder: the group's spaces and factors, closed.
+        branches: axes of parallel branches: what they are in is followed, too.
     """
 
-    def __init__(self, program: Program, builder: GroupBuilder) -> None:
+    def __init__(self, program: Program, builder: GroupBuilder, branches: Sequence[Axis] = ()) -> None:
         self.program, self.builder = program, builder
         self.system = builder.dependencies.system
         self._known: dict[tuple[Axis, ...], Moves] = {}
         self._sources: dict[int, np.ndarray | None] = {}
+        self._images: dict[tuple[int, ...], np.ndarray] = {}
         self._touched: dict[Axis, bool] = {}
-        self.ops = [op for op in program.ops if any(self._is_touched(value) for value in (*op.inputs, op.output))]
+        self._actions: dict[tuple[Axis, ...], Any] = {}
+        self._branches = {space for axis in branches for space in self._spaces(axis)}
+        self.ops = [op for op in program.ops if self._is_followed(op)]
         self._prepare()
         self.group = SymmetryGroup(tuple(builder.spaces), tuple(builder.factors), {}, {})
+
+    def _spaces(self, axis: Axis) -> set[Space]:
+        """The spaces of an axis, those inside its parts among them."""
+        out: set[Space] = set()
+        for unit in self.system.units(axis):
+            out.add(unit)
+            out.update(space for part, _ in self.system.leaves(unit) for space in part)
+        return out
+
+    def _is_followed(self, op: Op) -> bool:
+        values = (*op.inputs, op.output)
+        if any(self._is_touched(value) for value in values):
+            return True
+        if not self._branches or all(self._branches.isdisjoint(self._spaces(axis)) for value in values for axis in value.axes):
+            return False
+        actions = [self._action(value.context) for value in values]
+        return all(math.prod(action.shape[d] for d in dims) <= LARGEST for action in actions for dims, _ in action.components)
 
     def _is_touched(self, value: Value) -> bool:
         """Whether a family, or what one varies over, is among a value's spaces. Elsewhere types are plain products: nothing to get wrong."""
@@ -52,7 +76,6 @@ class Certificate:
 
     def _prepare(self) -> None:
         """Number all spaces first: the element needs the whole list of them."""
-        self._actions: dict[tuple[Axis, ...], Any] = {}
         for value, buffer in self.program.outputs:
             self._action(value.axes)
             if buffer is not None:
@@ -80,10 +103,13 @@ class Certificate:
             Unsettled: an operation does not commute with one of them.
         """
         # A random permutation of few elements is often the identity, and two of them are often alike: small factors need several.
-        smallest = min((factor.size for factor in self.group.factors), default=0)
-        for seed in range(1 if smallest > 6 else 2 if smallest > 3 else 4):
-            self.element = self.group.sample(seed)
-            self._known, self._sources = {}, {}
+        sizes = [factor.size for factor in self.group.factors]
+        for seed, largest in enumerate((math.inf, 6, 3, 3)):
+            chosen = [number for number, size in enumerate(sizes) if size <= largest]
+            if not chosen:
+                break
+            self.element = self.group.sample(seed, factors=chosen)
+            self._known, self._sources, self._images = {}, {}, {}
             self._follow()
 
     def _follow(self) -> None:
@@ -103,12 +129,28 @@ class Certificate:
             found = self._known[axes] = {}
             for dims, blocks in action.components:
                 if id(blocks) not in self._sources:  # tensors with the same dimensions share their blocks
-                    source = self.element.source(action, dims, blocks)
+                    source = self._source(action, dims, blocks)
                     self._sources[id(blocks)] = None if source is None or _is_identity(source) else source
                 source = self._sources[id(blocks)]
                 if source is not None:
                     found[dims] = source
         return found
+
+    def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> np.ndarray | None:
+        """Where the new value of each flat place comes from; the same few spaces make up most single dimensions."""
+        if len(dims) != 1:
+            return self.element.source(action, dims, blocks)
+        source = np.arange(action.shape[dims[0]])
+        for block in blocks:
+            (spaces,), (index,) = block.spaces, block.index
+            image = self._images.get(spaces)
+            if image is None:
+                image = self._images[spaces] = self.element.permutation_of(spaces)
+            if index is None:
+                source[image] = np.arange(len(image))
+            else:
+                source[index[image]] = index
+        return source
 
     # -- operations ----------------------------------------------------------------------------------------------------
 

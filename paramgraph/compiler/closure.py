@@ -32,15 +32,21 @@ class Closure:
 
     def run(self) -> None:
         holders: dict[Key, dict[str, bool]] = {}
+        several: set[tuple[str, Key]] = set()
         for name, record in self.emitter.nodes.items():
             for key, exact in self._keys(name, record.units).items():
                 holders.setdefault(key, {})[name] = exact
                 self.parent[name, key] = (name, key)
+                if sum(key <= set(numbers) for _, numbers in self._blocks(name, record.units)) > 1:
+                    several.add((name, key))
         for link in self.emitter.links:
             shared = self._atoms(link.shared)
             for key in holders:
                 if key <= shared and link.source in holders[key] and link.target in holders[key]:
-                    self._union((link.source, key), (link.target, key))
+                    ends = (link.source, key), (link.target, key)
+                    # Of a set that holds the product in several blocks (a concatenation), a link may reach one block and not the others.
+                    if several.isdisjoint(ends):
+                        self._union(*ends)
         for key in sorted(holders, key=lambda k: (len(k), sorted(k))):
             self._connect(key, holders[key])
 

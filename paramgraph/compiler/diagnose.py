@@ -20,13 +20,16 @@ def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
     for op, cause in typing.pins:
         yield Diagnostic("pinned", f"operands of {op.name or op.kind}", cause, place(op.where))
     for name, value in program.tensors.items():
+        if name in program.fixed and name not in typing.used:
+            yield Diagnostic("pinned", name, "its values belong to the function, as the rule of its layer says")
+            continue
         if name not in typing.used:
             yield Diagnostic("unused", name, "no operation reads it; it belongs to no group")
             continue
         for d, axis in enumerate(value.axes):
             causes = {unit.cause for unit in _atoms(typing, axis) if unit.pinned and unit.size > 1 and unit.cause}
             for cause in sorted(causes):
-                yield Diagnostic("pinned", f"{name}[{d}]", cause)
+                yield Diagnostic("pinned", program.axis_name(name, d), cause)
 
 
 def _atoms(typing: Typing, axis: tuple[Space, ...]) -> Iterator[Space]:

@@ -64,6 +64,7 @@ class NodeRecord:
     depth: int
     activation: str | None = None
     normalized: str | None = None
+    rank: int = 0
 
     @property
     def size(self) -> int:
@@ -328,6 +329,12 @@ class Emitter:
                 self.structural("factor", component, made)
         return made
 
+    def ordered(self, component: Component) -> Component:
+        """The same nodes with the places of each dimension side by side and in order: axes that were permuted and merged hold them otherwise."""
+        dims = list(dict.fromkeys(place[0] for place in component.places))
+        wanted = sorted(component.places, key=lambda place: (dims.index(place[0]), place[1]))
+        return component if tuple(wanted) == component.places else self.gather([component], wanted, "")
+
     def whole(self, components: Sequence[Component], places: Sequence[Place], name: str) -> list[Component]:
         """The components, with those that hold only some of the given places brought together into one that holds all."""
         touching = [c for c in components if any(place in places for place in c.places)]
@@ -349,6 +356,7 @@ class Emitter:
 
     def join(self, operands: Sequence[list[Component]], types: Sequence[str], name: str, type_: str) -> list[Component]:
         """New node sets for the places that several operands share, with an edge set from each operand's nodes."""
+        types = self.told_apart(operands, types)
         counted: dict[tuple[Any, ...], int] = {}
         first: dict[tuple[Any, ...], tuple[Component, str]] = {}
         for components, t in zip(operands, types, strict=True):
@@ -376,6 +384,20 @@ class Emitter:
             for component, t in members:
                 self.structural(t, component, made)
             out.append(made)
+        return out
+
+    def told_apart(self, operands: Sequence[Sequence[Component]], types: Sequence[str]) -> list[str]:
+        """Types of what meets, distinct for operands whose nodes look alike: branches that could be exchanged are one operand by now."""
+        seen: dict[tuple[Any, ...], tuple[set[str], int]] = {}
+        out: list[str] = []
+        for components, t in zip(operands, types, strict=True):
+            records = [self.nodes[c.ref.name] for c in components]
+            look = (t, *((r.type, r.activation, r.normalized, r.depth, r.size) for r in records))
+            # One node set in two roles, broadcast and not, makes parallel edges.
+            held = {c.ref.name for c in components}, sum(len(c.places) for c in components)
+            known = seen.setdefault(look, held)
+            times = sum(1 for other in out if other == t or other.startswith(f"{t}~"))
+            out.append(f"{t}~{times + 1}" if known != held else t)
         return out
 
     def related(self, a: Iterable[Place], b: Iterable[Place]) -> bool:
@@ -600,6 +622,8 @@ class Emitter:
         if found is None:
             found = self._layouts[record.units] = self._layout(record.units)
         blocks, order = found
+        if record.rank:
+            order = range(record.rank, record.rank + record.size)
         return NodeSet(record.name, _type_of(record), record.size, blocks, record.depth, record.activation, order)
 
     def _layout(self, units: Axis) -> tuple[NodeBlocks, np.ndarray | range | None]:

@@ -7,6 +7,7 @@ filters expanded in a basis). Walking back from the value to its parameters keep
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,15 +101,22 @@ def leaves_of(value: Value, labels: Sequence[Any], system: SpaceSystem, factors:
     Args:
         factors: labels of the value's virtual factors, by key.
     """
+    leaves = _walk(value, tuple(labels), system, "", factors, frozenset())
+    times = Counter(leaf.value for leaf in leaves)
+    if any(count > 1 for count in times.values()):
+        # Parts of one parameter that meet again behind the value (filters turned and stacked): the parameter is one leaf.
+        leaves = _walk(value, tuple(labels), system, "", factors, frozenset(base for base, count in times.items() if count > 1))
     found: dict[Value, Leaf] = {}
-    for leaf in _walk(value, tuple(labels), system, "", factors):
+    for leaf in leaves:
         known = found.get(leaf.value)
         if known is None or (leaf.path and sum(label is not None for label in leaf.labels) > sum(label is not None for label in known.labels)):
             found[leaf.value] = leaf
     return list(found.values())
 
 
-def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str, factors: Mapping[Any, Any]) -> list[Leaf]:
+def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str, factors: Mapping[Any, Any],
+          whole: frozenset[Value]) -> list[Leaf]:
+    """The leaves behind a value; of the parameters in `whole`, no parts where other parameters stand between."""
     if value.kind in ("parameter", "buffer"):
         return [Leaf(value, value.axes, labels, Strided.whole(value.shape), path)]
     op = value.op
@@ -118,18 +126,18 @@ def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str,
         plain = _plain_view(value)
         if plain is not None:
             base, view = plain
-            if not path or view.size == math.prod(base.shape):
+            if not path or base not in whole or view.size == math.prod(base.shape):
                 return [_drop_repeats(Leaf(base, value.axes, labels, view, path))]
     if op.kind == "gather" and not op.inputs[1].parametric:
         x, index = op.inputs
         dim = op.attrs["dim"]
         label = next((factors.get(factor.key) for factor in op.output.virtual if factor.axis == x.axes[dim]), None)
         back = (*labels[:dim], label, *labels[dim + index.ndim :])
-        return _walk(x, back, system, _extend(path, op, 0), factors)
+        return _walk(x, back, system, _extend(path, op, 0), factors, whole)
     out = []
     for slot, operand in enumerate(op.inputs):
         if operand.kind != "constant":
-            out.extend(_walk(operand, _labels_back(op, slot, labels, system), system, _extend(path, op, slot), factors))
+            out.extend(_walk(operand, _labels_back(op, slot, labels, system), system, _extend(path, op, slot), factors, whole))
     return out
 
 

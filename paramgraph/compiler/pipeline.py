@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,14 +14,20 @@ import torch
 from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.parallel import Branch, Undone, branch_axes, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
+from paramgraph.compiler.stacking import Stack
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import Typing, give_up, type_program
+from paramgraph.compiler.unstacking import unstacked
 from paramgraph.graph import Alias, ParamGraph
 from paramgraph.symmetries.group import TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
+
+# How often branches that turn out not to be exchangeable are left out before all are.
+ROUNDS = 6
 
 
 @contextmanager
@@ -35,12 +42,35 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
+@dataclass
+class Lowered:
+    """What a front end makes of a network.
+
+    Attributes:
+        program: its operations.
+        values: parameters and buffers by name, each storage once.
+        aliases: names of what are views of those.
+        names: all names of the state dict, in order.
+        source: what edited values can be written back into, if anything.
+    """
+
+    program: Program
+    values: Mapping[str, torch.Tensor]
+    aliases: Mapping[str, Alias]
+    names: tuple[str, ...]
+    source: Any = None
+
+
 @_no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network."""
-    lowering = Lowering(trace.exported, name or trace.name, trace.state)
-    program = lowering.run()
-    return _compiled(program, lowering.storages.values, lowering.storages.aliases, tuple(trace.state))
+
+    def lower() -> Lowered:
+        lowering = Lowering(trace.exported, name or trace.name, trace.state)
+        program = lowering.run()
+        return Lowered(program, lowering.storages.values, lowering.storages.aliases, tuple(trace.state))
+
+    return _compiled(lower)
 
 
 @_no_collections()
@@ -51,28 +81,61 @@ def compile_onnx(model: Any, example_inputs: Any = None, dimensions: Mapping[str
 
     source = source_of(model)
     opened = open_model(source)
-    lowering = OnnxLowering(opened, name or opened.graph.name or "model", example_inputs, dimensions)
-    program = lowering.run()
-    return _compiled(program, lowering.state, {}, tuple(lowering.state), source)
+
+    def lower() -> Lowered:
+        lowering = OnnxLowering(opened, name or opened.graph.name or "model", example_inputs, dimensions)
+        program = lowering.run()
+        return Lowered(program, lowering.state, {}, tuple(lowering.state), source)
+
+    return _compiled(lower)
 
 
-def _compiled(program: Program, values: Mapping[str, torch.Tensor], aliases: Mapping[str, Alias], names: tuple[str, ...],
-              source: Any = None) -> ParamGraph:
-    """Type and emit a program.
+def _compiled(lower: Callable[[], Lowered]) -> ParamGraph:
+    """Type and emit a program, which is lowered anew for each attempt.
 
     No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
     graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
     """
+    without: frozenset[Branch] = frozenset()
+    for _ in range(ROUNDS):
+        made = _attempt(lower(), without)
+        if not isinstance(made, frozenset):
+            return made
+        without |= made
+    made = _attempt(lower(), None)
+    assert isinstance(made, ParamGraph)
+    return made
+
+
+def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph | frozenset[Branch]:
+    """The graph, with all branches stacked but some, or with none; or the branches for which that was of no use."""
+    program = lowered.program
+    stacks: list[Stack] = []
+    if without is not None:
+        try:
+            stacks = stack_branches(program, {key: (value.dtype, value.device) for key, value in lowered.values.items()}, without)
+        except Undone as error:
+            return error.branches
+    everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
     try:
         typing, builder, actions = _solved(program, type_program(program))
-        if typing.dependencies.delicate:  # elsewhere types are plain products
-            Certificate(program, builder).check()
+        idle = idle_joins(typing, stacks)
+        if idle:
+            return idle
+        if typing.dependencies.delicate or stacks:  # elsewhere types are plain products
+            Certificate(program, builder, branch_axes(stacks)).check()
     except (Unsettled, RecursionError) as error:
+        if stacks:
+            return everything
         typing, builder, actions = _solved(program, give_up(program, f"the typing of the network did not settle: {error}"))
+    sizes = {key: math.prod(program.tensors[key].shape) // len(members) for key, members in program.stacks.items()}
     try:
         emitter = Emitter(program, typing, builder)
         node_sets, edge_sets = emitter.run()
+        edge_sets = unstacked(edge_sets, program.stacks, sizes)
     except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+        if stacks:
+            return everything
         typing, builder, actions = _solved(program, give_up(program, f"the graph of the network could not be laid out: {error!r}"))
         emitter = Emitter(program, typing, builder)
         node_sets, edge_sets = emitter.run()
@@ -82,18 +145,20 @@ def _compiled(program: Program, values: Mapping[str, torch.Tensor], aliases: Map
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, aliases),
-        values=values,
-        aliases=aliases,
-        names=names,
+        symmetry=builder.group(actions, lowered.aliases, program.stacks),
+        values=lowered.values,
+        aliases=lowered.aliases,
+        names=lowered.names,
         diagnostics=tuple(diagnostics(program, typing)),
-        source=source,
+        source=lowered.source,
     )
 
 
 def _solved(program: Program, typing: Typing) -> tuple[Typing, GroupBuilder, dict[str, TensorAction]]:
     """The group's spaces and factors, and how each tensor is permuted."""
     builder = GroupBuilder(typing.dependencies)
-    actions = {key: builder.action(value.axes) for key, value in program.tensors.items()}
+    # Nothing of a tensor without elements moves; its empty axes are lost where it is concatenated.
+    actions = {key: builder.action(value.axes) if 0 not in value.shape else TensorAction(tuple(value.shape), ())
+               for key, value in program.tensors.items()}
     builder.close()
     return typing, builder, actions

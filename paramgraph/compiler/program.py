@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.lineage import Lineage, NoLineage
 from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.spaces import Axis, Transaction
 
@@ -102,6 +103,10 @@ class Program:
         tensors: parameters and persistent buffers by state-dict name, each storage once.
         outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
         unknown: `(operation, place)` of operations without a rule.
+        fixed: names of buffers whose values belong to the function, as rules say.
+        lowered: all operations as the front end made them, dead ones among them.
+        lineage: the calls that the operations were lowered from.
+        stacks: tensors that stand for several, by name: the names of those, in row-major order of the leading axes.
     """
 
     def __init__(self, name: str) -> None:
@@ -111,6 +116,19 @@ class Program:
         self.tensors: dict[str, Value] = {}
         self.outputs: list[tuple[Value, Value | None]] = []
         self.unknown: list[tuple[str, Any]] = []
+        self.lowered: list[Op] = []
+        self.lineage: Lineage = NoLineage()
+        self.stacks: dict[str, tuple[str, ...]] = {}
+        self.fixed: set[str] = set()
+
+    def axis_name(self, name: str, dim: int) -> str:
+        """An axis of a tensor, for people: those of a stack are named as its members' are."""
+        count = len(self.stacks.get(name, ()))
+        size, lead = 1, 0
+        while size < count:
+            size *= self.tensors[name].shape[lead]
+            lead += 1
+        return f"{name}[{dim - lead}]" if dim >= lead else f"branches of {name}"
 
     def drop_dead(self) -> None:
         """Remove operations that no output depends on, through recurrences too."""
@@ -157,6 +175,23 @@ class Builder:
         value = Value(shape, "constant", name, read)
         value.integer = integer
         return value
+
+    def fixed(self, buffer: Value, read: Callable[[], np.ndarray], name: str = "table") -> Value:
+        """A constant that a layer keeps in a buffer, such as the basis of its filters: no symmetry moves it, and verification leaves it.
+
+        Args:
+            buffer: the buffer's value, as a rule for a module class gets it.
+            read: a function that returns its values.
+            name: what it is to the reader of the graph.
+        """
+        stack = [buffer]
+        while stack:
+            value = stack.pop()
+            if value.kind in ("parameter", "buffer"):
+                self.program.fixed.add(value.name)
+            elif value.op is not None:
+                stack.extend(value.op.inputs)
+        return self.constant(buffer.shape, read, name)
 
     def fill(self, shape: Sequence[int], number: float = 0.0) -> Value:
         """A constant with one value everywhere: it pins nothing."""

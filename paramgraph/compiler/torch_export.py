@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.utils._pytree import tree_map, tree_unflatten
+from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
+from paramgraph.compiler.lineage import TracedCalls
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import module_rules, operation_rule
 from paramgraph.errors import RuleError, TraceError
 from paramgraph.graph import Alias
 
+# Outputs that are new values of a parameter or buffer (of running statistics, of weights rescaled in place).
+UPDATES = frozenset((OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION))
 # Placements that constants are read with; dtypes and values stay the operation's own.
 _PLACEMENT = ("device", "pin_memory", "layout")
 
@@ -99,6 +102,7 @@ class Lowering:
                 self.values[node] = self._constant(getattr_nested(self.exported.graph_module, node.target), str(node.target))
             elif node.op == "output":
                 self._outputs(node, signature)
+        self.program.lowered, self.program.lineage = list(self.program.ops), TracedCalls(self.values)
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
@@ -219,7 +223,7 @@ class Lowering:
         positional, keywords = tree_unflatten(list(tensors), call.inputs[form])
         with self.builder.transaction():
             out = found(self.builder, call.module, dict(zip(call.names, parameters, strict=True)), *positional, **keywords)
-        flat = [value for value in tensors_in(out)]
+        flat = [value for value in tree_leaves(out) if isinstance(value, Value)]
         if [value.shape for value in flat] != shapes:
             raise RuleError(f"the rule of {type(call.module).__name__} returned shapes {[v.shape for v in flat]}; its forward returns {shapes}.")
         return flat
@@ -308,11 +312,11 @@ class Lowering:
             value = self.values.get(argument) if isinstance(argument, torch.fx.Node) else None
             if not isinstance(value, Value):
                 continue
-            if spec.kind == OutputKind.BUFFER_MUTATION:
+            if spec.kind in UPDATES:
                 base = self.storages.base_of.get(spec.target)
                 buffer = self.program.tensors.get(base) if base else None
-                if buffer is not None and self._moves(base or ""):
-                    self.program.outputs.append((value, buffer))
+                if buffer is not None and self._moves(base or ""):  # a new value of a view that is shaped otherwise stays where it is
+                    self.program.outputs.append((value, buffer if buffer.shape == value.shape else None))
             else:
                 self.program.outputs.append((value, None))
 

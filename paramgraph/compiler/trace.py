@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from paramgraph.compiler.calls import calls_kept_whole
-from paramgraph.errors import TraceError
+from paramgraph.compiler.traceable import traceable
+from paramgraph.compiler.untraceable import explain, graphs_not_printed
+from paramgraph.errors import TraceError, first_line
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any] | None
 
@@ -63,13 +65,13 @@ def trace(model: Any, example_inputs: Inputs = None, kwargs: Mapping[str, Any] |
 def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram:
     """`torch.export` of a module, made functional."""
     try:
-        with warnings.catch_warnings(), calls_kept_whole(model):
+        with warnings.catch_warnings(), calls_kept_whole(model), graphs_not_printed(), traceable(model):
             warnings.simplefilter("ignore")
             return _functional(torch.export.export(model, args, kwargs, strict=False))
     except TraceError:
         raise
     except Exception as error:
-        raise TraceError(_explain(model, args, kwargs, error)) from error
+        raise TraceError(explain(model, args, kwargs, error)) from error
 
 
 def _functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
@@ -101,30 +103,4 @@ def _load(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:
-        raise TraceError(f"{path.name} is not a readable .pt2 file ({_first_line(error)}). Write it again with torch.export.save.") from error
-
-
-def _explain(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], error: Exception) -> str:
-    """What failed, where in the network's own code, and what to do."""
-    name = type(model).__name__
-    shown = ", ".join([_show(a) for a in args] + [f"{k}={_show(v)}" for k, v in kwargs.items()])
-    place = ""
-    frames = error.__traceback__
-    while frames is not None:
-        code = frames.tb_frame.f_code
-        if code.co_name == "forward" and "site-packages/torch/" not in code.co_filename.replace("\\", "/"):
-            place = f" at {Path(code.co_filename).name}:{frames.tb_lineno}"
-        frames = frames.tb_next
-    return (
-        f"{name} could not be traced with inputs ({shown}){place}: {type(error).__name__}: {_first_line(error)}\n"
-        "Check that the example inputs run through the model. If its forward branches on data, trace the traceable part alone "
-        "(backbone and head apart), or register a rule for the module class that cannot be traced (paramgraph.rule)."
-    )
-
-
-def _show(value: Any) -> str:
-    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TraceError(f"{path.name} is not a readable .pt2 file ({first_line(error)}). Write it again with torch.export.save.") from error

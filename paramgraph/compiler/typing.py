@@ -66,7 +66,7 @@ def _type_operations(program: Program, products: Mapping[tuple[str, int], tuple[
         value.axes = tuple(system.axis(n, value.name, f"input {value.name!r} of the network") for n in value.shape)
         system.record(value.axes)
     for name, value in program.tensors.items():
-        value.axes = tuple(system.axis(n, f"{name}[{d}]") for d, n in enumerate(value.shape))
+        value.axes = tuple(system.axis(n, program.axis_name(name, d)) for d, n in enumerate(value.shape))
         for d, axis in enumerate(value.axes):
             if (name, d) in products:
                 system.split(axis[0], *products[name, d])

@@ -29,6 +29,7 @@ class ParameterUses:
         self.count: dict[tuple[Any, ...], int] = {}
         # Elements that no operation reads, of parameters that are read in part.
         self.unread: dict[str, np.ndarray] = {}
+        self._ranked = 0
         self._hidden: dict[tuple[Any, ...], tuple[str, Axis]] = {}
 
     def views(
@@ -97,9 +98,15 @@ class ParameterUses:
         unit = emitter.system.fresh(len(rest), name, "no operation reads it")
         emitter.typing.dependencies.on[unit] = set()
         target = emitter.add_nodes(f"{name}.unused", "unused", (unit,), 0)
+        self._rank(emitter, target)
         source = emitter.add_nodes(name, "unused.node", (), 0)
         view = ParameterView(name, (), (), (), "unused", 0, rest)
         emitter.add_edges("unused", source, target, (1, len(rest), 1, 1), parameter=view, name=f"{name}.unused")
+
+    def _rank(self, emitter: Emitter, name: str) -> None:
+        """Nothing tells the tensors apart that stand alone, and none of them is exchanged with another: their nodes are numbered through."""
+        emitter.nodes[name].rank = self._ranked = self._ranked + 1
+        self._ranked += emitter.nodes[name].size
 
     def _emit_alone(self, emitter: Emitter, name: str, value: Value) -> None:
         """A tensor that only other parameters meet, or nothing at all: its first axis against its other node-like axes."""
@@ -114,7 +121,10 @@ class ParameterUses:
         tags = leaf.places(emitter.system)
         row_tags = tags[: len(rows)]
         column_tags = [tag for tag in tags[len(rows) :] if tag is not None and tag[2] in columns][: len(columns)]
-        target = emitter.component(tuple(tag for tag in row_tags if tag is not None), emitter.add_nodes(f"{name}.{kind}", kind, rows, 0))
+        own = emitter.add_nodes(f"{name}.{kind}", kind, rows, 0)
+        if all(emitter.system.is_fixed(unit) for unit in rows):
+            self._rank(emitter, own)
+        target = emitter.component(tuple(tag for tag in row_tags if tag is not None), own)
         source_name = emitter.add_nodes(name, f"{kind}.node", tuple(tag[2] for tag in column_tags), 0)
         source = emitter.component(tuple(column_tags), source_name)
         emitter.parameter_edges(leaf, tags, f"{kind}.value", source, target, [], list(column_tags))

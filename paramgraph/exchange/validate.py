@@ -63,9 +63,11 @@ def _check_group(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) ->
         size, copies = (math.prod(spaces[s].size for s in numbers) for numbers in (factor.spaces, factor.over))
         _require((size, copies) == (factor.size, factor.copies), place, f"S_{size}^{copies} by its spaces", factor)
         _require(all(spaces[s].factor == i for s in factor.spaces), place, "spaces that name it as their factor", factor.spaces)
+    _check_stacks(group, shapes)
     for name, action in group.actions.items():
         place = f"action on {name!r}"
-        _require(shapes.get(name) == action.shape, place, f"shape {shapes.get(name)}", action.shape)
+        for member in group.members(name):
+            _require(shapes.get(member) == group.member_shape(name), place, f"shape {shapes.get(member)}", group.member_shape(name))
         for dims, blocks in action.components:
             _numbers(dims, len(action.shape), place, "dimensions")
             for block in blocks:
@@ -73,6 +75,21 @@ def _check_group(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) ->
                 for d, index, numbers in zip(dims, block.index, block.spaces, strict=True):
                     _numbers(numbers, len(spaces), place, "spaces")
                     _check_block(index, math.prod(spaces[s].size for s in numbers), action.shape[d], place)
+
+
+def _check_stacks(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Every stack has an action whose leading axes count its members, and no tensor is in two of them."""
+    seen: set[str] = set()
+    for name, members in group.stacks.items():
+        place = f"stack {name!r}"
+        _require(name in group.actions and name not in shapes, place, "an action of its own, under a name of its own", name)
+        _require(len(members) > 1 and len(set(members)) == len(members), place, "two different tensors or more", members)
+        _require(not seen & set(members) and not set(members) & set(group.actions), place, "tensors that nothing else acts on", members)
+        seen |= set(members)
+        shape = group.actions[name].shape
+        whole = sum(math.prod(shapes.get(member, ())) for member in members)
+        leading = [math.prod(shape[:d]) for d in range(len(shape) + 1)]
+        _require(whole == leading[-1] and len(members) in leading, place, f"an action on {whole} elements of {len(members)} tensors", shape)
 
 
 def _check_nodes(nodes: NodeSet, group: SymmetryGroup | None) -> None:

@@ -113,14 +113,18 @@ class SymmetryGroup:
     Attributes:
         spaces: the atomic index spaces, numbered.
         factors: the factors, largest order first within what the network's order allows.
-        actions: how each base tensor is permuted, by state-dict name.
+        actions: how each base tensor is permuted, by state-dict name; base tensors that are exchanged with others have one action
+            together, by the name of their stack.
         aliases: state-dict names that are views of base tensors.
+        stacks: state-dict names of tensors that are acted on together, by a name for them all: those of parallel branches, laid side by
+            side in row-major order of the action's leading axes.
     """
 
     spaces: tuple[IndexSpace, ...]
     factors: tuple[Factor, ...]
     actions: Mapping[str, TensorAction]
     aliases: Mapping[str, Alias] = field(default_factory=dict)
+    stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def log_order(self) -> float:
@@ -154,7 +158,7 @@ class SymmetryGroup:
         parts: dict[int, Array] = {}
         for number in self.select(factors, kinds):
             factor = self.factors[number]
-            noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64)
+            noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64, device="cpu")
             parts[number] = noise.argsort(dim=1).numpy()
         return GroupElement(self, parts)
 
@@ -171,10 +175,39 @@ class SymmetryGroup:
                 raise GroupError(f"unknown factor {number!r}: pass a number below {len(self.factors)} or a name from symmetry.factors.")
         return [int(number) for number in chosen if self.factors[int(number)].kind in wanted]
 
+    def members(self, name: str) -> tuple[str, ...]:
+        """The state-dict names of the tensors that an action is about: one, or those of a stack."""
+        return self.stacks.get(name, (name,))
+
+    def member_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of each of those tensors."""
+        shape = self.actions[name].shape
+        count, lead = len(self.stacks.get(name, ())), 0
+        while math.prod(shape[:lead]) < count:
+            lead += 1
+        return shape[lead:]
+
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
         own = set(self.factors[number].spaces)
-        return [name for name, action in self.actions.items() if action.spaces() & own]
+        return [member for name in self.actions for member in self._moved(name, own)]
+
+    def _moved(self, name: str, spaces: set[int]) -> list[str]:
+        """The tensors of one action that some spaces move: of a stack, those in which a block with such a space lies."""
+        action, members = self.actions[name], self.members(name)
+        lead = action.shape[: len(action.shape) - len(self.member_shape(name))]
+        held = np.zeros(lead, dtype=bool)
+        for dims, blocks in action.components:
+            for block in blocks:
+                if not any(s in spaces for dim in block.spaces for s in dim):
+                    continue
+                inside = []
+                for d, n in enumerate(lead):
+                    index = block.index[dims.index(d)] if d in dims else None
+                    count = math.prod(self.spaces[s].size for s in block.spaces[dims.index(d)]) if d in dims else n
+                    inside.append(np.arange(count) if index is None else index)
+                held[np.ix_(*inside)] = True
+        return [member for member, moves in zip(members, held.reshape(-1).tolist(), strict=True) if moves]
 
     def __str__(self) -> str:
         head = f"permutation group of ln order {self.log_order:.2f}, {len(self.factors)} factors"
@@ -213,14 +246,17 @@ class GroupElement:
         Raises:
             StateDictError: a tensor of the group is missing or has another shape.
         """
+        import torch
+
         out: dict[str, torch.Tensor] = {}
         for name, action in self.group.actions.items():
-            if name not in state_dict:
-                raise StateDictError(f"expected a tensor {name!r} of shape {action.shape}; the state dict has none.")
-            tensor = state_dict[name]
-            if tuple(tensor.shape) != action.shape:
-                raise StateDictError(f"{name}: expected shape {action.shape}, got {tuple(tensor.shape)}.")
-            out[name] = self._act_on(tensor, action)
+            members = self.group.members(name)
+            tensors = [self._checked(state_dict, member, self.group.member_shape(name)) for member in members]
+            if name not in self.group.stacks:
+                out[name] = self._act_on(tensors[0], action)
+                continue
+            moved = self._act_on(torch.stack(tensors).reshape(action.shape), action).reshape(len(members), *tensors[0].shape)
+            out.update((member, part.clone()) for member, part in zip(members, moved.unbind(), strict=True))
         result = {}
         for name, tensor in state_dict.items():
             if name in out:
@@ -230,6 +266,14 @@ class GroupElement:
             else:
                 result[name] = tensor.detach().clone()
         return result
+
+    @staticmethod
+    def _checked(state_dict: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        if name not in state_dict:
+            raise StateDictError(f"expected a tensor {name!r} of shape {shape}; the state dict has none.")
+        if tuple(state_dict[name].shape) != shape:
+            raise StateDictError(f"{name}: expected shape {shape}, got {tuple(state_dict[name].shape)}.")
+        return state_dict[name]
 
     def _act_on(self, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
         import torch

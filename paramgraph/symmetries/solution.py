@@ -104,8 +104,10 @@ class GroupBuilder:
         index = tuple(None if i is None or _is_everything(i) else i for i in block.index)
         return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
 
-    def group(self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias]) -> SymmetryGroup:
-        return SymmetryGroup(tuple(self.spaces), tuple(self.factors), dict(actions), dict(aliases))
+    def group(
+        self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias], stacks: Mapping[str, tuple[str, ...]] | None = None
+    ) -> SymmetryGroup:
+        return SymmetryGroup(tuple(self.spaces), tuple(self.factors), dict(actions), dict(aliases), dict(stacks or {}))
 
 
 def _is_everything(index: np.ndarray) -> bool:

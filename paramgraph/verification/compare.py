@@ -51,10 +51,11 @@ def act_on(element: GroupElement, tensors: Mapping[str, torch.Tensor]) -> dict[s
     """The action on some of the tensors alone."""
     group = element.group
     part = restricted(group, tensors)
-    acted = GroupElement(part, element.parts).act({name: tensors[name] for name in part.actions})
+    acted = GroupElement(part, element.parts).act({name: tensors[name] for action in part.actions for name in part.members(action)})
     return {name: acted.get(name, tensor) for name, tensor in tensors.items()}
 
 
 def restricted(group: SymmetryGroup, names: Mapping[str, Any]) -> SymmetryGroup:
     """The group with its action on the named tensors only."""
-    return replace(group, actions={name: action for name, action in group.actions.items() if name in names}, aliases={})
+    actions = {name: action for name, action in group.actions.items() if all(member in names for member in group.members(name))}
+    return replace(group, actions=actions, aliases={})

@@ -15,6 +15,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_map
 
+from paramgraph.compiler.torch_export import UPDATES
 from paramgraph.errors import TraceError
 
 # Operations whose noise is an element-wise mask that no permutation knows of: taken as the identity.
@@ -30,14 +31,16 @@ class Outputs:
     """Results of one run.
 
     Attributes:
-        values: output leaves of the network, in order; numbers and None as they are.
-        buffers: new values of buffers that the network updates, by name.
+        values: output leaves of the network, in order; numbers and None as they are. New values of inputs that it overwrites come first.
+        buffers: new values of buffers and parameters that the network updates, by name.
+        returned: the leaves of `values` that the network returns.
         nodes: values of all graph nodes if they were kept, for later runs that change a part of the state only.
     """
 
     values: list[Any]
     buffers: dict[str, torch.Tensor]
     nodes: dict[torch.fx.Node, Any] = field(default_factory=dict)
+    returned: list[Any] = field(default_factory=list)
 
 
 class Execution:
@@ -174,10 +177,12 @@ class Execution:
         out = Outputs([], {}, nodes)
         for argument, spec in zip(node.args[0], self.exported.graph_signature.output_specs, strict=True):  # type: ignore[arg-type]
             value = env[argument] if isinstance(argument, torch.fx.Node) else argument
-            if spec.kind == OutputKind.BUFFER_MUTATION:
+            if spec.kind in UPDATES:
                 out.buffers[spec.target] = value
-            else:
-                out.values.append(value)
+                continue
+            out.values.append(value)
+            if spec.kind == OutputKind.USER_OUTPUT:
+                out.returned.append(value)
         return out
 
 

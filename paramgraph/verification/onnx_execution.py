@@ -13,7 +13,7 @@ import torch
 
 from paramgraph.compiler.onnx.leaves import DTYPES
 from paramgraph.compiler.onnx.source import OnnxSource, require, tensors_of
-from paramgraph.errors import MissingDependencyError, TraceError
+from paramgraph.errors import MissingDependencyError, TraceError, first_line
 from paramgraph.verification.execute import Outputs
 
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)
@@ -47,7 +47,7 @@ class OnnxExecution:
         try:
             results = self.session.run(None, feeds)
         except Exception as error:
-            raise TraceError(f"onnxruntime does not run the model with these inputs: {_first_line(error)}") from error
+            raise TraceError(f"onnxruntime does not run the model with these inputs: {first_line(error)}") from error
         return Outputs([_tensor(result) for result in results], {})
 
     def _feed(self, name: str, value: Any) -> np.ndarray:
@@ -94,8 +94,8 @@ def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int
             return precision, session, why
         except Exception as error:
             if precision == "float32":
-                raise TraceError(f"onnxruntime does not load the model: {_first_line(error)}") from error
-            why = f"onnxruntime has no kernels for it in float64 ({_first_line(error)})"
+                raise TraceError(f"onnxruntime does not load the model: {first_line(error)}") from error
+            why = f"onnxruntime has no kernels for it in float64 ({first_line(error)})"
     raise AssertionError("the second attempt returns or raises")
 
 
@@ -176,7 +176,3 @@ def example_inputs(inputs: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, i
         else:
             out.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
     return out
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]

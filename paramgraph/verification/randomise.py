@@ -35,6 +35,7 @@ class Randomiser:
     def __init__(self, program: Program, state: Mapping[str, torch.Tensor], damping: float = 1.0) -> None:
         self.state = state
         self.damping = damping
+        self.fixed = program.fixed
         self.fan_in: dict[str, int] = {}
         self.positive: set[str] = set()
         # Integers that are parameters (quantised weights); those that are buffers are read by the compiler, and keep their values.
@@ -67,7 +68,7 @@ class Randomiser:
             self.fan_in[name] = max(self.fan_in.get(name, 1), fan)
 
     def draw_state(self, generator: torch.Generator, read: set[str]) -> dict[str, torch.Tensor]:
-        """A random state in float64 on the CPU; integer and boolean buffers keep their values.
+        """A random state in float64 on the CPU; integer and boolean buffers, and those that rules call fixed, keep their values.
 
         Args:
             generator: where the numbers come from.
@@ -84,6 +85,8 @@ class Randomiser:
             return torch.randint(low, 40, shape, generator=generator).to(tensor.dtype)
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return _integers(name, tensor, read)
+        if name in self.fixed:
+            return tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
         if tensor.is_complex():
             return torch.randn(shape, generator=generator, dtype=torch.complex128)
         if name in self.positive:
@@ -96,9 +99,24 @@ class Randomiser:
         return magnitude * sign
 
 
-def draw_inputs(examples: Sequence[Any], generator: torch.Generator) -> list[Any]:
-    """Random leaves like the example's: of its shape, range and kind. Booleans, masks with infinities and plain values stay as they are."""
-    return [_draw_input(leaf, generator) if isinstance(leaf, torch.Tensor) else leaf for leaf in examples]
+def draw_inputs(examples: Sequence[Any], generator: torch.Generator, keep_integers: bool = False) -> list[Any]:
+    """Random leaves like the example's: of its shape, range and kind. Booleans, masks with infinities and plain values stay as they are.
+
+    Args:
+        examples: the example's leaves.
+        generator: where the numbers come from.
+        keep_integers: integers with values stay as they are too.
+    """
+    def drawn(leaf: Any) -> bool:
+        return isinstance(leaf, torch.Tensor) and not (keep_integers and has_values(leaf))
+
+    return [_draw_input(leaf, generator) if drawn(leaf) else leaf for leaf in examples]
+
+
+def has_values(leaf: Any) -> bool:
+    """Whether a leaf is a tensor of integers whose values are known."""
+    whole = isinstance(leaf, torch.Tensor) and not (leaf.is_floating_point() or leaf.is_complex())
+    return whole and leaf.device.type != "meta"
 
 
 def _draw_input(leaf: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 import paramgraph as pg
 from paramgraph.graph import EdgeSet, NodeSet
 from paramgraph.symmetries.group import GroupElement
-from tests.support import attention, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
+from tests.support import attention, branches, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
 from tests.support.automorphisms import log_automorphisms
 from tests.support.cases import CASES, Case
 
@@ -66,17 +66,25 @@ def test_group_elements_are_automorphisms_that_carry_the_values(graph: pg.ParamG
     images = {name: node_permutation(element, nodes) for name, nodes in graph.node_sets.items()}
     for nodes in graph.node_sets.values():
         assert np.array_equal(nodes.order_array()[images[nodes.name]], nodes.order_array())
+    # Branches that are exchanged have edge sets of their own, of one type, between the same nodes.
+    alike: dict[object, list[EdgeSet]] = {}
     for edges in graph.edge_sets.values():
-        sizes = (graph.node_sets[edges.source].size, graph.node_sets[edges.target].size)
-        source, target = edges.edge_index()
-        before = keyed(edges, source, target, sizes)
-        after = keyed(edges, images[edges.source][source], images[edges.target][target], sizes)
+        alike.setdefault((edges.type, edges.source, edges.target, edges.shape[3], edges.parameter is None), []).append(edges)
+    for own in alike.values():
+        names = [edges.name for edges in own]
+        sizes = (graph.node_sets[own[0].source].size, graph.node_sets[own[0].target].size)
+        ends = [edges.edge_index() for edges in own]
+        before = np.concatenate([keyed(edges, *end, sizes) for edges, end in zip(own, ends, strict=True)])
+        after = np.concatenate([
+            keyed(edges, images[edges.source][source], images[edges.target][target], sizes)
+            for edges, (source, target) in zip(own, ends, strict=True)
+        ])
         rank = np.argsort(before, kind="stable")
         place = rank[np.searchsorted(before[rank], after).clip(max=len(rank) - 1)]
-        assert np.array_equal(before[place], after), f"{edges.name} is not mapped to itself"
-        if edges.parameter is not None and len(np.unique(before)) == len(before):
-            old, new = graph.edge_values(edges).reshape(-1), moved.edge_values(edges).reshape(-1)
-            assert torch.equal(new[torch.from_numpy(place)], old), edges.name
+        assert np.array_equal(before[place], after), f"{names} are not mapped to themselves"
+        if own[0].parameter is not None and len(np.unique(before)) == len(before):
+            old, new = (torch.cat([g.edge_values(edges).reshape(-1) for edges in own]) for g in (graph, moved))
+            assert torch.equal(new[torch.from_numpy(place)], old), names
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)

@@ -11,7 +11,7 @@ from torch import nn
 
 import paramgraph as pg
 from paramgraph.errors import ParamGraphError, StateDictError, TraceError
-from tests.support import attention, gathered, layers, values  # noqa: F401  registers the cases
+from tests.support import attention, branches, gathered, layers, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES, lam
 
 

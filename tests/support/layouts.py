@@ -174,7 +174,7 @@ def beside_itself() -> nn.Module:
     return Table(lambda x, p: x * torch.einsum("kb,kby->by", p, torch.cat([p, p], 1).reshape(3, 3, 2)).tanh().sum(), (3, 3))
 
 
-@case("stacked heads", 3 * lam(5), (7, 4))  # units of three heads, told apart by their inputs
+@case("stacked heads", lam(15), (7, 4))  # units of three heads, read by weights of their own: one layer
 class Stacked(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -224,7 +224,8 @@ def joined_norm() -> nn.Module:
     return JoinedNorm(16, 8, 4)
 
 
-@case("group norm over a concatenation at its boundary", 2 * (lam(2) + 2 * lam(4)), (2, 3, 9, 9))
+# Sixteen channels of two equal convolutions, in four groups: S_4 ≀ S_4.
+@case("group norm over a concatenation at its boundary", lam(4) + 4 * lam(4), (2, 3, 9, 9))
 def joined_norm_aligned() -> nn.Module:
     return JoinedNorm(8, 8, 4)
 

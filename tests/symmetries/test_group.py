@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError
-from tests.support import attention, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
+from tests.support import attention, branches, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
 from tests.support.cases import CASES
 
 # Products, wreath products, families over parts, tied tensors, packed and grouped axes.
@@ -32,10 +32,11 @@ def graph_of(name: str) -> ParamGraph:
 def labels(graph: ParamGraph) -> dict[str, torch.Tensor]:
     """A state dict whose elements are all different; aliases are views of their bases."""
     state, start = {}, 0
-    for name, action in graph.symmetry.actions.items():
-        size = math.prod(action.shape)
-        state[name] = torch.arange(start, start + size).reshape(action.shape)
-        start += size
+    for action in graph.symmetry.actions:
+        shape = graph.symmetry.member_shape(action)
+        for name in graph.symmetry.members(action):
+            state[name] = torch.arange(start, start + math.prod(shape)).reshape(shape)
+            start += math.prod(shape)
     return state | {name: alias.read(state) for name, alias in graph.aliases.items()}
 
 

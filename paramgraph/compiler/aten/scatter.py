@@ -129,9 +129,11 @@ def index_by_several(b: Builder, x: Value, places: Sequence[tuple[int, Value]]) 
     before = dims[0] if neighbours else 0
     out = (*kept[:before], *(f"i{k}" for k in range(rank)), *kept[before:])
     held = {label for term in (labels, *terms) for label in term}
-    if not held >= set(out):
+    if any(label not in held and shape[int(label[1:])] > 1 for label in out):
         raise ValueError("an axis of the indices that no operand holds")
-    result = b.contract(([tuple(labels), *terms], out), *operands, name="index")
+    result = b.contract(([tuple(labels), *terms], tuple(label for label in out if label in held)), *operands, name="index")
+    if len(result.shape) < len(out):  # axes of size one that only consumed indices held
+        result = b.reshape(result, b.shapes[0])
     if result.shape != b.shapes[0]:
         raise ValueError("indexed by a mask")
     return result

@@ -11,6 +11,7 @@ from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.leaves import FLOATING, state_of, tensor_of, to_torch
+from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
 from paramgraph.compiler.program import Builder, Program, Value
@@ -23,16 +24,6 @@ SMALL = 256
 GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range".split())
 RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
 _INT64 = 7
-
-
-class Place:
-    """Where in a model an operation comes from, as diagnostics read it."""
-
-    __slots__ = ("meta",)
-
-    def __init__(self, node: Any) -> None:
-        name = node.name or f"{node.op_type} {node.outputs[0].name}" if node.outputs else node.op_type
-        self.meta = {"nn_module_stack": {"": (name, None)}}
 
 
 class OnnxLowering:
@@ -62,6 +53,7 @@ class OnnxLowering:
         self.state = {key: to_torch(tensor_of(value)) for key, value in self.leaves.items()}
         self.inputs: dict[str, tuple[int, ...]] = {}
         self._values: dict[Any, Any] = {}
+        self._lineage = Nodes(self._values)
         self._types: dict[Any, Type] = {}
         # Values whose shape depends on data: who reads them is opaque.
         self._shapeless: set[Value] = set()
@@ -74,6 +66,7 @@ class OnnxLowering:
         for output in self.graph.outputs:
             for value in values_in(self._values[output]):
                 self.program.outputs.append((value, None))
+        self.program.lowered, self.program.lineage = list(self.program.ops), self._lineage
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
@@ -119,7 +112,7 @@ class OnnxLowering:
 
     def _nodes(self, graph: Any) -> None:
         for node in graph:
-            self.builder.where = Place(node)
+            self.builder.where = self._lineage.at(node)
             self._node(node)
 
     def _node(self, node: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError
+from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
 
 # Operators of older sets say what they do in ways that this front end does not read.
 OLDEST_OPSET = 7
@@ -91,7 +91,7 @@ def open_model(source: OnnxSource) -> Any:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
         model = InlinePass()(model).model
     except Exception as error:  # whatever the message holds that the format does not allow
-        raise FileFormatError(f"{what} is no valid ONNX model ({type(error).__name__}: {_first_line(error)}). Export it again.") from error
+        raise FileFormatError(f"{what} is no valid ONNX model ({type(error).__name__}: {first_line(error)}). Export it again.") from error
     _put_in_order(model.graph, what)
     return model
 
@@ -103,7 +103,7 @@ def _parse(path: Path) -> Any:
     try:
         message = onnx.load(str(path), load_external_data=False)
     except Exception as error:
-        raise FileFormatError(f"{path.name} is not a readable ONNX file ({_first_line(error)}). Export or copy it again.") from error
+        raise FileFormatError(f"{path.name} is not a readable ONNX file ({first_line(error)}). Export or copy it again.") from error
     if not message.ir_version or not message.HasField("graph") or not message.opset_import:
         raise FileFormatError(f"{path.name} holds no ONNX model: it has no graph or no version. Export or copy it again.")
     return message
@@ -211,8 +211,4 @@ def _put_in_order(graph: Any, what: str) -> None:
         try:
             graph.sort()
         except ValueError as error:
-            raise TraceError(f"{what}: its graph has a cycle ({_first_line(error)}). ONNX graphs must be acyclic.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise TraceError(f"{what}: its graph has a cycle ({first_line(error)}). ONNX graphs must be acyclic.") from error

@@ -101,10 +101,9 @@ class Take(Operation):
     @staticmethod
     def _taken(emitter: Emitter, op: Op, component: Component, dim: int, index: np.ndarray) -> Component | None:
         """A component after the cut; None where its places are not whole dimensions."""
+        component = emitter.ordered(component)
         dims = list(dict.fromkeys(d for d, _, _ in component.places))
         sizes = [int(np.prod([p[2].size for p in component.places if p[0] == d])) for d in dims]
-        if [p[0] for p in component.places] != [d for d in dims for p in component.places if p[0] == d]:
-            return None
         new: list[Place] = []
         for d in dims:
             if isinstance(d, Virtual):  # the cut is along none of its places: it is kept
@@ -158,7 +157,7 @@ class Concat(Operation):
     def _renamed(emitter: Emitter, op: Op, value: Value) -> list[Component]:
         """An operand's components under the result's places (the same spaces, where families were not told apart)."""
         out = []
-        for c in emitter.of(value):
+        for c in map(emitter.ordered, emitter.of(value)):
             dims = list(dict.fromkeys(d for d, _, _ in c.places))
             new = tuple(p for d in dims for p in name_places(d, emitter.system.units(op.output.axes[d])) if emitter.is_node(p[2]))
             same = len(new) == len(c.places) and all(a[0] == b[0] and a[2].size == b[2].size for a, b in zip(new, c.places, strict=True))
@@ -169,7 +168,7 @@ class Concat(Operation):
     def _as(emitter: Emitter, op: Op, components: list[Component], value: Value) -> list[Component]:
         """The result's components under an operand's own places."""
         out = []
-        for c in components:
+        for c in map(emitter.ordered, components):
             dims = list(dict.fromkeys(d for d, _, _ in c.places))
             new = tuple(p for d in dims for p in name_places(d, emitter.system.units(value.axes[d])) if emitter.is_node(p[2]))
             out.append(emitter.referring(new, c.ref.name, c.ref.index) if len(new) == len(c.places) else c)

@@ -1,0 +1,94 @@
+"""Keys of family members: a base space, restricted to parts of other spaces.
+
+A key is a set of `(space id, positions)`, one entry per parted space that the base varies over. Different keys can say the same: along a
+product, along a part of a part, or member of a member. Each is brought into one normal form, over finest parts of whole parted spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from paramgraph.symmetries.space import Axis, Space
+from paramgraph.symmetries.spaces import SpaceSystem
+
+Entry = tuple[int, bytes]
+Assign = frozenset[Entry]
+
+
+def is_empty(assign: Assign) -> bool:
+    """Whether a space is restricted to no element."""
+    return not all(data for _, data in assign)
+
+
+class Keys:
+    """The members of families of one system, by normal keys."""
+
+    def __init__(self, system: SpaceSystem) -> None:
+        self.system = system
+        self._normal: set[Entry] = set()
+
+    def _is_normal(self, entry: Entry) -> bool:
+        """Whether an entry of a key is one that this solver wrote, about a space that is still one parted space."""
+        space = self.system.spaces[entry[0]]
+        return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
+
+    def _normal_assign(self, assign: Assign) -> Assign | None:
+        if len(assign) == 1 and all(map(self._is_normal, assign)):
+            return assign
+        out: dict[int, np.ndarray] = {}
+        for id, data in assign:
+            where = np.frombuffer(data, dtype=np.int64)
+            units = self.system.units((self.system.spaces[id],))
+            sizes = [unit.size for unit in units]
+            coordinates = np.unravel_index(where, sizes) if len(units) > 1 else (where,)
+            sets = [np.unique(c) for c in coordinates]
+            if int(np.prod([len(s) for s in sets])) != len(np.unique(where)):
+                return None
+            for unit, elements in zip(units, sets, strict=True):
+                if len(elements) == unit.size or unit.parts is None:
+                    if len(elements) != unit.size:
+                        return None
+                    continue
+                elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
+                out[unit.id] = elements
+        if len(out) > 1:
+            self._drop_nested(out)
+        result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
+        self._normal |= result
+        return result
+
+    def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
+        """What is restricted along a space and along a part of that space is restricted along the space alone."""
+        for inner in list(assign):
+            for over in list(assign):
+                if over != inner and (where := self._place(over, inner)) is not None:
+                    assign[over] = np.intersect1d(assign[over], where[assign.pop(inner)])
+                    break
+
+    def _place(self, over: int, inner: int) -> np.ndarray | None:
+        """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
+        stack = [(self.system.spaces[over], np.arange(self.system.spaces[over].size))]
+        while stack:
+            space, absolute = stack.pop()
+            for part, positions in zip(space.parts or (), space.positions or (), strict=True):
+                units = self.system.units(part)
+                if len(units) == 1 and units[0].parts is not None:
+                    here = absolute[np.asarray(positions)]
+                    if units[0].id == inner:
+                        return here
+                    stack.append((units[0], here))
+        return None
+
+    def _at(self, space: Space, entry: Entry) -> Space:
+        base = space if space.base is None else space.base
+        found = self.system.members.get((base.id, space.assign | {entry}))
+        return space if found is None else found
+
+    def _restricted(self, axis: Iterable[Space], entries: Iterable[Entry]) -> Axis:
+        """An axis where parted spaces are restricted to the finest parts `entries`: members in place of their families."""
+        out = tuple(axis)
+        for entry in entries:
+            out = tuple(self._at(space, entry) for space in out)
+        return self.system.units(out)

@@ -1,0 +1,180 @@
+"""The spaces of one program: making them, what they have become, what occurs together, and undoing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paramgraph.symmetries.space import Axis, Space, Transaction, as_array
+
+
+class SpaceStore:
+    """All spaces of one program. Changes can be undone with `transaction`."""
+
+    def __init__(self) -> None:
+        self.spaces: dict[int, Space] = {}
+        self.tensors: list[tuple[tuple[Axis, ...], bool]] = []
+        self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
+        # Unions that were identified element by element. They keep two names: see `_merge`.
+        self.twins: list[tuple[Space, Space]] = []
+        # Parameters and constants: the parts of their axes stay within them.
+        self.stored: list[tuple[Axis, ...]] = []
+        # Axes along which the values of a constant tell parts apart.
+        self.told_apart: list[Axis] = []
+        # Fixed axes that were cut from, or laid together of, other fixed axes without keeping how: `(whole, parts)`.
+        self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
+        # Spaces that were seen as products after they had been cut, with the sizes of the two factors.
+        self.late: list[tuple[Space, tuple[int, int]]] = []
+        self._recorded: dict[tuple[bool, tuple[Axis, ...]], None] = {}
+        self._occurring: set[frozenset[int]] = set()
+        self._trail: list[tuple[Space, str, Any]] = []
+
+    def fresh(self, size: int, label: str = "", pinned: str | None = None) -> Space:
+        """A new space; `pinned` gives the cause if its elements may not move."""
+        space = Space(len(self.spaces), size, label)
+        self.spaces[space.id] = space
+        if pinned is not None:
+            space.pinned, space.cause = True, pinned
+        return space
+
+    def axis(self, size: int, label: str = "", pinned: str | None = None) -> Axis:
+        """A new axis of its own space; axes of size 1 have no spaces."""
+        return () if size == 1 else (self.fresh(size, label, pinned),)
+
+    def find(self, space: Space) -> Space:
+        while space.alias is not None:
+            space = space.alias
+        return space
+
+    def units(self, axis: Axis) -> Axis:
+        """The axis as a product of atomic or parted spaces: aliases followed, products expanded."""
+        for space in axis:
+            if space.alias is not None or space.factors is not None:
+                break
+        else:
+            return axis
+        out: list[Space] = []
+        stack = list(reversed(axis))
+        while stack:
+            space = self.find(stack.pop())
+            if space.factors is not None:
+                stack.extend(reversed(space.factors))
+            else:
+                out.append(space)
+        return tuple(out)
+
+    def leaves(self, space: Space) -> list[tuple[Axis, np.ndarray]]:
+        """The finest parts of a unit: axes that are no single parted space, each with its elements' positions in `space`."""
+        if space.parts is None or space.positions is None:
+            return [((space,), np.arange(space.size))]
+        out: list[tuple[Axis, np.ndarray]] = []
+        for part, positions in zip(space.parts, space.positions, strict=True):
+            units = self.units(part)
+            where = as_array(positions)
+            if len(units) == 1 and units[0].parts is not None:
+                out.extend((axis, where[local]) for axis, local in self.leaves(units[0]))
+            else:
+                out.append((units, where))
+        return out
+
+    def holds(self, space: Space, inner: Space) -> bool:
+        """Whether `inner` is somewhere inside the parts of `space`."""
+        for part in space.parts or ():
+            for unit in self.units(part):
+                if unit is inner or self.holds(unit, inner):
+                    return True
+        return False
+
+    def is_fixed(self, space: Space) -> bool:
+        """Whether no element can move: pinned, single, or cut into parts that are."""
+        if space.pinned or space.size == 1:
+            return True
+        if space.parts is None:
+            return False
+        return all(self.is_fixed(unit) for part in space.parts for unit in self.units(part))
+
+    def cause(self, axis: Axis) -> str:
+        """Why an axis is pinned."""
+        return next((unit.cause for unit in self.units(axis) if unit.cause), "fixed")
+
+    @property
+    def changes(self) -> int:
+        """Number of changes so far."""
+        return len(self._trail)
+
+    def _set(self, space: Space, **values: Any) -> None:
+        for name, value in values.items():
+            self._trail.append((space, name, getattr(space, name)))
+            setattr(space, name, value)
+
+    def transaction(self) -> Transaction:
+        """Undo every change if the body raises: a rule that fails half-way leaves nothing behind."""
+        mark, tensors, members, recorded = len(self._trail), len(self.tensors), len(self.members), len(self._recorded)
+        twins, plain_cuts = len(self.twins), len(self.plain_cuts)
+
+        def undo() -> None:
+            for space, name, value in reversed(self._trail[mark:]):
+                setattr(space, name, value)
+            del self._trail[mark:]
+            del self.tensors[tensors:]
+            del self.twins[twins:]
+            del self.plain_cuts[plain_cuts:]
+            for key in list(self.members)[members:]:
+                del self.members[key]
+            for record in list(self._recorded)[recorded:]:
+                del self._recorded[record]
+            self._occurring.clear()
+
+        return Transaction(undo)
+
+    def pin(self, axis: Axis, cause: str) -> None:
+        """Fix every element of an axis."""
+        for unit in self.units(axis):
+            if unit.parts is not None:
+                for part in unit.parts:
+                    self.pin(part, cause)
+                if not unit.pinned:
+                    self._set(unit, pinned=True, cause=cause)
+            elif not unit.pinned:
+                self._set(unit, pinned=True, cause=cause)
+
+    def level(self, axis: Axis) -> None:
+        """Say that nothing depends on an axis: some of its elements were identified with others."""
+        for unit in self.units(axis):
+            for part in unit.parts or ():
+                self.level(part)
+            if not unit.uniform:
+                self._set(unit, uniform=True)
+
+    def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False) -> None:
+        """Register a tensor (real or hidden): what occurs together in it bounds what may depend on what.
+
+        Args:
+            read: whether an operation computes with its elements; layout operations only move them.
+            stored: whether it is a tensor of its own, such as a parameter.
+        """
+        axes = tuple(axes)
+        if stored:
+            self.stored.append(axes)
+        key = (read, axes)
+        if key in self._recorded:
+            return
+        self._recorded[key] = None
+        self.tensors.append((axes, read))
+        units = [unit for axis in axes for unit in self.units(axis)]
+        everything = frozenset([unit.id for unit in units])
+        if everything in self._occurring:
+            return
+        self._occurring.add(everything)
+        for unit in units:
+            if everything not in unit.together:
+                self._set(unit, together=(*unit.together, everything))
+
+    def may_depend(self, space: Space, on: Space) -> bool:
+        """False once it is certain that the permutation of `space` cannot differ between elements of `on`."""
+        if on.uniform:
+            return False
+        names = on.names
+        return not any(names.isdisjoint(ids) for ids in space.together)

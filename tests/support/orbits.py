@@ -1,0 +1,102 @@
+"""Orbits of a typed graph's parameter elements, by colour refinement, against those of the annotated group.
+
+Colour refinement (Weisfeiler and Leman 1968) tells nodes apart by the colours of their neighbours until nothing new is told apart; elements
+of parameters are told apart by the nodes that their edges join. Its classes are unions of orbits. Where they are as many as the annotated
+group's orbits, the automorphism group has these very orbits on parameters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from paramgraph import ParamGraph
+
+_ROUNDS = 60
+# Random elements that generate the group, but for a chance that is next to nothing; it would show as too many orbits.
+_GENERATORS = 12
+
+
+def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
+    """How many classes of parameter elements colour refinement finds, and how many orbits the annotated group has on them.
+
+    Elements that no operation reads are left out: they belong to no group.
+    """
+    start, total = {}, 0
+    for name, tensor in graph.values.items():
+        start[name] = total
+        total += tensor.numel()
+    colours, read = _refined(graph, start, total)
+    found = len(np.unique(colours[read]))
+    return found, len(np.unique(_declared(graph, start, total, generators)[read]))
+
+
+def _refined(graph: ParamGraph, start: dict[str, int], total: int) -> tuple[np.ndarray, np.ndarray]:
+    """The colour of each parameter element, and which elements are read."""
+    first, colours = {}, []
+    for nodes in graph.node_sets.values():
+        if is_unused(nodes.type):
+            continue
+        first[nodes.name] = sum(map(len, colours))
+        colours.append(_mixed(nodes.order_array().astype(np.uint64) + _number(("node", nodes.type, nodes.activation, nodes.depth))))
+    colour = np.concatenate(colours)
+    edges = []
+    for kind in graph.edge_sets.values():
+        if kind.source not in first:
+            continue
+        source, target = kind.edge_index()
+        position = np.broadcast_to(np.arange(kind.shape[3]), kind.shape).reshape(-1).astype(np.uint64)
+        label = _mixed(position + _number(("edge", kind.type, kind.depth)))
+        edges.append((first[kind.source] + source, first[kind.target] + target, label, kind.parameter, kind.shape))
+    count = 0
+    for _ in range(_ROUNDS):
+        into, out = np.zeros_like(colour), np.zeros_like(colour)
+        for source, target, label, *_ in edges:
+            np.add.at(into, target, _mixed(colour[source] + label))
+            np.add.at(out, source, _mixed(colour[target] ^ label))
+        colour = _mixed(colour + _mixed(into) * np.uint64(3) + _mixed(out) * np.uint64(5))
+        before, count = count, len(np.unique(colour))
+        if count == before:
+            break
+    of_elements, read = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=bool)
+    for source, target, label, parameter, shape in edges:
+        if parameter is not None:
+            elements = start[parameter.name] + parameter.element_numbers(shape).reshape(-1)
+            np.add.at(of_elements, elements, _mixed(_mixed(colour[source] + label) * np.uint64(3) + _mixed(colour[target] ^ label)))
+            read[elements] = True
+    return of_elements, read
+
+
+def _declared(graph: ParamGraph, start: dict[str, int], total: int, generators: int) -> np.ndarray:
+    """The orbit of each parameter element under the group that random elements generate."""
+    numbers = {name: torch.arange(start[name], start[name] + t.numel()).reshape(t.shape) for name, t in graph.values.items()}
+    plain = np.arange(total)
+    moved = [plain]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(generators if graph.symmetry.factors else 0):
+        acted = graph.symmetry.sample(generator).act(numbers)
+        moved.append(np.concatenate([acted[name].reshape(-1).numpy() for name in numbers]))
+    rows, columns = np.tile(plain, len(moved)), np.concatenate(moved)
+    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
+    return connected_components(links, directed=False)[1]
+
+
+def is_unused(node_type: str) -> bool:
+    return node_type.partition(".")[0] == "unused"
+
+
+def _number(key: object) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little"))
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+    """A hash of 64-bit numbers (splitmix64), element by element."""
+    with np.errstate(over="ignore"):
+        z = values + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
