@@ -8,7 +8,7 @@ operations behind them have one form, down to values that they share; parameters
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from paramgraph.errors import TraceError
 
 # Associative and commutative functions, with the reduction that they are over many operands.
 REDUCTIONS = {"add": "sum", "mul": "prod", "maximum": "amax", "minimum": "amin"}
+# How many operations a lowering may have gone back behind an operand of its call.
+DEEPEST = 4
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,11 @@ class Colours:
         own = (op.kind, op.name, shapes, repr(sorted(attrs.items())))
         if op.kind in LAYOUT:  # wholly described, whatever call it comes from
             return (*own, *self._copied(op))
-        return (*own, *self._copied(op), self._place.get(op, -1), self.lineage.form(op.where))
+        return (*own, *self._copied(op), *self._looked_through(op), self._place.get(op, -1), self.lineage.form(op.where))
+
+    def _looked_through(self, op: Op) -> list[str]:
+        """What the call's operands are to what the operation reads, where the lowering has gone back behind them."""
+        return [repr(found) for value in self._not_read(op) if (found := self._derived(op, value)) is not None]
 
     def _copied(self, op: Op) -> list[tuple[str, ...]]:
         entries = [self.entry(op, value) for value in (*op.inputs, *self.unseen(op))]
@@ -179,12 +185,38 @@ class Colours:
         return tuple(" ".join(str(self.lineage.form(call)) for call in own) for own in entry_of(self.lineage, op, value))
 
     def unseen(self, op: Op) -> Iterator[Value]:
-        """Operands of the call that no operation lowered from it has: the lowering may have looked at their values."""
+        """Operands of the call that no operation lowered from it has, nor computes from what it has: the lowering may have looked at them."""
         if op.kind in LAYOUT:
             return  # all that a layout operation does stands in its attributes
+        for value in self._not_read(op):
+            if self._derived(op, value) is None:
+                yield value
+
+    def _not_read(self, op: Op) -> Iterator[Value]:
         seen = self._operands[op.where]
         for key in self.lineage.operands(op.where):
             yield from (value for value in _values(self.lineage.result(key)) if value not in seen)
+
+    def _derived(self, op: Op, value: Value) -> Any:
+        """How a value is computed from what an operation reads, or reads through others of its call; None if it is not."""
+        reached: dict[Value, tuple[int, ...]] = {}
+        todo: list[tuple[Op, tuple[int, ...]]] = [(op, ())]
+        while todo:
+            top, path = todo.pop()
+            for place, slot in enumerate(self.slots(top)):
+                operand = top.inputs[slot]
+                reached.setdefault(operand, (*path, place))
+                if operand.op is not None and operand.kind == "op" and operand.op.where is op.where:
+                    todo.append((operand.op, (*path, place)))
+        return self._expression(value, reached, DEEPEST)
+
+    def _expression(self, value: Value, reached: Mapping[Value, tuple[int, ...]], depth: int) -> Any:
+        if value in reached:
+            return reached[value]
+        if value.op is None or value.kind != "op" or not depth:
+            return None
+        parts = [self._expression(operand, reached, depth - 1) for operand in value.op.inputs]
+        return None if None in parts else (repr(self.signature(value.op)), tuple(parts))
 
 
 def left_nothing(lineage: Lineage, key: Any) -> list[Any]:

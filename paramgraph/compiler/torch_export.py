@@ -18,6 +18,7 @@ from paramgraph.compiler.lineage import TracedCalls
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import module_rules, operation_rule
+from paramgraph.compiler.uniform import thin_constants
 from paramgraph.errors import RuleError, TraceError
 from paramgraph.graph import Alias
 
@@ -106,6 +107,7 @@ class Lowering:
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
+        thin_constants(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

@@ -37,6 +37,13 @@ def floats(value: Value | None) -> list[float]:
     return [float(n) for n in np.asarray(value.read()).reshape(-1)]
 
 
+def unless(value: Value | None, number: float) -> Value | None:
+    """An operand; None if it is a constant that is one number everywhere, and so does nothing: exporters write zeros where there is no bias."""
+    if value is None or value.kind != "constant" or value.read is None or 0 in value.shape:
+        return value
+    return None if (np.asarray(value.read()) == number).all() else value
+
+
 def is_weight(value: Value) -> bool:
     """Whether a value is a parameter, or computed from parameters and not from constants alone."""
     return value.parametric and value.kind != "constant"

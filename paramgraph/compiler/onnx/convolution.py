@@ -7,7 +7,7 @@ from typing import Any
 
 from paramgraph.compiler.aten import convolution as aten
 from paramgraph.compiler.aten import layout as aten_layout
-from paramgraph.compiler.onnx.arguments import floats, is_weight, numbers
+from paramgraph.compiler.onnx.arguments import floats, is_weight, numbers, unless
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
@@ -15,7 +15,8 @@ from paramgraph.compiler.rules import rule
 def convolve(b: Builder, x: Value, weight: Value, bias: Value | None, transposed: bool, auto_pad: str = "NOTSET", group: int = 1,
              pads: Sequence[int] = (), strides: Sequence[int] = (1,), **_: Any) -> Value:
     """A convolution; padding matters only in that there is none."""
-    return aten._convolve(b, x, weight, bias, list(strides), list(pads) or 0, group, transposed)
+    padding = list(pads) or int(auto_pad.startswith("SAME"))
+    return aten._convolve(b, x, weight, unless(bias, 0.0), list(strides), padding, group, transposed)
 
 
 @rule("ai.onnx::Conv")
@@ -28,25 +29,25 @@ def conv_transpose(b: Builder, x: Value, weight: Value, bias: Value | None = Non
     return convolve(b, x, weight, bias, True, **attributes)
 
 
-def _pool(b: Builder, x: Value, name: str, window: Sequence[int] | None, pads: Sequence[int]) -> Any:
+def _pool(b: Builder, x: Value, name: str, window: Sequence[int] | None, pads: Sequence[int], auto_pad: str = "NOTSET", **_: Any) -> Any:
     rank = x.ndim - 2
-    out = aten._pool(b, x, rank, name, window, list(pads) or 0)
+    out = aten._pool(b, x, rank, name, window, list(pads) or int(auto_pad.startswith("SAME")))
     return out if len(b.shapes) == 1 else (out, aten._pool(b, x, rank, f"{name}_indices"))
 
 
 @rule("ai.onnx::MaxPool")
-def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], pads: Sequence[int] = (), **_: Any) -> Any:
-    return _pool(b, x, "max_pool", kernel_shape, pads)
+def max_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], pads: Sequence[int] = (), **attributes: Any) -> Any:
+    return _pool(b, x, "max_pool", kernel_shape, pads, **attributes)
 
 
 @rule("ai.onnx::AveragePool")
-def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], pads: Sequence[int] = (), **_: Any) -> Any:
-    return _pool(b, x, "avg_pool", kernel_shape, pads)
+def average_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], pads: Sequence[int] = (), **attributes: Any) -> Any:
+    return _pool(b, x, "avg_pool", kernel_shape, pads, **attributes)
 
 
 @rule("ai.onnx::LpPool")
-def lp_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], pads: Sequence[int] = (), **_: Any) -> Any:
-    return _pool(b, x, "lp_pool", kernel_shape, pads)
+def lp_pool(b: Builder, x: Value, *, kernel_shape: Sequence[int], pads: Sequence[int] = (), **attributes: Any) -> Any:
+    return _pool(b, x, "lp_pool", kernel_shape, pads, **attributes)
 
 
 def _global(operator: str, name: str) -> None:

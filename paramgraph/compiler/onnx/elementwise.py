@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,26 @@ COMPARISONS = {
 }  # fmt: skip
 
 
+def apart(operands: Sequence[Value]) -> tuple[list[Value], tuple[Any, ...]]:
+    """The operands that are tensors; and the form of all, in which constants without axes are the numbers that they are."""
+    values: list[Value] = []
+    form: list[Any] = []
+    for value in operands:
+        if value.kind == "constant" and value.read is not None and not value.ndim and any(v.kind != "constant" for v in operands):
+            form.append(np.asarray(value.read()).reshape(()).item())
+        else:
+            values.append(value)
+            form.append("x")
+    return values, tuple(form)
+
+
 def _function(operator: str, name: str) -> None:
     @rule(f"ai.onnx::{operator}")
     def function(b: Builder, *operands: Value, **attributes: Any) -> Value:
-        """Operands are all tensors; what the attributes say is part of the function."""
+        """What the attributes say is part of the function, and so are constant numbers among the operands."""
+        values, form = apart(operands)
         fixed = tuple(sorted((key, str(value)) for key, value in attributes.items()))
-        return b.elementwise(name, *operands, args=fixed, form=tuple("x" for _ in operands))
+        return b.elementwise(name, *values, args=(*(part for part in form if part != "x"), *fixed), form=form)
 
 
 for _operator, _name in (UNARY | TESTS | BINARY | COMPARISONS).items():
@@ -55,7 +70,8 @@ def add(b: Builder, *operands: Value) -> Value:
             x, y = y, x
         if is_weight(y) and not x.parametric:
             return b.elementwise("add", x, y, role="bias")
-    return b.elementwise("add", *operands)
+    values, form = apart(operands)
+    return b.elementwise("add", *values, args=tuple(part for part in form if part != "x"), form=form)
 
 
 @rule("ai.onnx::Mul")
@@ -65,7 +81,8 @@ def multiply(b: Builder, x: Value, y: Value) -> Value:
         op = gate.op
         if op is not None and op.kind == "elementwise" and op.name == "sigmoid" and op.inputs == (value,):
             return b.elementwise("silu", value)
-    return b.elementwise("mul", x, y, form=("x", "x"))
+    values, form = apart((x, y))
+    return b.elementwise("mul", *values, args=tuple(part for part in form if part != "x"), form=form)
 
 
 @rule("ai.onnx::Mean")

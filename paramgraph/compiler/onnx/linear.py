@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paramgraph.compiler.aten import linear as aten
-from paramgraph.compiler.onnx.arguments import is_weight
+from paramgraph.compiler.onnx.arguments import is_weight, unless
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
@@ -36,6 +36,7 @@ def gemm(b: Builder, x: Value, weight: Value, bias: Value | None = None, *, alph
         weight, right = untransposed(weight)
     name = "linear" if is_weight(weight) and not x.parametric else "matmul"
     out = b.contract(([left, right], (0, "o")), x, weight, name=name)
+    bias = unless(bias, 0.0)
     if bias is None:
         return out if alpha == 1.0 else b.elementwise("mul", out, b.fill((), alpha))
     scale = {} if alpha == beta == 1.0 else {"scale": (alpha, beta)}

@@ -17,6 +17,7 @@ from paramgraph.compiler.onnx.source import require
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import operator_rule
+from paramgraph.compiler.uniform import thin_constants
 
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
 SMALL = 256
@@ -70,6 +71,7 @@ class OnnxLowering:
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
+        thin_constants(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

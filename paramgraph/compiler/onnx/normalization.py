@@ -7,6 +7,7 @@ from typing import Any
 
 from paramgraph.compiler.aten import normalization as aten
 from paramgraph.compiler.aten.normalization import Operands
+from paramgraph.compiler.onnx.arguments import unless
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import rule
 
@@ -27,7 +28,7 @@ def over_last(b: Builder, name: str, x: Value, axis: int, scale: Value | None, o
     """A normalisation over the axes from `axis` on; gain and offset broadcast to them."""
     over = range(axis % x.ndim, x.ndim)
     operands: Operands = {}
-    for role, value in (("gain", scale), ("offset", offset)):
+    for role, value in (("gain", unless(scale, 1.0)), ("offset", unless(offset, 0.0))):
         if value is not None:
             if value.ndim > len(over):
                 raise ValueError("a gain that varies along axes that are not normalised")
@@ -52,7 +53,7 @@ def rms_norm(b: Builder, x: Value, scale: Value, *, axis: int = -1, **_: Any) ->
 def group_norm(b: Builder, x: Value, scale: Value, offset: Value, *, num_groups: int, **_: Any) -> Value:
     """Gain and offset per channel (from opset 21 on), or per group."""
     if scale.shape == (x.shape[1],):
-        return aten.group_norm(b, x, num_groups, scale, offset)
+        return aten.group_norm(b, x, num_groups, unless(scale, 1.0), unless(offset, 0.0))
     split = b.reshape(x, [x.shape[0], num_groups, x.shape[1] // num_groups, *x.shape[2:]])
     out = b.normalize("group_norm", split, range(2, split.ndim), {"gain": (scale, [1]), "offset": (offset, [1])})
     return b.reshape(out, x.shape)
