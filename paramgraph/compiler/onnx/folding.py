@@ -39,8 +39,6 @@ def _simple(name: str, operands: Sequence[Array | None], attributes: dict[str, A
         return out.astype(x.dtype) if name in ("Add", "Sub", "Mul", "Min", "Max", "Sqrt", "Neg") else out
     if name == "Expand":
         return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(n) for n in np.asarray(operands[1]))))
-    if name == "CastLike" and operands[1] is not None:
-        return x.astype(operands[1].dtype)
     if name == "Concat":
         return np.concatenate([v for v in operands if v is not None], attributes["axis"])
     if name == "Gather":

@@ -52,19 +52,34 @@ def _place(b: Builder, index: Value, d: int) -> Value:
 def scatter_elements(b: Builder, x: Value, index: Value, updates: Value, *, axis: int = 0, reduction: str = "none") -> Value:
     if reduction == "none":
         return scatter.scatter(b, x, axis, index, updates)
+    if reduction == "add":
+        return scatter.scatter_add(b, x, axis, index, updates)
     return scatter.scatter_reduce(b, x, axis, index, updates, REDUCTIONS[reduction])
 
 
 @rule("ai.onnx::ScatterND")
 def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, *, reduction: str = "none") -> Value:
-    """Assignment of whole slices along the first axis at constant, distinct places."""
+    """Updates sent to where the last axis of the index says; those that meet are reduced, or the last one counts."""
     where = aten.readable(index)
-    if where is None or where.shape[-1] != 1 or reduction != "none":
-        raise ValueError("ScatterND of another form")
-    places = where.reshape(-1) % x.shape[0]
-    if len(np.unique(places)) != len(places):
-        raise ValueError("an element is assigned twice")
-    return _overwrite(b, x, b.reshape(updates, [len(places), *x.shape[1:]]), 0, places)
+    if where is not None and where.shape[-1] == 1 and reduction == "none":
+        places = where.reshape(-1) % x.shape[0]
+        if len(np.unique(places)) == len(places):
+            return _overwrite(b, x, b.reshape(updates, [len(places), *x.shape[1:]]), 0, places)
+    depth, batch = index.shape[-1], tuple(range(index.ndim - 1))
+    chosen = [b.one_hot(_place(b, index, d), x.shape[d]) for d in range(depth)]
+    terms = [(*batch, f"n{d}") for d in range(depth)]
+    rest = tuple(f"x{d}" for d in range(depth, x.ndim))
+    out = (*(f"n{d}" for d in range(depth)), *rest)
+    if reduction == "none":
+        updates = b.mix("scatter", updates, batch, ordered=True)
+    name = {"none": "scatter", "add": "index_add"}.get(reduction) or f"scatter_{REDUCTIONS[reduction]}"
+    written = b.contract(([(*batch, *rest), *terms], out), updates, *chosen, name=name)
+    if reduction == "add":
+        return b.elementwise("add", x, written)
+    if reduction != "none":
+        return b.elementwise(name, x, written, own=True)
+    reached = b.contract((terms, out[:depth]), *chosen, name="reached")
+    return b.elementwise("where", b.reshape(reached, [*reached.shape, *[1] * len(rest)]), written, x)
 
 
 @rule("ai.onnx::OneHot")

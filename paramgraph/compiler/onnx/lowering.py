@@ -131,6 +131,8 @@ class OnnxLowering:
         if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self._shapeless:
             self._measure(node, operands[0], attributes)
             return
+        if node.op_type == "CastLike" and node.domain == "" and self._cast_constant(node.outputs[0], operands[0], types):
+            return
         constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
         constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
         small = [value for value in flat if constant and np.prod(value.shape) <= SMALL]
@@ -180,6 +182,17 @@ class OnnxLowering:
         onnx, _ = require()
         number = dtype if dtype is not None else int(onnx.helper.np_dtype_to_tensor_dtype(data.dtype))
         self._set(key, self.builder.constant(data.shape, lambda: data, key.name or "constant", number not in FLOATING), (number, data.shape))
+
+    def _cast_constant(self, output: Any, x: Any, types: Sequence[Type | None]) -> bool:
+        """A constant with the element type of another value, which need not be a constant."""
+        own, like = types
+        if not isinstance(x, Value) or x.kind != "constant" or x.read is None or own is None or like is None:
+            return False
+        onnx, _ = require()
+        read, dtype = x.read, onnx.helper.tensor_dtype_to_np_dtype(like[0])
+        value = self.builder.constant(x.shape, lambda: plain(np.asarray(read()).astype(dtype)), x.name, like[0] not in FLOATING)
+        self._set(output, value, (like[0], own[1]))
+        return True
 
     # -- constants -----------------------------------------------------------------------------------------------------
 
