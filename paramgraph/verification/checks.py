@@ -336,6 +336,8 @@ class Checks:
 
         Exchanges of what is merely added are no symmetries that a graph annotates. Any other exchange holds at the two ends of the line only.
         """
+        if not state[name].is_floating_point():
+            return False  # there is nothing between integers
         for share in (0.37, -0.81):
             between = torch.lerp(state[name], image, share)
             if self._change(base, self._run(self._with(state, {name: between}), inputs, f"sums of {name}", base, {name}), {name}) > self.least_change:

@@ -16,6 +16,7 @@ from paramgraph.compiler.onnx import (
     recurrent,
     reduction,
     sequences,
+    tabular,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "recurrent",
     "reduction",
     "sequences",
+    "tabular",
 ]

@@ -98,15 +98,13 @@ def equal(b: Builder, x: Value, y: Value) -> Value:
 @rule("ai.onnx::Clip")
 def clip(b: Builder, x: Value, low: Value | None = None, high: Value | None = None, **bounds: float) -> Value:
     """Constant bounds are part of the function; computed ones are operands."""
-    known: dict[str, Any] = {"min": bounds.get("min"), "max": bounds.get("max")}
-    operands = []
-    for key, bound in (("min", low), ("max", high)):
-        if bound is not None and bound.read is not None and bound.shape in ((), (1,)):
-            known[key] = float(np.asarray(bound.read()).reshape(()))
-        elif bound is not None:
-            known[key] = "x"
-            operands.append(bound)
-    return b.elementwise("clamp", x, *operands, args=(known["min"], known["max"]), form=("x", known["min"], known["max"]))
+    return aten.clamp(b, x, _bound(low, bounds.get("min")), _bound(high, bounds.get("max")))
+
+
+def _bound(operand: Value | None, attribute: float | None) -> Value | float | None:
+    if operand is None or operand.read is None or operand.shape not in ((), (1,)):
+        return attribute if operand is None else operand
+    return float(np.asarray(operand.read()).reshape(()))
 
 
 @rule("ai.onnx::Where")

@@ -25,6 +25,13 @@ def transpose(b: Builder, x: Value, *, perm: Sequence[int] = ()) -> Value:
 
 @rule("ai.onnx::Concat")
 def concat(b: Builder, *values: Value, axis: int) -> Value:
+    """Values side by side. Different slices of one value are that value in another order: exporters write rolls in this way."""
+    dim = axis % values[0].ndim
+    slices = [value.op for value in values if value.op is not None and value.op.kind == "take" and value.op.attrs["dim"] == dim]
+    if len(slices) == len(values) and len({op.inputs[0] for op in slices}) == 1:
+        order = np.concatenate([np.asarray(op.attrs["index"]) for op in slices])
+        if len(np.unique(order)) == len(order):
+            return b.take(slices[0].inputs[0], dim, order)
     return aten.cat(b, values, axis)
 
 

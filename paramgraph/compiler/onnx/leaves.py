@@ -29,6 +29,7 @@ ARGUMENTS: dict[str, tuple[int, ...]] = {
 # Integer operands that are weights: by operator, their places.
 INTEGER_WEIGHTS: dict[str, tuple[int, ...]] = {
     "DequantizeLinear": (0, 2), "QLinearConv": (3, 5, 8), "QLinearMatMul": (3, 5), "MatMulInteger": (1, 3), "ConvInteger": (1, 3),
+    "DynamicQuantizeLSTM": (1, 2, 9, 11),
 }  # fmt: skip
 # Operators that give a value on, so that what reads their result reads the value.
 PASSING = frozenset(["Identity", "Cast", "CastLike", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten"])

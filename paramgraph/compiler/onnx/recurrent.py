@@ -141,6 +141,30 @@ def lstm(b: Builder, x: Value, w: Value, r: Value, biases: Value | None = None, 
     return _recurrent(b, "lstm", _lstm_step, functions, x, (w, r, biases, p), lengths, (h, c), layout)
 
 
+@rule("com.microsoft::DynamicQuantizeLSTM")
+def quantized_lstm(b: Builder, x: Value, w: Value, r: Value, biases: Value | None, lengths: Value | None, h: Value | None, c: Value | None,
+                   p: Value | None, w_scale: Value, w_zero: Value, r_scale: Value, r_zero: Value, *, activations: Sequence[str] = (),
+                   layout: int = 0, **rest: Any) -> tuple[Value, ...]:
+    """Integer weights `(directions, inputs, gates · n)`; what they multiply is rounded with one scale for each tensor."""
+
+    def step(b: Builder, x: Value, states: list[Value], own: Weights, functions: Sequence[str], name: str) -> list[Value]:
+        return _lstm_step(b, x, [_rounded(b, states[0]), states[1]], own, functions, name)
+
+    functions = _functions(activations, ("sigmoid", "tanh", "tanh"), w.shape[0], rest)
+    wide, state = (_widened(b, *own) for own in ((w, w_scale, w_zero), (r, r_scale, r_zero)))
+    return _recurrent(b, "lstm", step, functions, _rounded(b, x), (wide, state, biases, p), lengths, (h, c), layout)
+
+
+def _rounded(b: Builder, x: Value) -> Value:
+    return b.elementwise("quantize", x, b.reduce(x, range(x.ndim), name="quantization_scale"))
+
+
+def _widened(b: Builder, x: Value, scale: Value, zero: Value) -> Value:
+    """Integers as `(directions, gates · n, inputs)` of numbers, scaled per direction or per element of the gates."""
+    own = [b.reshape(value, [value.shape[0], 1, *(value.shape[1:] or (1,))]) for value in (scale, zero)]
+    return b.permute(b.elementwise("dequantize", x, *own), [0, 2, 1])
+
+
 @rule("ai.onnx::GRU")
 def gru(b: Builder, x: Value, w: Value, r: Value, biases: Value | None = None, lengths: Value | None = None, h: Value | None = None, *,
         activations: Sequence[str] = (), layout: int = 0, linear_before_reset: int = 0, **rest: Any) -> tuple[Value, ...]:

@@ -21,7 +21,8 @@ Type = tuple[int, tuple[int, ...] | None]
 SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum"])
 BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod"])
 COMPARES = frozenset([*COMPARISONS, "Equal"])
-_BOOL = 9
+TABULAR = frozenset(["Scaler", "Normalizer", "Binarizer", "Imputer"])
+_FLOAT, _BOOL = 1, 9
 
 
 class Shapes:
@@ -92,7 +93,11 @@ class Shapes:
 
     def _quick(self, node: Any, operands: Sequence[Type | None]) -> Type | None:
         """Operators whose result has their operand's type, or that of its broadcasting, without asking."""
-        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or not operands or operands[0] is None or operands[0][1] is None:
+        if len(node.outputs) != 1 or not operands or operands[0] is None or operands[0][1] is None:
+            return None
+        if node.domain == "ai.onnx.ml" and node.op_type in TABULAR:
+            return operands[0] if node.op_type in ("Binarizer", "Imputer") else (_FLOAT, operands[0][1])
+        if node.domain not in ("", "ai.onnx"):
             return None
         if node.op_type in SAME:
             return operands[0]

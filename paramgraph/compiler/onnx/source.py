@@ -86,14 +86,40 @@ def open_model(source: OnnxSource) -> Any:
     _check_opsets(message, what)
     _check_external(message, source.folder, what)
     try:
-        model = ir.serde.deserialize_model(message)
+        model = ir.serde.deserialize_model(_without_maps(message))
         if source.folder is not None:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
         model = InlinePass()(model).model
     except Exception as error:  # whatever the message holds that the format does not allow
-        raise FileFormatError(f"{what} is no valid ONNX model ({type(error).__name__}: {first_line(error)}). Export it again.") from error
+        raise FileFormatError(
+            f"{what} is no valid ONNX model ({type(_first_cause(error)).__name__}: {first_line(_first_cause(error))}). Export it again."
+        ) from error
     _put_in_order(model.graph, what)
     return model
+
+
+def _without_maps(message: Any) -> Any:
+    """The message without the types of its outputs that are maps, as classifiers of tables give: they say nothing that is needed here."""
+    if not any(_is_map(value.type) for value in (*message.graph.output, *message.graph.value_info)):
+        return message
+    out = type(message)()
+    out.CopyFrom(message)
+    for value in (*out.graph.output, *out.graph.value_info):
+        if _is_map(value.type):
+            value.ClearField("type")
+    return out
+
+
+def _is_map(kind: Any) -> bool:
+    while kind.HasField("sequence_type") or kind.HasField("optional_type"):
+        kind = kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+    return bool(kind.HasField("map_type"))
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _parse(path: Path) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -11,6 +9,7 @@ import torch
 from torch import nn
 
 import paramgraph as pg
+from tests.compiler.onnx.exporting import exported, moved_together, types
 from tests.support import attention, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
 from tests.support.cases import CASES
 
@@ -23,35 +22,12 @@ SAME = ["mlp", "residual stream", "two-head attention", "grouped-query attention
 SAME_GROUP = ["gated", "group norm", "bidirectional two-layer lstm", "weight norm", "overlapping slices"]
 
 
-def exported(model: nn.Module, inputs: tuple[Any, ...], optimize: bool = False) -> Any:
-    """The network as torch's exporter writes it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(model, inputs, dynamo=True, optimize=optimize, verbose=False)
-    assert program is not None
-    return program.model_proto
-
-
-def types(graph: pg.ParamGraph) -> tuple[Counter[Any], Counter[Any]]:
-    """Node sets and edge sets by all that is typed, with counts; batch counters that no operation reads are not exported."""
-    nodes = Counter((s.type, s.size, s.activation, s.depth) for s in graph.node_sets.values() if not s.type.startswith("unused"))
-    edges = Counter((s.type, s.shape, s.depth, s.parameter and (s.parameter.name, s.parameter.use)) for s in graph.edge_sets.values()
-                    if not s.type.startswith("unused"))
-    return nodes, edges
-
-
-def orbits(graph: pg.ParamGraph) -> dict[str, list[list[tuple[str, ...]]]]:
-    """Per parameter, the factors that move it, by the parameters that they move."""
-    moved = [tuple(sorted(graph.symmetry.moved_by(number))) for number in range(len(graph.symmetry.factors))]
-    return {name: sorted([m for m in moved if name in m]) for name in graph.values if any(name in m for m in moved)}  # type: ignore[misc]
-
-
 @pytest.mark.parametrize("name", SAME + SAME_GROUP)
 def test_small_networks(name: str) -> None:
     model, inputs = CASES[name].build()
     ours, theirs = pg.compile(model, inputs), pg.compile(exported(model, inputs))
     assert theirs.symmetry.log_order == pytest.approx(CASES[name].log_order)
-    assert orbits(theirs) == orbits(ours)
+    assert moved_together(theirs) == moved_together(ours)
     if name in SAME:
         assert types(theirs) == types(ours)
 
@@ -63,7 +39,7 @@ def test_torchvision(name: str, torchvision: Any) -> None:
     inputs = (torch.randn(3, 3, 224 if name == "vit_b_16" else 64, 224 if name == "vit_b_16" else 64),)
     ours, theirs = pg.compile(model, inputs), pg.compile(exported(model, inputs))
     assert theirs.symmetry.log_order == pytest.approx(ours.symmetry.log_order)
-    assert orbits(theirs) == orbits(ours)
+    assert moved_together(theirs) == moved_together(ours)
 
 
 @pytest.mark.parametrize("optimize", [False, True])
