@@ -3,20 +3,24 @@
 A third party's test file needs a few lines:
 
     import pytest
-    from paramgraph.backends.conformance import CASES, DTYPES, check_primitives
+    from paramgraph.backends.conformance import CASES, DTYPES, check_mixture, check_primitives
 
     @pytest.mark.parametrize("case", CASES, ids=str)
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_conformance(case, dtype):
         check_primitives(MyBackend(), case, dtype)
 
+    @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+    def test_mixtures(dtype):
+        check_mixture(MyBackend(), dtype)
+
 The truth is a loop over edges, one by one, from `EdgeSet.edge_index`, in the same dtype's float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -66,6 +70,8 @@ CASES: tuple[Case, ...] = (
     _case("blocks that share nodes", (2, 2, 2, 2), (3, 3), source_index=[[0, 1], [1, 2]], target_index=[[2, 0], [2, 1]]),
     _case("explicit", (5, 1, 1, 1), (3, 4), source_index=[[0], [2], [2], [1], [0]], target_index=[[3], [3], [0], [1], [3]], explicit=True),
     _case("no edges", (0, 1, 1, 1), (3, 2), source_index=np.zeros((0, 1)), target_index=np.zeros((0, 1)), explicit=True),
+    _case("two graphs in one list of edges", (6, 1, 1, 1), (7, 7), batch=1, source_index=[[0], [1], [0], [3], [5], [5]],
+          target_index=[[2], [2], [1], [4], [4], [6]], explicit=True),
     _case("no sources", (1, 2, 0, 1), (0, 2)),
     _case("no targets", (1, 0, 2, 1), (2, 0)),
 )
@@ -85,6 +91,47 @@ def check_primitives(backend: Backend, case: Case, dtype: torch.dtype, device: t
     for number, (given, op) in enumerate(product(product((True, False), repeat=3), ("add", "mul"))):
         if any(given):
             _check_one(backend, case, block, dtype, device, given, op, number)
+
+
+def check_mixture(backend: Backend, dtype: torch.dtype, device: torch.device | str = "cpu", cases: Sequence[Case] = CASES) -> None:
+    """Raise `AssertionError` unless blocks of many shapes and batch sizes, worked on in turn, are kept apart.
+
+    Batches of different architectures bring blocks that share a shape but not their indices or their number of graphs, and their gradients
+    are computed after all of them have been seen. One loss runs through all cases, each once as it is and once with another batch size.
+
+    Args:
+        backend: the engine under test.
+        dtype: one of `DTYPES`.
+        device: where to run.
+        cases: edge sets to mix.
+    """
+    mixed = [*cases, *(replace(case, batch=case.batch + 1) for case in cases)]
+    generator = torch.Generator().manual_seed(0)
+    states = [torch.randn(case.batch, case.num_sources, WIDTH, generator=generator, dtype=torch.float64) for case in mixed]
+    edges = [torch.randn(case.batch, *case.edges.shape, WIDTH, generator=generator, dtype=torch.float64) for case in mixed]
+    moved = [edge.to(device=device, dtype=dtype) for edge in edges]
+    blocks = [_whole(case, device) for case in mixed]
+
+    def loss(states: Sequence[torch.Tensor], collected: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        total = states[0].new_zeros(())
+        for number, state in enumerate(states):
+            found = collected(number, state)
+            # No two nodes count alike.
+            weights = torch.linspace(1, 2, found.numel(), dtype=found.dtype, device=found.device)
+            total = total + (torch.sin(found) * weights.reshape(found.shape)).sum()
+        return total
+
+    true_leaves = [state.clone().requires_grad_() for state in states]
+    leaves = [state.to(device=device, dtype=dtype).requires_grad_() for state in states]
+    truth = loss(true_leaves, lambda n, s: true_to_nodes(mixed[n], true_combine(mixed[n], s, None, edges[n], "mul"), "target"))
+    got_total = loss(leaves, lambda n, s: backend.to_nodes(blocks[n], backend.combine(blocks[n], source=s, edge=moved[n], op="mul"), "target"))
+    assert _deviation(got_total.detach(), truth.detach()) <= TOLERANCE[dtype], f"{backend.name}: a mixture's values deviate"
+    expected = torch.autograd.grad(truth, true_leaves, allow_unused=True)
+    got = torch.autograd.grad(got_total, leaves, allow_unused=True)
+    for case, leaf, true, gradient in zip(mixed, true_leaves, expected, got, strict=True):
+        zero = torch.zeros_like(leaf)
+        error = _deviation(zero if gradient is None else gradient, zero if true is None else true)
+        assert error <= TOLERANCE[dtype], f"{backend.name}: in a mixture, the gradient of {case} (batch {case.batch}) deviates by {error:.1e}"
 
 
 def _check_one(

@@ -28,6 +28,7 @@ def _built_in(path: str) -> Factory:
 
 _FACTORIES: dict[str, Factory] = {
     "dgl": _built_in("paramgraph.backends.dgl:DGLBackend"),
+    "pyg": _built_in("paramgraph.backends.pyg:PyGBackend"),
     "torch": _built_in("paramgraph.backends.torch:TorchBackend"),
 }
 
@@ -52,7 +53,7 @@ def get_backend(backend: str | Backend) -> Backend:
     """A backend by name; an instance is handed through.
 
     Args:
-        backend: `"dgl"`, `"torch"`, a name registered by a third party, or an instance.
+        backend: `"dgl"`, `"pyg"`, `"torch"`, a name registered by a third party, or an instance.
 
     Raises:
         UnknownNameError: no backend has this name.

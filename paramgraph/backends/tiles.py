@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +31,12 @@ class Tile:
     slices: tuple[slice, slice, slice, slice]
     sources: Window
     targets: Window
+
+    @cached_property
+    def folded(self) -> Block:
+        """The block with one edge for all positions of a node pair."""
+        shape = (*self.block.shape[:3], 1)
+        return replace(self.block, shape=shape)
 
 
 def tile_edge_set(edges: EdgeSet, num_sources: int, num_targets: int, limit: int, device: torch.device | str = "cpu") -> list[Tile]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from paramgraph.compiler.certificate import Certificate
+from paramgraph.compiler.deferred import DeferredScales
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.parallel import Branch, Undone, branch_axes, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.stacking import Stack
@@ -28,18 +28,10 @@ from paramgraph.symmetries.spaces import Unsettled
 
 # How often branches that turn out not to be exchangeable are left out before all are.
 ROUNDS = 6
+# Where families of spaces do not settle, nothing varies any more over spaces of more parts than this; in the end over none.
+PARTS = (None, 4, 0)
 
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Cyclic garbage collection waits: each pass would walk the tracer's many objects, and compiling leaves few cycles behind."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+Solved = tuple[Typing, GroupBuilder, dict[str, TensorAction]]
 
 
 @dataclass
@@ -51,6 +43,7 @@ class Lowered:
         values: parameters and buffers by name, each storage once.
         aliases: names of what are views of those.
         names: all names of the state dict, in order.
+        forget: drops what can be computed again.
         source: what edited values can be written back into, if anything.
     """
 
@@ -58,22 +51,23 @@ class Lowered:
     values: Mapping[str, torch.Tensor]
     aliases: Mapping[str, Alias]
     names: tuple[str, ...]
+    forget: Callable[[], None]
     source: Any = None
 
 
-@_no_collections()
+@no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network."""
 
     def lower() -> Lowered:
         lowering = Lowering(trace.exported, name or trace.name, trace.state)
         program = lowering.run()
-        return Lowered(program, lowering.storages.values, lowering.storages.aliases, tuple(trace.state))
+        return Lowered(program, lowering.storages.values, lowering.storages.aliases, tuple(trace.state), lowering.forget)
 
     return _compiled(lower)
 
 
-@_no_collections()
+@no_collections()
 def compile_onnx(model: Any, example_inputs: Any = None, dimensions: Mapping[str, Any] | None = None, name: str | None = None) -> ParamGraph:
     """Read, lower, type and emit an ONNX model: a path, or a `ModelProto`."""
     from paramgraph.compiler.onnx.lowering import OnnxLowering
@@ -85,7 +79,7 @@ def compile_onnx(model: Any, example_inputs: Any = None, dimensions: Mapping[str
     def lower() -> Lowered:
         lowering = OnnxLowering(opened, name or opened.graph.name or "model", example_inputs, dimensions)
         program = lowering.run()
-        return Lowered(program, lowering.state, {}, tuple(lowering.state), source)
+        return Lowered(program, lowering.state, {}, tuple(lowering.state), lowering.forget, source)
 
     return _compiled(lower)
 
@@ -117,17 +111,10 @@ def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph 
         except Undone as error:
             return error.branches
     everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
-    try:
-        typing, builder, actions = _solved(program, type_program(program))
-        idle = idle_joins(typing, stacks)
-        if idle:
-            return idle
-        if typing.dependencies.delicate or stacks:  # elsewhere types are plain products
-            Certificate(program, builder, branch_axes(stacks)).check()
-    except (Unsettled, RecursionError) as error:
-        if stacks:
-            return everything
-        typing, builder, actions = _solved(program, give_up(program, f"the typing of the network did not settle: {error}"))
+    found = _typed(program, stacks)
+    if isinstance(found, frozenset):
+        return found
+    typing, builder, actions = found
     sizes = {key: math.prod(program.tensors[key].shape) // len(members) for key, members in program.stacks.items()}
     try:
         emitter = Emitter(program, typing, builder)
@@ -141,20 +128,49 @@ def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph 
         node_sets, edge_sets = emitter.run()
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
+    said = tuple(diagnostics(program, typing))
+    scaling = None if typing.failure else DeferredScales(program, typing.system, emitter.components)
+    lowered.forget()
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, lowered.aliases, program.stacks),
+        symmetry=builder.group(actions, lowered.aliases, program.stacks, scaling),
         values=lowered.values,
         aliases=lowered.aliases,
         names=lowered.names,
-        diagnostics=tuple(diagnostics(program, typing)),
+        diagnostics=said,
         source=lowered.source,
     )
 
 
-def _solved(program: Program, typing: Typing) -> tuple[Typing, GroupBuilder, dict[str, TensorAction]]:
+def _typed(program: Program, stacks: list[Stack]) -> Solved | frozenset[Branch]:
+    """The typed program and its group; or the branches that are of no use.
+
+    Where families of spaces do not settle, or are found wrong, less may vary in the next attempt: groups become smaller, and stay right.
+    """
+    causes: list[str] = []
+    for most_parts in PARTS:
+        try:
+            solved = _solved(program, type_program(program, most_parts))
+            idle = idle_joins(solved[0], stacks)
+            if idle:
+                return idle
+            if solved[0].dependencies.delicate or stacks or causes:  # elsewhere types are plain products
+                Certificate(program, solved[1], branch_axes(stacks)).check()
+        except (Unsettled, RecursionError) as error:
+            if stacks:
+                return frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
+            causes.append(str(error))
+            continue
+        if causes:
+            which = f"a space of more than {most_parts} parts" if most_parts else "the parts of another space"
+            solved[0].coarser = f"nothing is taken to vary over {which}, and the group may be too small: {causes[-1]}"
+        return solved
+    return _solved(program, give_up(program, f"the typing of the network did not settle: {causes[0]}"))
+
+
+def _solved(program: Program, typing: Typing) -> Solved:
     """The group's spaces and factors, and how each tensor is permuted."""
     builder = GroupBuilder(typing.dependencies)
     # Nothing of a tensor without elements moves; its empty axes are lost where it is concatenated.

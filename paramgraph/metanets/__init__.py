@@ -9,17 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paramgraph.metanets.data import Population, collate
     from paramgraph.metanets.edit import edited_state_dict
+    from paramgraph.metanets.editor import Editor, run
     from paramgraph.metanets.gmn import GMN
+    from paramgraph.metanets.stack import Stack
     from paramgraph.metanets.vocabulary import Vocabulary
 
 _CONTENTS = {
+    "Editor": "paramgraph.metanets.editor",
     "GMN": "paramgraph.metanets.gmn",
+    "Population": "paramgraph.metanets.data",
+    "Stack": "paramgraph.metanets.stack",
     "Vocabulary": "paramgraph.metanets.vocabulary",
+    "collate": "paramgraph.metanets.data",
     "edited_state_dict": "paramgraph.metanets.edit",
+    "run": "paramgraph.metanets.editor",
 }
 
-__all__ = ["GMN", "Vocabulary", "edited_state_dict"]
+__all__ = ["GMN", "Editor", "Population", "Stack", "Vocabulary", "collate", "edited_state_dict", "run"]
 
 
 def __getattr__(name: str) -> Any:

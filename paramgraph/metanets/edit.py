@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from paramgraph.errors import MetanetError
-from paramgraph.graph import EdgeSet, ParameterView, ParamGraph
+from paramgraph.graph import EdgeSet, ParamGraph
+from paramgraph.metanets.stack import Stack, write_stacked
 
 
 def edited_state_dict(graph: ParamGraph, edits: Mapping[str, torch.Tensor], scale: float | torch.Tensor = 1.0) -> dict[str, torch.Tensor]:
@@ -28,23 +28,50 @@ def edited_state_dict(graph: ParamGraph, edits: Mapping[str, torch.Tensor], scal
     Raises:
         MetanetError: an edit's name or shape does not fit the graph.
     """
+    shaped = {name: edit.reshape(_edge_set(graph, name, edit).shape)[None] for name, edit in edits.items()}
+    edited = dict(graph.values)
+    for name, change in changes(graph, shaped).items():
+        edited[name] = graph.values[name] + scale * change[0]
+    return edited
+
+
+def changes(graph: ParamGraph, edits: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Edits of edge sets as edits of base tensors: the mean over a parameter's uses, zero where no edge set reads.
+
+    Args:
+        graph: the structure.
+        edits: per edge set name `(networks, *edge_set.shape)`.
+
+    Returns:
+        Per base name that is edited, `(networks, *shape)`; integer tensors are left out.
+    """
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, torch.Tensor] = {}
     for name, edit in edits.items():
-        edges = _edge_set(graph, name, edit)
-        view, base = edges.parameter, graph.values[edges.parameter.name]  # type: ignore[union-attr]
+        view = graph.edge_sets[name].parameter
         assert view is not None
+        base = graph.values[view.name]
         if not base.is_floating_point():
             continue
-        if view.name not in sums:
-            sums[view.name] = torch.zeros_like(base, dtype=edit.dtype, device=edit.device)
-            counts[view.name] = torch.zeros_like(base, dtype=edit.dtype, device=edit.device)
-        sums[view.name] = sums[view.name] + _written(view, edit.reshape(edges.shape), base.shape)
-        counts[view.name] += _written(view, torch.ones_like(edit).reshape(edges.shape), base.shape)
-    edited = dict(graph.values)
-    for name, total in sums.items():
-        edited[name] = graph.values[name] + scale * total / counts[name].clamp(min=1)
-    return edited
+        written = write_stacked(view, edit, base.shape)
+        count = write_stacked(view, torch.ones_like(edit[:1]), base.shape)
+        sums[view.name] = sums[view.name] + written if view.name in sums else written
+        counts[view.name] = counts[view.name] + count if view.name in counts else count
+    return {name: total / counts[name].clamp(min=1) for name, total in sums.items()}
+
+
+def edited_stack(stack: Stack, edits: Mapping[str, torch.Tensor], scale: float | torch.Tensor = 1.0) -> Stack:
+    """`edited_state_dict` of all networks of a stack at once.
+
+    Args:
+        stack: the networks.
+        edits: per edge set name `(networks, *edge_set.shape)`.
+        scale: factor of all edits.
+    """
+    values = dict(stack.values)
+    for name, change in changes(stack.graph, edits).items():
+        values[name] = values[name] + scale * change
+    return Stack(stack.graph, values)
 
 
 def _edge_set(graph: ParamGraph, name: str, edit: torch.Tensor) -> EdgeSet:
@@ -57,15 +84,3 @@ def _edge_set(graph: ParamGraph, name: str, edit: torch.Tensor) -> EdgeSet:
             f"got {tuple(edit.shape)}; use a metanet with `head='edge', out=1`."
         )
     return edges
-
-
-def _written(view: ParameterView, values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """A tensor of the base's `shape` with `values` where the view reads, zero elsewhere: the transpose of `ParameterView.read`."""
-    if view.index is not None:
-        index = torch.as_tensor(np.ascontiguousarray(view.index).reshape(-1), device=values.device)
-        return values.new_zeros(shape).reshape(-1).index_add(0, index, values.reshape(-1)).reshape(shape)
-    empty = values.new_zeros(view.split)
-    slices = tuple(slice(*bounds) for bounds in view.slices)
-    permuted = [empty[slices].shape[axis] for axis in view.order]
-    empty[slices] = values.reshape(permuted).permute(*np.argsort(view.order).tolist())
-    return empty.reshape(shape)

@@ -6,11 +6,14 @@ Numbers become `sin(Linear(number))`, types become learned vectors, and all of a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.embeddings import TypeEmbeddings
+from paramgraph.metanets.layout import Job
 from paramgraph.metanets.structure import EdgeTable, NodeTable
 
 ORDER_FREQUENCIES = 16
@@ -76,12 +79,15 @@ class EdgeEncoder(nn.Module):
         code = code + torch.sin(self.position(table.position.to(dtype)))
         return code + table.structural.to(dtype)[:, None] * self.structural
 
-    def edge_tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The parameters that work on edges, for `encode`."""
-        return self.value.weight[:, 0], self.value.bias
+    def edge_tensors(self, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The table and parameters that work on edges."""
+        return codes, self.value.weight[:, 0], self.value.bias
 
-
-def encode(values: torch.Tensor, code: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Initial edge states: values of any shape `(…)` and a code broadcastable to `(…, width)` to `(…, width)`."""
-    # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
-    return torch.sin((values[..., None] * weight).add_(bias)).add_(code)
+    def encode(self, job: Job, tile: Tile, raw: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """See `job_pass.Encodes`."""
+        codes, weight, bias = tensors
+        groups, m, k, positions = tile.block.shape
+        code = codes[job.codes[tile.slices[0]]].reshape(1, groups, 1, 1, 1, -1) if job.packed else codes[job.codes[tile.slices[3]]]
+        # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
+        states = torch.sin((raw[..., None] * weight).add_(bias)).add_(code)
+        return states.expand(job.batch, groups, m, k, positions, -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,15 +9,15 @@ from torch import nn
 
 from paramgraph.backends.protocol import Backend
 from paramgraph.backends.registry import get_backend
-from paramgraph.errors import UnknownNameError
-from paramgraph.graph import ParamGraph
-from paramgraph.metanets.batch import Batch, Planner, check_graphs
+from paramgraph.errors import MetanetError, UnknownNameError
+from paramgraph.metanets.batch import Batch, Networks, Planner, check_graphs, count_edges, structures_of
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder, NodeEncoder
-from paramgraph.metanets.gmn_layer import GMNLayer, State
+from paramgraph.metanets.gmn_layer import GMNLayer, LayerOptions, State, collected_features
 from paramgraph.metanets.heads import HEADS, Prediction
-from paramgraph.metanets.layout import Limits
-from paramgraph.metanets.passes import EdgeStates
+from paramgraph.metanets.layout import Limits, feature_kind
+from paramgraph.metanets.passes import EdgeStates, Encoding
+from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
 
 WHOLE = 2**62
@@ -58,11 +57,17 @@ class GMN(nn.Module):
         use_global: whether there is a u.
         residual: the released residual variant: states are layer-normalised where they enter an update, updates are added, and begin
             at zero.
+        norm: `"layer"`: states are layer-normalised where they enter an update; `"batch"`: new node and global states are normalised over the
+            batch, as in the released code; `"none"`. None is `"layer"` for the residual variant, and else `"none"`.
+        attention: heads of an attention over the edges at a node, which takes the place of the aggregation in messages; 0 for none.
+        bias_layout: `"nodes"`: biases, gains and running statistics are edges from nodes of their own, as in GMN; `"features"`: they are features
+            of the nodes at their other ends, and no messages run along them, as in the code of ScaleGMN and Neural Graphs.
         vocabulary: the types to know; None takes those of the first batch, and then stays at that (make the optimiser afterwards).
         keep_edges: edges of a batch up to which edge states are kept; 0 always streams. None keeps about 0.5 GiB of states per
             intermediate result in float32.
         tile_edges: edges per tile when streaming. None takes tiles that fit in a processor's cache.
         pack_edges: edge sets up to this size are computed together, with explicit indices. None chooses by `hidden`; 0 packs none.
+        recompute: where edge states are kept, keep nothing else of a layer, and compute the rest again in backward (checkpointing).
 
     Raises:
         UnknownNameError: backend, head or an option is not known.
@@ -82,16 +87,25 @@ class GMN(nn.Module):
         direction: Literal["forward", "both"] = "forward",
         use_global: bool = True,
         residual: bool = False,
+        norm: Literal["layer", "batch", "none"] | None = None,
+        attention: int = 0,
+        bias_layout: Literal["nodes", "features"] = "nodes",
         vocabulary: Vocabulary | None = None,
         keep_edges: int | None = None,
         tile_edges: int | None = None,
         pack_edges: int | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         _one_of("head", head, tuple(HEADS))
         _one_of("aggregation", aggregation, ("mean", "sum"))
         _one_of("updates", updates, ("nodes-first", "edges-first"))
         _one_of("direction", direction, ("forward", "both"))
+        norm = ("layer" if residual else "none") if norm is None else norm
+        _one_of("norm", norm, ("layer", "batch", "none"))
+        _one_of("bias_layout", bias_layout, ("nodes", "features"))
+        if attention < 0 or (attention and hidden % attention):
+            raise MetanetError(f"expected a number of attention heads that divides hidden={hidden}, or 0; got {attention}.")
         self.backend = get_backend(backend)
         self.keep_edges = max(1, 2**27 // (hidden * max(layers, 1))) if keep_edges is None else keep_edges
         self.tile_edges = max(1, 2**20 // hidden) if tile_edges is None else max(1, tile_edges)
@@ -100,19 +114,20 @@ class GMN(nn.Module):
         self.node_encoder = NodeEncoder(hidden)
         self.edge_encoder = EdgeEncoder(hidden)
         self.initial_global = nn.Parameter(torch.zeros(hidden)) if use_global else None
-        self.layers = nn.ModuleList(
-            GMNLayer(
-                hidden,
-                head=head if number == layers - 1 else None,
-                mean=aggregation == "mean",
-                nodes_first=updates == "nodes-first",
-                both=direction == "both",
-                use_global=use_global,
-                residual=residual,
-            )
-            for number in range(layers)
+        options = LayerOptions(
+            width=hidden,
+            mean=aggregation == "mean",
+            nodes_first=updates == "nodes-first",
+            both=direction == "both",
+            use_global=use_global,
+            residual=residual,
+            norm=norm,
+            heads=attention,
         )
+        self.layers = nn.ModuleList(GMNLayer(options, head if number == layers - 1 else None) for number in range(layers))
         self.head = HEADS[head](hidden, out, use_global)
+        self.bias_layout = bias_layout
+        self.recompute = recompute
         self._planner = Planner()
 
     @property
@@ -120,35 +135,42 @@ class GMN(nn.Module):
         """The types this metanet knows, or None before its first batch."""
         return self.embeddings.vocabulary
 
-    def forward(self, graphs: Sequence[ParamGraph]) -> Prediction:
-        """Predictions for a batch of graphs, in the order given; see the class.
+    def forward(self, graphs: Networks | Stack) -> Prediction:
+        """Predictions for a batch of graphs and stacks, one per network, in the order given; see the class.
 
         Raises:
             MetanetError: the batch is empty, a type is not in the vocabulary, or values are NaN, on another device or of another
                 dtype. The message names graph and set.
             MissingDependencyError: the backend cannot run on the metanet's device.
         """
+        prediction: Prediction = self.head(self.states(graphs))
+        return prediction
+
+    def states(self, graphs: Networks | Stack) -> State:
+        """The states after the last layer, for heads of your own."""
         batch, keep = self._batch(graphs)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
-        state = State(
-            nodes=self.node_encoder(self.embeddings, layout.nodes),
-            edges=EdgeStates(self.backend, batch, self.edge_encoder, codes, keep),
-            globals_=None if self.initial_global is None else self.initial_global.expand(layout.num_graphs, -1),
-        )
+        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes), codes.shape[-1])
+        edges = EdgeStates(self.backend, batch, encoding, keep, self.recompute)
+        nodes = self.node_encoder(self.embeddings, layout.nodes)
+        if self.bias_layout == "features":
+            nodes = nodes + collected_features(edges, nodes)
+        state = State(nodes, edges, None if self.initial_global is None else self.initial_global.expand(layout.num_graphs, -1))
         for layer in self.layers:
             state = layer(state)
-        return self.head(state)
+        return state
 
-    def _batch(self, graphs: Sequence[ParamGraph]) -> tuple[Batch, bool]:
+    def _batch(self, graphs: Networks | Stack) -> tuple[Batch, bool]:
         """The checked batch, and whether its edge states are kept."""
-        graphs = check_graphs(graphs)
+        networks = check_graphs(graphs)
         reference = self.node_encoder.no_order
         self.backend.check_device(reference.device)
-        vocabulary = self.vocabulary or Vocabulary.from_graphs(graphs)
-        keep = sum(graph.num_edges for graph in graphs) <= self.keep_edges
-        limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges)
-        batch = self._planner(graphs, vocabulary, limits, reference.dtype, reference.device)
+        vocabulary = self.vocabulary or Vocabulary.from_graphs(structures_of(networks))
+        keep = count_edges(networks) <= self.keep_edges
+        kind = feature_kind if self.bias_layout == "features" else None
+        limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, kind=kind)
+        batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
         if self.vocabulary is None:
             self.embeddings.materialize(vocabulary)
         return batch, keep

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from paramgraph.backends.protocol import Backend, Block
+from paramgraph.metanets.job_pass import Ends, Tensors
 from paramgraph.metanets.layers import EdgeFunction, MessageFunction, StateUpdate, begin_as_identity
-from paramgraph.metanets.layout import Layout
-from paramgraph.metanets.passes import EdgeStates, Reduced, Terms
+from paramgraph.metanets.layout import FEATURE, Job, Layout
+from paramgraph.metanets.passes import EdgeStates, Reduced, Step, Terms
 
 
 @dataclass(frozen=True)
@@ -33,33 +35,44 @@ class State:
         return self.edges.batch.layout
 
 
+@dataclass(frozen=True)
+class LayerOptions:
+    """What all layers of a GMN share; see `GMN`."""
+
+    width: int
+    mean: bool
+    nodes_first: bool
+    both: bool
+    use_global: bool
+    residual: bool
+    norm: str
+    heads: int
+
+
 class GMNLayer(nn.Module):
     """Updates of nodes, edges and the global state.
 
     Args:
-        width: length of all states.
+        options: of the metanet.
         head: the head that follows if this is the last layer, else None. What that head does not read is not computed.
-        mean: means instead of sums.
-        nodes_first: nodes are updated before edges, else after.
-        both: messages also run against the edges.
-        use_global: whether there is a global state.
-        residual: the residual variant.
     """
 
-    def __init__(self, width: int, head: str | None, mean: bool, nodes_first: bool, both: bool, use_global: bool, residual: bool) -> None:
+    def __init__(self, options: LayerOptions, head: str | None) -> None:
         super().__init__()
-        self.mean = mean
-        self.nodes_first = nodes_first
-        updates_nodes = head != "edge" or nodes_first
-        updates_edges = head != "node" or not nodes_first
+        width, use_global, residual, norm = options.width, options.use_global, options.residual, options.norm
+        self.mean = options.mean
+        self.nodes_first = options.nodes_first
+        updates_nodes = head != "edge" or options.nodes_first
+        updates_edges = head != "node" or not options.nodes_first
         updates_global = use_global and head in (None, "graph")
         self.needs_edge_sums = updates_global or head == "graph"
-        self.message = MessageFunction(width, use_global, residual) if updates_nodes else None
-        self.reverse = MessageFunction(width, use_global, residual) if updates_nodes and both else None
-        inputs = 2 + both + use_global
-        self.node_update = StateUpdate(width, inputs, residual) if updates_nodes else None
-        self.edge_update = EdgeFunction(width, use_global, residual) if updates_edges else None
-        self.global_update = StateUpdate(width, 3, residual) if updates_global else None
+        layered = norm == "layer"
+        self.message = MessageFunction(width, use_global, layered, options.heads) if updates_nodes else None
+        self.reverse = MessageFunction(width, use_global, layered, options.heads) if updates_nodes and options.both else None
+        inputs = 2 + options.both + use_global
+        self.node_update = StateUpdate(width, inputs, residual, norm) if updates_nodes else None
+        self.edge_update = EdgeFunction(width, use_global, residual, layered) if updates_edges else None
+        self.global_update = StateUpdate(width, 3, residual, norm) if updates_global else None
         if residual:
             for update in (self.node_update, self.edge_update, self.global_update):
                 if update is not None:
@@ -83,10 +96,19 @@ class GMNLayer(nn.Module):
     def _terms(self, function: EdgeFunction, state: State) -> Terms:
         return Terms(state.layout, *function.at_nodes(state.nodes, state.globals_, state.layout.graph_of_row))
 
+    def _step(self, function: MessageFunction | None, state: State) -> Step | None:
+        return None if function is None else Step(function, self._terms(function, state), function.message_width)
+
     def _collect(self, state: State, edge_sums: bool) -> Reduced:
-        forward = None if self.message is None else (self.message, self._terms(self.message, state))
-        backward = None if self.reverse is None else (self.reverse, self._terms(self.reverse, state))
-        return state.edges.reduce(forward, backward, edge_sums)
+        forward, backward = self._step(self.message, state), self._step(self.reverse, state)
+        if not any(job.kind == FEATURE for job in state.layout.jobs):
+            return state.edges.reduce(forward, backward, edge_sums)
+        collected = state.edges.reduce(forward, backward, edge_sums, only=lambda job: job.kind != FEATURE)
+        if edge_sums and collected.total is not None:
+            features = state.edges.reduce(total=True, only=lambda job: job.kind == FEATURE).total
+            assert features is not None
+            collected.total = collected.total + features
+        return collected
 
     def _update_nodes(self, state: State, collected: Reduced) -> State:
         if self.node_update is None or self.message is None or collected.target is None:
@@ -110,6 +132,28 @@ class GMNLayer(nn.Module):
         if self.mean:
             nodes, edges = per_count(nodes, state.layout.nodes_per_graph), per_count(edges, state.layout.edges_per_graph)
         return replace(state, globals_=self.global_update(state.globals_, nodes, edges))
+
+
+class _AsTheyAre:
+    """Edge states as messages."""
+
+    def edge_tensors(self) -> tuple[torch.Tensor, ...]:
+        return ()
+
+    def updated(self, job: Job, tensors: Tensors, backend: Backend, block: Block, ends: Ends, edge: torch.Tensor) -> torch.Tensor:
+        return edge
+
+    def hidden(self, job: Job, tensors: Tensors, backend: Backend, block: Block, ends: Ends, edge: torch.Tensor, end: str) -> torch.Tensor:
+        return edge
+
+
+def collected_features(edges: EdgeStates, nodes: torch.Tensor) -> torch.Tensor:
+    """Sums of the edge states of features at their nodes, `(rows, width)`."""
+    none = nodes.new_zeros(nodes.shape[0], 0)
+    step = Step(_AsTheyAre(), Terms(edges.batch.layout, none, none), nodes.shape[-1])
+    found = edges.reduce(forward=step, only=lambda job: job.kind == FEATURE).target
+    assert found is not None
+    return found
 
 
 def node_sums(state: State) -> torch.Tensor:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from paramgraph.backends.tiles import Tile
+from paramgraph.metanets.batch import Batch
 from paramgraph.metanets.gmn_layer import State, node_sums, per_count
+from paramgraph.metanets.layout import Job, Layout
+from paramgraph.metanets.passes import EdgeStates
 
 Prediction = torch.Tensor | list[dict[str, torch.Tensor]]
+# Per group of networks of one structure, from names of sets to predictions with a leading axis for the networks.
+Stacked = list[dict[str, torch.Tensor]]
 
 
 class GraphHead(nn.Module):
@@ -45,16 +52,7 @@ class NodeHead(nn.Module):
 
     def forward(self, state: State) -> list[dict[str, torch.Tensor]]:
         """Per graph, from node set names to `(size, out)`."""
-        runs = iter(self.linear(state.nodes).split(state.layout.run_rows))
-        predictions: list[dict[str, torch.Tensor]] = []
-        for structure, batch in state.layout.groups:
-            members: list[dict[str, torch.Tensor]] = [{} for _ in range(batch)]
-            for nodes in structure.nodes:
-                rows = next(runs)
-                for member, part in zip(members, rows.reshape(batch, nodes.size, rows.shape[-1]), strict=True):
-                    member[nodes.name] = part
-            predictions += members
-        return [predictions[number] for number in state.edges.batch.order]
+        return per_node(state.layout, self.linear(state.nodes), state.edges.batch.order)
 
 
 class EdgeHead(nn.Module):
@@ -64,25 +62,79 @@ class EdgeHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(width, out)
 
+    @property
+    def out(self) -> int:
+        """Length of each prediction."""
+        return self.linear.out_features
+
+    def begin_at_zero(self) -> None:
+        """Predict nothing until trained: editors begin as the identity."""
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def edge_tensors(self) -> tuple[torch.Tensor, ...]:
+        """See `job_pass.Emits`."""
+        return self.linear.weight, self.linear.bias
+
+    def emitted(self, job: Job, tile: Tile, tensors: Sequence[torch.Tensor], state: torch.Tensor) -> torch.Tensor:
+        """See `job_pass.Emits`."""
+        return F.linear(state, *tensors).reshape(job.batch, tile.block.num_edges, -1)
+
+    def stacked(self, state: State) -> Stacked:
+        """Per group of the batch, from names of edge sets with a parameter to `(networks, *edge_set.shape, out)`."""
+        return per_edge(state.edges, self)
+
     def forward(self, state: State) -> list[dict[str, torch.Tensor]]:
         """Per graph, from names of edge sets with a parameter to `(*edge_set.shape, out)`."""
-        emitted = state.edges.reduce(emit=self.linear).emitted
-        predictions: list[dict[str, torch.Tensor]] = [{} for _ in range(state.layout.num_graphs)]
-        for job, rows in zip(state.layout.jobs, emitted, strict=True):
-            for number, part in enumerate(job.parts):
-                if part.edges.parameter is None:
-                    continue
-                if rows is None:  # an edge set without edges
-                    values = state.nodes.new_zeros(0, self.linear.out_features)
-                else:
-                    values = rows[0, part.start : part.stop] if job.packed else rows[number]
-                predictions[part.graph][part.edges.name] = values.reshape(*part.edges.shape, self.linear.out_features)
-        ordered = [predictions[number] for number in state.edges.batch.order]
-        # Jobs come packed ones last; users expect the graph's own order.
-        return [
-            {name: found[name] for name in graph.edge_sets if name in found}
-            for found, graph in zip(ordered, (state.edges.batch.graphs[n] for n in state.edges.batch.order), strict=True)
-        ]
+        return separate(self.stacked(state), state.edges.batch)
+
+
+def per_node(layout: Layout, rows: torch.Tensor, order: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+    """Rows of all nodes of a batch, `(rows, out)`, per graph as given and node set: `(size, out)`."""
+    runs = iter(rows.split(layout.run_rows))
+    predictions: list[dict[str, torch.Tensor]] = []
+    for structure, batch in layout.groups:
+        members: list[dict[str, torch.Tensor]] = [{} for _ in range(batch)]
+        for nodes in structure.nodes:
+            run = next(runs)
+            for member, part in zip(members, run.reshape(batch, nodes.size, run.shape[-1]), strict=True):
+                member[nodes.name] = part
+        predictions += members
+    return [predictions[number] for number in order]
+
+
+def per_edge(edges: EdgeStates, head: nn.Module) -> Stacked:
+    """Run an edge head over the edges; see `EdgeHead.stacked`."""
+    out: int = head.out  # type: ignore[assignment]
+    emitted = edges.reduce(emit=(head, out)).emitted  # type: ignore[arg-type]
+    batch, layout = edges.batch, edges.batch.layout
+    found: Stacked = [{} for _ in batch.groups]
+    number_of = {id(group): number for number, group in enumerate(batch.groups)}
+    for job, rows in zip(layout.jobs, emitted, strict=True):
+        seen: set[tuple[int, str]] = set()
+        for part in job.parts:
+            group = batch.group_of(part.graph)
+            key = (number_of[id(group)], part.edges.name)
+            if part.edges.parameter is None or key in seen:
+                continue
+            seen.add(key)
+            if rows is None:  # an edge set without edges
+                values = next(head.parameters()).new_zeros(0)
+            else:
+                # The networks of a group follow each other in a packed job.
+                values = rows[0, part.start : part.start + group.count * part.edges.num_edges] if job.packed else rows
+            found[key[0]][part.edges.name] = values.reshape(group.count, *part.edges.shape, out)
+    # Jobs come packed ones last; users expect the graph's own order.
+    return [{name: one[name] for name in group.graph.edge_sets if name in one} for one, group in zip(found, batch.groups, strict=True)]
+
+
+def separate(stacked: Stacked, batch: Batch) -> list[dict[str, torch.Tensor]]:
+    """Predictions per network, in the order given."""
+    members: list[dict[str, torch.Tensor]] = []
+    for found, group in zip(stacked, batch.groups, strict=True):
+        parts = {name: values.unbind(0) for name, values in found.items()}
+        members += [{name: values[number] for name, values in parts.items()} for number in range(group.count)]
+    return [members[number] for number in batch.order]
 
 
 HEADS: dict[str, Callable[[int, int, bool], nn.Module]] = {"graph": GraphHead, "node": NodeHead, "edge": EdgeHead}

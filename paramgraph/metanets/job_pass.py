@@ -1,6 +1,6 @@
 """One pass over the edges of one job: from raw values through all layers so far to sums, tile by tile.
 
-A pass is a function of a flat list of tensors (values, codes, node terms, parameters), of which each tile sees views. So it can be run
+A pass is a function of a flat list of tensors (values, tables, node terms, parameters), of which each tile sees views. So it can be run
 at once, with autograd recording; or tile by tile into preallocated sums, and in backward tile by tile again into preallocated gradients.
 Then nothing is kept per tile, neither intermediates nor autograd's records: small objects kept between tiles would pin the memory of the
 large ones freed around them.
@@ -10,49 +10,96 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from paramgraph.backends.protocol import Backend, Block
 from paramgraph.backends.tiles import Tile, Window
-from paramgraph.metanets.encoders import encode
-from paramgraph.metanets.layers import EdgeFunction, Ends
 from paramgraph.metanets.layout import Job
 
 Tensors = Sequence[torch.Tensor]
+Ends = tuple[torch.Tensor, torch.Tensor]
+
+
+class Encodes(Protocol):
+    """Values to initial edge states."""
+
+    def encode(self, job: Job, tile: Tile, raw: torch.Tensor, tensors: Tensors) -> torch.Tensor:
+        """Initial states of a tile.
+
+        Args:
+            job: the edges.
+            tile: the part of them.
+            raw: values: `(batch, groups, m, k, positions)`; of structural edges zeros, `(batch, 1, 1, 1, positions)`.
+            tensors: the tables and parameters that the encoder gave to the pass.
+        """
+        ...
+
+
+class EdgeWise(Protocol):
+    """A function of edges: an update of their states, or messages."""
+
+    def edge_tensors(self) -> tuple[torch.Tensor, ...]:
+        """The parameters that work on edges. They are handed around openly, so that a pass can be computed again in backward."""
+        ...
+
+    def updated(self, job: Job, tensors: Tensors, backend: Backend, block: Block, ends: Ends, edge: torch.Tensor) -> torch.Tensor:
+        """New edge states, from terms of the nodes in the block's windows and the states so far."""
+        ...
+
+    def hidden(self, job: Job, tensors: Tensors, backend: Backend, block: Block, ends: Ends, edge: torch.Tensor, end: str) -> torch.Tensor:
+        """Messages at the edges, to be summed at one end."""
+        ...
+
+
+class Emits(Protocol):
+    """A function of edge states that is returned per edge and position."""
+
+    def edge_tensors(self) -> tuple[torch.Tensor, ...]:
+        """See `EdgeWise.edge_tensors`."""
+        ...
+
+    def emitted(self, job: Job, tile: Tile, tensors: Tensors, state: torch.Tensor) -> torch.Tensor:
+        """`(batch, edges of the tile, out)`, positions counted as edges."""
+        ...
 
 
 @dataclass(frozen=True)
 class JobPass:
     """One pass over one job.
 
-    The inputs are, in this order: unless edge states are at hand, a tensor of values per graph (none if structural), the edge codes and
-    the encoder's two tensors; for each step and each message the source terms, the target terms and its parameters; and, to emit, a
-    linear function's weight and bias. The outputs are, as far as wanted, sums at targets, sums at sources, the total, what is emitted.
+    The inputs are, in this order: unless edge states are at hand, the tensors of values (none if structural) and the encoder's; for each step
+    and each message the source terms, the target terms and its parameters; and the parameters of what is emitted. The outputs are, as far as
+    wanted, sums at targets, sums at sources, the total, what is emitted.
 
     Attributes:
         backend: the engine.
         job: the edges.
+        encoder: values to initial states.
         steps: edge updates to run first.
         forward: messages to sum at the targets, up to and without their last linear layer, which commutes with the sum.
         backward: messages to sum at the sources, likewise.
         total: whether to sum the edge states of each graph.
-        emit: whether to return a linear function of every edge state.
-        kinds: what a tile sees of each input: `"values"`, `"sources"` and `"targets"` are cut to it, `"whole"` is not.
+        emit: what to return of every edge state.
+        fold: whether the positions of a node pair are one edge.
+        kinds: what a tile sees of each input: `"values"` and `"stacked"` values, `"sources"` and `"targets"` are cut to it, `"whole"` is not.
+        counts: number of parameters of the encoder, of each step, of forward, of backward and of emit.
         shapes: of each output.
     """
 
     backend: Backend
     job: Job
-    steps: tuple[EdgeFunction, ...]
-    forward: EdgeFunction | None
-    backward: EdgeFunction | None
+    encoder: Encodes
+    steps: tuple[EdgeWise, ...]
+    forward: EdgeWise | None
+    backward: EdgeWise | None
     total: bool
-    emit: bool
+    emit: Emits | None
+    fold: bool
     kinds: tuple[str, ...]
+    counts: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
 
     def compute(self, tile: Tile, seen: Tensors, state: torch.Tensor | None = None) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -63,41 +110,42 @@ class JobPass:
             seen: what it sees of the inputs.
             state: edge states to begin with, if they are at hand: `(batch, groups, m, k, positions, width)`.
         """
-        rest = iter(seen)
-        block = tile.block
+        rest, counts = iter(seen), iter(self.counts)
+        block = tile.folded if self.fold else tile.block
         if state is None:
-            state = self._encoded(tile, rest)
+            state = self._encoded(tile, rest, next(counts))
         for step in self.steps:
-            ends, tensors = _taken(step, rest)
-            state = step.updated(tensors, self.backend, block, ends, state)
+            ends, tensors = _taken(rest, next(counts))
+            state = step.updated(self.job, tensors, self.backend, block, ends, state)
         found = []
         if self.forward is not None:
-            found.append(self.backend.to_nodes(block, self._message(self.forward, rest, block, state), "target"))
+            ends, tensors = _taken(rest, next(counts))
+            messages = self.forward.hidden(self.job, tensors, self.backend, block, ends, state, "target")
+            found.append(self.backend.to_nodes(block, messages, "target"))
         if self.backward is not None:
-            found.append(self.backend.to_nodes(block, self._message(self.backward, rest, block, state), "source"))
+            ends, tensors = _taken(rest, next(counts))
+            messages = self.backward.hidden(self.job, tensors, self.backend, block, ends, state, "source")
+            found.append(self.backend.to_nodes(block, messages, "source"))
         if self.total:
             # In a packed job, edges of several graphs meet; their targets tell them apart.
             found.append(self.backend.to_nodes(block, state) if self.job.packed else self.backend.to_graph(block, state))
-        if self.emit:
-            found.append(F.linear(state, next(rest), next(rest)).reshape(self.job.batch, block.num_edges, -1))
+        if self.emit is not None:
+            found.append(self.emit.emitted(self.job, tile, [next(rest) for _ in range(next(counts))], state))
         return found, state
 
-    def _encoded(self, tile: Tile, rest: Iterator[torch.Tensor]) -> torch.Tensor:
-        job, (groups, m, k, positions) = self.job, tile.block.shape
-        values = [] if job.structural else [next(rest) for _ in range(1 if job.packed else job.batch)]
-        codes, weight, bias = next(rest), next(rest), next(rest)
-        code = codes[job.codes[tile.slices[0]]].reshape(1, groups, 1, 1, 1, -1) if job.packed else codes[job.codes[tile.slices[3]]]
+    def _encoded(self, tile: Tile, rest: Iterator[torch.Tensor], count: int) -> torch.Tensor:
+        job, (groups, _, _, positions) = self.job, tile.block.shape
+        values = [next(rest) for kind in self.kinds if kind in ("values", "stacked")]
+        tensors = [next(rest) for _ in range(count)]
         if job.packed:
-            raw = values[0].reshape(1, groups, 1, 1, 1)
+            raw = values[0].reshape(1, groups, 1, 1, positions)
         elif job.structural:
-            raw = codes.new_zeros(job.batch, 1, 1, 1, positions)
+            raw = tensors[0].new_zeros(job.batch, 1, 1, 1, positions)
+        elif "stacked" in self.kinds:
+            raw = values[0]
         else:
-            raw = torch.stack(values) if len(values) > 1 else values[0][None]
-        return encode(raw.to(weight.dtype), code, weight, bias).expand(job.batch, groups, m, k, positions, -1)
-
-    def _message(self, function: EdgeFunction, rest: Iterator[torch.Tensor], block: Block, state: torch.Tensor) -> torch.Tensor:
-        ends, tensors = _taken(function, rest)
-        return function.hidden(tensors, self.backend, block, ends, state)
+            raw = torch.stack(list(values)) if len(values) > 1 else values[0][None]
+        return self.encoder.encode(job, tile, raw.to(tensors[0].dtype), tensors)
 
     def streamed(self, inputs: Tensors) -> list[torch.Tensor]:
         """The outputs, tile by tile."""
@@ -136,8 +184,13 @@ class JobPass:
         return [self._cut(tile, kind, tensor) for kind, tensor in zip(self.kinds, tensors, strict=True)]
 
     def _cut(self, tile: Tile, kind: str, tensor: torch.Tensor) -> torch.Tensor:
+        if kind == "values" and self.job.packed:
+            positions = tile.block.shape[3]
+            return tensor[tile.slices[0].start * positions : tile.slices[0].stop * positions]
         if kind == "values":
-            return tensor[tile.slices[0]] if self.job.packed else tensor[tile.slices]
+            return tensor[tile.slices]
+        if kind == "stacked":
+            return tensor[(slice(None), *tile.slices)]
         if kind == "whole":
             return tensor
         return tensor[:, slice(*(tile.sources if kind == "sources" else tile.targets))]
@@ -150,7 +203,7 @@ class JobPass:
             yield next(rest)[:, slice(*tile.sources)]
         if self.total:
             yield next(rest)
-        if self.emit:
+        if self.emit is not None:
             yield next(rest)[:, slice(*run)]
 
 
@@ -160,16 +213,20 @@ class Streamed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job_pass: JobPass, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.job_pass = job_pass
+        ctx.device = inputs[-1].device.type
+        ctx.autocast = torch.is_autocast_enabled(ctx.device), torch.get_autocast_dtype(ctx.device)
         ctx.save_for_backward(*inputs)
         return tuple(job_pass.streamed(inputs))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, *ctx.job_pass.streamed_gradients(ctx.saved_tensors, ctx.needs_input_grad[1:], gradients)
+        enabled, dtype = ctx.autocast
+        with torch.autocast(ctx.device, dtype=dtype, enabled=enabled):
+            return None, *ctx.job_pass.streamed_gradients(ctx.saved_tensors, ctx.needs_input_grad[1:], gradients)
 
 
-def _taken(function: EdgeFunction, rest: Iterator[torch.Tensor]) -> tuple[Ends, list[torch.Tensor]]:
+def _taken(rest: Iterator[torch.Tensor], count: int) -> tuple[Ends, list[torch.Tensor]]:
     """Node terms and parameters of a function, from the inputs."""
     ends = next(rest), next(rest)
-    return ends, [next(rest) for _ in function.edge_tensors()]
+    return ends, [next(rest) for _ in range(count)]

@@ -7,7 +7,7 @@ indices over the whole table: what they cost is calls, not arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,14 @@ from paramgraph.graph import EdgeSet
 from paramgraph.metanets.structure import EdgeTable, NodeTable, Structure
 from paramgraph.metanets.vocabulary import Vocabulary
 
+# The kind of edge sets that are node features; see `feature_kind`.
+FEATURE = "feature"
+
+
+def feature_kind(structure: Structure, edges: EdgeSet) -> str | None:
+    """`Limits.kind` of metanets that take biases and gains as features of nodes: they send no messages along them."""
+    return FEATURE if edges.name in structure.features else None
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -27,10 +35,14 @@ class Limits:
     Attributes:
         tile: edges that are processed at once.
         pack: edge sets up to this size are packed.
+        fold: the positions of a node pair are one edge: tiles do not cut them.
+        kind: what a metanet tells edge sets apart by; only edge sets of one kind are packed together. None: nothing.
     """
 
     tile: int
     pack: int
+    fold: bool = False
+    kind: Callable[[Structure, EdgeSet], Hashable] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +64,10 @@ class Job:
         batch: leading axis of its tensors; 1 in a packed job.
         source: number of the source node set's run of rows; None in a packed job: the whole table.
         target: likewise for targets.
-        codes: row of the edge code table per position `(positions,)`; in a packed job per edge `(edges,)`.
+        codes: row of the edge code table per position `(positions,)`; in a packed job per edge `(edges,)`, or `(edges, positions)` if folded.
         tiles: what to process at once, in the order of the layout.
         packed: whether indices are explicit over the whole table.
+        kind: by `Limits.kind`.
     """
 
     parts: tuple[Part, ...]
@@ -64,6 +77,7 @@ class Job:
     codes: torch.Tensor
     tiles: list[Tile]
     packed: bool = False
+    kind: Hashable = None
 
     @property
     def structural(self) -> bool:
@@ -83,8 +97,8 @@ class Layout:
     Attributes:
         runs: `(batch, nodes)` of each run of rows: one per group and node set.
         graph_of_row: `(rows,)` graph number per row.
-        in_degree: `(rows,)` edges that end at each node.
-        out_degree: `(rows,)` edges that begin at each node.
+        in_degree: `(rows,)` edges that end at each node; without features, if the kind of edge sets tells those apart.
+        out_degree: `(rows,)` edges that begin at each node, likewise.
         nodes_per_graph: `(graphs,)`.
         edges_per_graph: `(graphs,)`.
         nodes: node features.
@@ -100,7 +114,7 @@ class Layout:
         self.starts = np.concatenate([[0], np.cumsum(self.run_rows, dtype=np.int64)])
         self.num_rows = int(self.starts[-1])
         self.num_graphs = sum(batch for _, batch in groups)
-        self._place_graphs()
+        self._place_graphs(limits.kind is feature_kind)
         self.nodes = self._node_table(vocabulary)
         self.edges = self._edge_table(vocabulary)
         self.jobs = self._make_jobs(limits)
@@ -108,14 +122,17 @@ class Layout:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=self.device)
 
-    def _place_graphs(self) -> None:
+    def _place_graphs(self, features_apart: bool) -> None:
         graph_of_row, in_degree, out_degree, nodes, edges = [], [], [], [], []
         first = 0
         for structure, batch in self.groups:
+            into, out_of = structure.in_degrees, structure.out_degrees
+            if features_apart:
+                into, out_of = structure.in_degrees_but_features, structure.out_degrees_but_features
             for number, node_set in enumerate(structure.nodes):
                 graph_of_row.append(np.repeat(np.arange(first, first + batch), node_set.size))
-                in_degree.append(np.tile(structure.in_degrees[number], batch))
-                out_degree.append(np.tile(structure.out_degrees[number], batch))
+                in_degree.append(np.tile(into[number], batch))
+                out_degree.append(np.tile(out_of[number], batch))
             nodes += [structure.num_nodes] * batch
             edges += [structure.num_edges] * batch
             first += batch
@@ -154,38 +171,51 @@ class Layout:
         )
 
     def _make_jobs(self, limits: Limits) -> list[Job]:
-        jobs, small = [], _Pack()
+        jobs: list[Job] = []
+        small: dict[Hashable, _Pack] = {}
         graph, run, code = 0, 0, 0
         for structure, batch in self.groups:
             for edges in structure.edges:
                 positions = np.arange(code, code + edges.shape[3])
                 code += edges.shape[3]
                 source, target = run + structure.number[edges.source], run + structure.number[edges.target]
+                kind = None if limits.kind is None else limits.kind(structure, edges)
                 if batch * edges.num_edges <= limits.pack:
-                    small.add(structure, edges, graph, batch, int(self.starts[source]), int(self.starts[target]), positions)
+                    pack = small.setdefault((kind, edges.shape[3] if limits.fold else 1), _Pack(kind, limits.fold))
+                    pack.add(structure, edges, graph, batch, int(self.starts[source]), int(self.starts[target]), positions)
                     continue
                 parts = tuple(Part(number, edges) for number in range(graph, graph + batch))
-                tiles = _tiles(structure, edges, max(1, limits.tile // batch), self.device)
-                jobs.append(Job(parts, batch, source, target, self._tensor(positions), tiles))
+                least = edges.shape[3] if limits.fold else 1
+                tiles = _tiles(structure, edges, max(1, least, limits.tile // batch), self.device)
+                jobs.append(Job(parts, batch, source, target, self._tensor(positions), tiles, kind=kind))
             graph += batch
             run += len(structure.nodes)
-        return [*jobs, self._packed_job(small, limits)] if small.parts else jobs
+        return [*jobs, *(self._packed_job(pack, limits) for pack in small.values())]
 
     def _packed_job(self, small: _Pack, limits: Limits) -> Job:
         source, target = self._tensor(np.concatenate(small.source)), self._tensor(np.concatenate(small.target))
+        codes = self._tensor(np.concatenate(small.codes))
+        positions = codes.shape[1] if limits.fold else 1
         tiles = []
         rows = (0, self.num_rows)
-        for slices in split((small.count, 1, 1, 1), limits.tile):
+        for slices in split((source.shape[0], 1, 1, positions), max(limits.tile, positions)):
             run = slices[0]
-            block = Block((run.stop - run.start, 1, 1, 1), *(self.num_rows,) * 2, source[run, None], target[run, None])
+            block = Block((run.stop - run.start, 1, 1, positions), *(self.num_rows,) * 2, source[run, None], target[run, None])
             tiles.append(Tile(block, slices, rows, rows))
-        return Job(tuple(small.parts), 1, None, None, self._tensor(np.concatenate(small.codes)), tiles, packed=True)
+        return Job(tuple(small.parts), 1, None, None, codes, tiles, packed=True, kind=small.kind)
 
 
 class _Pack:
-    """Small edge sets gathered into one list of edges over the rows of the table."""
+    """Small edge sets gathered into one list of edges over the rows of the table.
 
-    def __init__(self) -> None:
+    Args:
+        kind: of the edge sets.
+        fold: count the positions of a node pair as one edge.
+    """
+
+    def __init__(self, kind: Hashable, fold: bool) -> None:
+        self.kind = kind
+        self.fold = fold
         self.parts: list[Part] = []
         self.source: list[np.ndarray] = []
         self.target: list[np.ndarray] = []
@@ -196,15 +226,18 @@ class _Pack:
         self, structure: Structure, edges: EdgeSet, graph: int, batch: int, source_start: int, target_start: int, codes: np.ndarray
     ) -> None:
         """Add one edge set of `batch` graphs from number `graph` on, whose node sets' rows begin at the given starts."""
-        key = ("edge index", edges.name)
+        key = ("edge index", edges.name, self.fold)
         if key not in structure.cache:
-            structure.cache[key] = edges.edge_index()
+            source, target = edges.edge_index()
+            step = max(edges.shape[3], 1) if self.fold else 1
+            structure.cache[key] = source[::step], target[::step]
         source, target = structure.cache[key]
         sizes = [structure.nodes[structure.number[end]].size for end in (edges.source, edges.target)]
         copies = np.arange(batch)[:, None]
         self.source.append((source_start + copies * sizes[0] + source).reshape(-1))
         self.target.append((target_start + copies * sizes[1] + target).reshape(-1))
-        self.codes.append(np.tile(codes, batch * edges.num_edges // max(len(codes), 1)))
+        repeats = batch * edges.num_edges // max(len(codes), 1)
+        self.codes.append(np.tile(codes, (repeats, 1)) if self.fold else np.tile(codes, repeats))
         for copy in range(batch):
             self.parts.append(Part(graph + copy, edges, self.count, self.count + edges.num_edges))
             self.count += edges.num_edges

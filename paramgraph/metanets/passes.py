@@ -8,22 +8,21 @@ between passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from paramgraph.backends.protocol import Backend
 from paramgraph.metanets.batch import Batch
-from paramgraph.metanets.encoders import EdgeEncoder
-from paramgraph.metanets.job_pass import JobPass, Streamed
-from paramgraph.metanets.layers import EdgeFunction, Ends
+from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, Ends, JobPass, Streamed
 from paramgraph.metanets.layout import Job, Layout
 
 
 @dataclass
 class Terms:
-    """What the nodes contribute to an edge-wise function's first layer, as sources and as targets: `(rows, width)` each."""
+    """What the nodes contribute to an edge-wise function, as sources and as targets: `(rows, width)` each; the widths may differ."""
 
     layout: Layout
     source: torch.Tensor
@@ -40,14 +39,42 @@ class Terms:
         """Terms of a job's node sets, `(batch, nodes, width)` each; of the whole table in a packed job."""
         if job.source is None or job.target is None:
             return self.source[None], self.target[None]
-        width = self.source.shape[-1]
         return (
-            self._sources[job.source].reshape(*self.layout.runs[job.source], width),
-            self._targets[job.target].reshape(*self.layout.runs[job.target], width),
+            self._sources[job.source].reshape(*self.layout.runs[job.source], self.source.shape[-1]),
+            self._targets[job.target].reshape(*self.layout.runs[job.target], self.target.shape[-1]),
         )
 
 
-Step = tuple[EdgeFunction, Terms]
+@dataclass(frozen=True)
+class Step:
+    """A function of edges with the terms of the nodes.
+
+    Attributes:
+        function: the update or message.
+        terms: of the nodes.
+        width: of messages; None where the function updates edge states.
+    """
+
+    function: EdgeWise
+    terms: Terms
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How values become edge states.
+
+    Attributes:
+        encoder: the function.
+        tensors: its tables and parameters, the first of the metanet's own dtype.
+        width: of edge states.
+        fold: whether the positions of a node pair are one edge.
+    """
+
+    encoder: Encodes
+    tensors: tuple[torch.Tensor, ...]
+    width: int
+    fold: bool = False
 
 
 @dataclass
@@ -73,26 +100,31 @@ class EdgeStates:
     Args:
         backend: the engine.
         batch: the graphs.
-        encoder: values and codes to initial states.
-        codes: the edge code table, `(codes, width)`.
+        encoding: values to initial states.
         keep: keep edge states in memory between passes (the layout must have one tile per job); else recompute them tile by tile.
+        recompute: keep edge states, and nothing else of a pass: the rest is computed again in backward.
     """
 
-    def __init__(self, backend: Backend, batch: Batch, encoder: EdgeEncoder, codes: torch.Tensor, keep: bool) -> None:
+    def __init__(self, backend: Backend, batch: Batch, encoding: Encoding, keep: bool, recompute: bool = False) -> None:
         self.batch = batch
         self._backend = backend
-        self._encoder = encoder
-        self._codes = codes
+        self._encoding = encoding
         self._keep = keep
+        self._recompute = recompute
         self._steps: list[Step] = []
         self._kept: dict[int, tuple[int, torch.Tensor]] = {}
 
-    def advance(self, update: EdgeFunction, terms: Terms) -> None:
+    def advance(self, update: EdgeWise, terms: Terms) -> None:
         """Put one more edge update between the raw values and the current edge states."""
-        self._steps.append((update, terms))
+        self._steps.append(Step(update, terms))
 
     def reduce(
-        self, forward: Step | None = None, backward: Step | None = None, total: bool = False, emit: nn.Linear | None = None
+        self,
+        forward: Step | None = None,
+        backward: Step | None = None,
+        total: bool = False,
+        emit: tuple[Emits, int] | None = None,
+        only: Callable[[Job], bool] | None = None,
     ) -> Reduced:
         """One pass over all edges at their current states.
 
@@ -100,14 +132,18 @@ class EdgeStates:
             forward: messages to sum at the targets, up to and without their last linear layer, which commutes with the sum.
             backward: messages to sum at the sources, likewise.
             total: whether to sum the edge states of each graph.
-            emit: linear function of edge states to return per edge.
+            emit: function of edge states to return per edge, and its width.
+            only: which jobs take part; None: all.
         """
-        layout, width = self.batch.layout, self._codes.shape[-1]
-        at_targets, at_sources, totals = _Sums(layout, width), _Sums(layout, width), _Totals(layout, width)
+        layout = self.batch.layout
+        like = self._encoding.tensors[0]
+        at_targets, at_sources = (_Sums(layout, 0 if step is None else step.width or 0) for step in (forward, backward))
+        totals = _Totals(layout, self._encoding.width)
         emitted: list[torch.Tensor | None] = []
         for number, job in enumerate(layout.jobs):
+            takes = bool(job.tiles) and (only is None or only(job))
             emits = None if job.structural else emit
-            found = iter(self._run(number, job, forward, backward, total, emits) if job.tiles else ())
+            found = iter(self._run(number, job, forward, backward, total, emits) if takes else ())
             if forward is not None:
                 at_targets.add(job.target, next(found, None))
             if backward is not None:
@@ -116,54 +152,69 @@ class EdgeStates:
                 totals.add(job, next(found, None))
             emitted.append(next(found, None) if emits is not None else None)
         return Reduced(
-            at_targets.result(self._codes) if forward else None,
-            at_sources.result(self._codes) if backward else None,
-            totals.result(self._codes) if total else None,
+            at_targets.result(like) if forward else None,
+            at_sources.result(like) if backward else None,
+            totals.result(like) if total else None,
             emitted,
         )
 
     def _run(
-        self, number: int, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: nn.Linear | None
+        self, number: int, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None
     ) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
         level, state = self._kept.get(number, (0, None))
         steps = self._steps[level:]
         inputs: list[tuple[str, torch.Tensor]] = []
+        counts: list[int] = []
         if state is None:
-            inputs += [("values", value) for value in self.batch.values[number] or ()]
-            inputs += [("whole", tensor) for tensor in (self._codes, *self._encoder.edge_tensors())]
-        for function, terms in (*steps, *(message for message in (forward, backward) if message is not None)):
-            inputs += zip(("sources", "targets"), terms.at(job), strict=True)
-            inputs += [("whole", tensor) for tensor in function.edge_tensors()]
+            stacked = not job.packed and self.batch.group_of(job.parts[0].graph).stack is not None
+            inputs += [("stacked" if stacked else "values", value) for value in self.batch.values[number] or ()]
+            inputs += [("whole", tensor) for tensor in self._encoding.tensors]
+            counts.append(len(self._encoding.tensors))
+        for step in (*steps, *(message for message in (forward, backward) if message is not None)):
+            tensors = step.function.edge_tensors()
+            inputs += zip(("sources", "targets"), step.terms.at(job), strict=True)
+            inputs += [("whole", tensor) for tensor in tensors]
+            counts.append(len(tensors))
         if emit is not None:
-            inputs += [("whole", emit.weight), ("whole", emit.bias)]
+            tensors = emit[0].edge_tensors()
+            inputs += [("whole", tensor) for tensor in tensors]
+            counts.append(len(tensors))
         job_pass = JobPass(
             backend=self._backend,
             job=job,
-            steps=tuple(function for function, _ in steps),
-            forward=forward[0] if forward else None,
-            backward=backward[0] if backward else None,
+            encoder=self._encoding.encoder,
+            steps=tuple(step.function for step in steps),
+            forward=forward.function if forward else None,
+            backward=backward.function if backward else None,
             total=total,
-            emit=emit is not None,
+            emit=emit[0] if emit else None,
+            fold=self._encoding.fold,
             kinds=tuple(kind for kind, _ in inputs),
+            counts=tuple(counts),
             shapes=self._shapes(job, forward, backward, total, emit),
         )
-        tensors = [tensor for _, tensor in inputs]
-        if self._keep:
-            found, state = job_pass.compute(job.tiles[0], job_pass.seen(job.tiles[0], tensors), state)
-            self._kept[number] = (len(self._steps), state)
-            return found
-        streamed: tuple[torch.Tensor, ...] = Streamed.apply(job_pass, *tensors)
-        return streamed
+        tensors = tuple(tensor for _, tensor in inputs)
+        if not self._keep:
+            streamed: tuple[torch.Tensor, ...] = Streamed.apply(job_pass, *tensors)
+            return streamed
+        seen = job_pass.seen(job.tiles[0], tensors)
+        if self._recompute and torch.is_grad_enabled():
+            found, state = checkpoint(job_pass.compute, job.tiles[0], seen, state, use_reentrant=False, preserve_rng_state=False)
+        else:
+            found, state = job_pass.compute(job.tiles[0], seen, state)
+        assert state is not None
+        self._kept[number] = (len(self._steps), state)
+        return found
 
     def _shapes(
-        self, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: nn.Linear | None
+        self, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None
     ) -> tuple[tuple[int, ...], ...]:
-        width, rows = self._codes.shape[-1], self.batch.layout.num_rows
+        width, rows = self._encoding.width, self.batch.layout.num_rows
         sizes = {end: rows if run is None else self.batch.layout.runs[run][1] for end, run in (("s", job.source), ("t", job.target))}
-        shapes: list[tuple[int, ...]] = [(job.batch, sizes["t"], width)] if forward else []
-        shapes += [(job.batch, sizes["s"], width)] if backward else []
+        shapes: list[tuple[int, ...]] = [(job.batch, sizes["t"], forward.width or 0)] if forward else []
+        shapes += [(job.batch, sizes["s"], backward.width or 0)] if backward else []
         shapes += [(1, rows, width) if job.packed else (job.batch, width)] if total else []
-        shapes += [(job.batch, sum(tile.block.num_edges for tile in job.tiles), emit.out_features)] if emit is not None else []
+        shapes += [(job.batch, sum(tile.block.num_edges for tile in job.tiles), emit[1])] if emit is not None else []
         return tuple(shapes)
 
 
@@ -209,7 +260,7 @@ class _Totals:
         if piece is None:
             return
         if job.packed:
-            self._table = piece[0]
+            self._table = piece[0] if self._table is None else self._table + piece[0]
             return
         self._blocks.append(piece)
         self._numbers += [part.graph for part in job.parts]

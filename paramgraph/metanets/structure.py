@@ -82,6 +82,20 @@ class Structure:
         return np.concatenate([nodes.order_array() for nodes in self.nodes]) if self.nodes else np.zeros(0, np.int64)
 
     @cached_property
+    def features(self) -> frozenset[str]:
+        """Edge sets that only write their values on the nodes at their targets: from a set of one node that nothing reaches, one edge per
+        target and position. Biases, gains, offsets and running statistics are such."""
+        reached = {edges.target for edges in self.edges}
+        return frozenset(
+            edges.name
+            for edges in self.edges
+            if edges.parameter is not None
+            and edges.source not in reached
+            and self.nodes[self.number[edges.source]].size == 1
+            and edges.num_edges == edges.shape[3] * len(np.unique(edges.targets()))
+        )
+
+    @cached_property
     def in_degrees(self) -> tuple[np.ndarray, ...]:
         """Edges that end at each node, one array `(size,)` per node set."""
         return self._degrees("target")
@@ -91,9 +105,21 @@ class Structure:
         """Edges that begin at each node, one array `(size,)` per node set."""
         return self._degrees("source")
 
-    def _degrees(self, end: str) -> tuple[np.ndarray, ...]:
+    @cached_property
+    def in_degrees_but_features(self) -> tuple[np.ndarray, ...]:
+        """`in_degrees` without those of `features`."""
+        return self._degrees("target", self.features)
+
+    @cached_property
+    def out_degrees_but_features(self) -> tuple[np.ndarray, ...]:
+        """`out_degrees` without those of `features`."""
+        return self._degrees("source", self.features)
+
+    def _degrees(self, end: str, leave_out: frozenset[str] = frozenset()) -> tuple[np.ndarray, ...]:
         degrees = tuple(np.zeros(nodes.size, np.int64) for nodes in self.nodes)
         for edges in self.edges:
+            if edges.name in leave_out:
+                continue
             groups, m, k, positions = edges.shape
             degree = degrees[self.number[getattr(edges, end)]]
             index = edges.source_index if end == "source" else edges.target_index

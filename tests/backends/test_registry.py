@@ -23,7 +23,7 @@ def plug_in(monkeypatch, **values):
 
 
 def test_known_names():
-    assert {"dgl", "torch"} <= set(backend_names())
+    assert {"dgl", "pyg", "torch"} <= set(backend_names())
     assert get_backend("torch").name == "torch"
 
 
@@ -33,7 +33,7 @@ def test_an_instance_is_handed_through():
 
 
 def test_unknown_names_are_answered_with_those_known():
-    with pytest.raises(UnknownNameError, match="unknown backend 'jax'; known are dgl, torch"):
+    with pytest.raises(UnknownNameError, match="unknown backend 'jax'; known are dgl, pyg, torch"):
         get_backend("jax")
     with pytest.raises(UnknownNameError, match="combine"):
         get_backend(3)
@@ -61,10 +61,11 @@ def test_an_entry_point_cannot_take_a_name(monkeypatch):
         get_backend("torch")
 
 
-def test_dgl_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "dgl", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'paramgraph\[dgl\]'.*backend='torch'"):
-        get_backend("dgl")
+@pytest.mark.parametrize("name, module", [("dgl", "dgl"), ("pyg", "torch_geometric")])
+def test_engine_missing(monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'paramgraph\[{name}\]'.*backend='torch'"):
+        get_backend(name)
 
 
 def test_dgl_without_cuda():

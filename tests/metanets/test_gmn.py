@@ -16,7 +16,10 @@ VARIANTS = [
     {"updates": "edges-first", "aggregation": "sum"},
     {"direction": "both", "residual": True},
     {"use_global": False, "updates": "edges-first", "direction": "both", "residual": True},
+    {"attention": 2, "bias_layout": "features"},
+    {"attention": 4, "updates": "edges-first", "direction": "both", "bias_layout": "features", "norm": "layer"},
 ]
+BACKENDS = ["torch", "dgl", "pyg"]
 
 
 def gmn(dtype=torch.float64, backend="torch", head="graph", randomised=True, **options):
@@ -76,7 +79,7 @@ def test_shapes_and_the_order_of_mixed_batches():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("backend", ["torch", "dgl"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_neurons_can_be_permuted(options, backend, dtype):
     graph = mlp(dtype=dtype)
@@ -103,7 +106,7 @@ def test_pinned_nodes_cannot_be_permuted():
     assert deviation(net([wrong]), net([graph])) > 1e-4
 
 
-@pytest.mark.parametrize("backend", ["torch", "dgl"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_nodes_can_be_numbered_anew_in_every_connectivity(options, backend):
     graph = everything(dtype=torch.float64)
@@ -128,7 +131,7 @@ def test_all_ways_to_compute_agree(options, head, dtype):
     expected, true_gradients = values_and_gradients(
         gmn(torch.float64, head=head, **options), [replace(g, values=_as(g.values, torch.float64)) for g in graphs]
     )
-    ways = list(product(("torch", "dgl"), ({"pack_edges": 0}, {"keep_edges": 0, "tile_edges": 60}, {})))
+    ways = list(product(BACKENDS, ({"pack_edges": 0}, {"keep_edges": 0, "tile_edges": 60}, {"recompute": True})))
     for backend, way in [*ways, ("torch", {"keep_edges": 0, "tile_edges": 25, "pack_edges": 0})]:
         net = gmn(torch.float64, backend, head, **options, **way).to(dtype)
         found, gradients = values_and_gradients(net, graphs)

@@ -6,7 +6,7 @@ from typing import Any
 
 from paramgraph.compiler.aten import attention as aten
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 def heads(b: Builder, x: Value, count: int) -> Value:

@@ -47,7 +47,7 @@ def _skip(operator: str, name: str) -> None:
         b.shapes = shapes
         if len(shapes) == 1:
             return out
-        mean, variance = (b.reduce(total, [-1], keepdim=True, name=n) for n in ("mean", "var"))
+        mean, variance = (b.reduce(total, [-1], keepdim=True, name=n) for n in ("mean", "inverse_deviation"))
         return (out, mean, variance, total)[: len(shapes)]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from paramgraph.compiler.aten import convolution as aten
 from paramgraph.compiler.aten import layout as aten_layout
 from paramgraph.compiler.onnx.arguments import floats, is_weight, numbers, unless
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 def convolve(b: Builder, x: Value, weight: Value, bias: Value | None, transposed: bool, auto_pad: str = "NOTSET", group: int = 1,
@@ -67,11 +69,12 @@ def pad(b: Builder, x: Value, pads: Value | Sequence[int] | None = None, value: 
     sizes = numbers(pads) if isinstance(pads, Value) else list(attributes["pads"])
     if isinstance(value, Value) and value.read is None:
         raise ValueError("padding with a computed number")
+    beside = float(np.asarray(value.read()).reshape(())) if isinstance(value, Value) and value.read else float(attributes.get("value") or 0.0)
     dims = [d % x.ndim for d in numbers(axes)] if axes is not None else list(range(x.ndim))
     around = [(0, 0)] * x.ndim
     for place, dim in enumerate(dims):
         around[dim] = (sizes[place], sizes[place + len(dims)])
-    return aten.pad(b, x, [n for pair in reversed(around) for n in pair], mode)
+    return aten.pad(b, x, [n for pair in reversed(around) for n in pair], mode, beside)
 
 
 @rule("ai.onnx::Resize", "ai.onnx::Upsample")

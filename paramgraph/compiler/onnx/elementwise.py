@@ -9,8 +9,9 @@ import numpy as np
 
 from paramgraph.compiler.aten import elementwise as aten
 from paramgraph.compiler.onnx.arguments import is_weight
+from paramgraph.compiler.onnx.leaves import FLOATING
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 # Operators whose result has the type of their first operand, element by element.
 UNARY = {
@@ -70,6 +71,8 @@ def add(b: Builder, *operands: Value) -> Value:
             x, y = y, x
         if is_weight(y) and not x.parametric:
             return b.elementwise("add", x, y, role="bias")
+    if len(operands) > 2:
+        return b.elementwise("add", *operands)
     values, form = apart(operands)
     return b.elementwise("add", *values, args=tuple(part for part in form if part != "x"), form=form)
 
@@ -117,9 +120,20 @@ def prelu(b: Builder, x: Value, slope: Value) -> Value:
     return b.elementwise("prelu", x, slope)
 
 
-@rule("ai.onnx::Identity", "ai.onnx::Cast", "ai.onnx::CastLike", "ai.onnx::BitCast")
-def copy(b: Builder, x: Any, *_: Value, **attributes: Any) -> Any:
+@rule("ai.onnx::Identity")
+def identity(b: Builder, x: Any) -> Any:
     return x
+
+
+@rule("ai.onnx::Cast")
+def cast(b: Builder, x: Value, *, to: int, **_: Any) -> Value:
+    """Other floating-point formats are copies; integers, and formats too narrow to be one, are not."""
+    return x if x.integer or to in FLOATING else b.elementwise("to_integer", x)
+
+
+@rule("ai.onnx::CastLike")
+def cast_like(b: Builder, x: Value, like: Value, **_: Any) -> Value:
+    return b.elementwise("to_integer", x) if like.integer and not x.integer else x
 
 
 @rule("ai.onnx::Dropout")

@@ -11,7 +11,7 @@ from paramgraph.compiler.aten import scatter
 from paramgraph.compiler.aten.layout import _overwrite
 from paramgraph.compiler.onnx.arguments import floats, number
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 # Reductions of scattered elements, by the names that the torch front end has for them.
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -73,7 +73,7 @@ def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, *, reduction:
     if reduction == "none":
         updates = b.mix("scatter", updates, batch, ordered=True)
     name = {"none": "scatter", "add": "index_add"}.get(reduction) or f"scatter_{REDUCTIONS[reduction]}"
-    written = b.contract(([(*batch, *rest), *terms], out), updates, *chosen, name=name)
+    written = b.contract(([(*batch, *rest), *terms], out), updates, *chosen, name=name, product=reduction == "add")
     if reduction == "add":
         return b.elementwise("add", x, written)
     if reduction != "none":

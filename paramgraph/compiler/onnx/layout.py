@@ -10,7 +10,7 @@ import numpy as np
 from paramgraph.compiler.aten import layout as aten
 from paramgraph.compiler.onnx.arguments import number, numbers
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("ai.onnx::Reshape", "ai.onnx::Flatten", "ai.onnx::Squeeze", "ai.onnx::Unsqueeze")

@@ -39,6 +39,7 @@ Reciprocal Log Abs Expand""".split())
 DTYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 4: torch.uint16, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
           10: torch.float16, 11: torch.float64, 12: torch.uint32, 13: torch.uint64, 16: torch.bfloat16}  # fmt: skip
 FLOATING = frozenset([1, 10, 11, 16])
+BOOL = 9
 NARROW_INTEGERS = frozenset([2, 3, 4, 5, 6])
 # Where torch's exporter notes what an initialiser was.
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"

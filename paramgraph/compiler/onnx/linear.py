@@ -5,7 +5,7 @@ from __future__ import annotations
 from paramgraph.compiler.aten import linear as aten
 from paramgraph.compiler.onnx.arguments import is_weight, unless
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("ai.onnx::MatMul")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ import numpy as np
 from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
-from paramgraph.compiler.onnx.leaves import FLOATING, state_of, tensor_of, to_torch
+from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
-from paramgraph.compiler.rules import operator_rule
+from paramgraph.compiler.rules import Rule, is_exact, operator_rule
 from paramgraph.compiler.uniform import thin_constants
 
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
@@ -59,6 +60,13 @@ class OnnxLowering:
         # Values whose shape depends on data: who reads them is opaque.
         self._shapeless: set[Value] = set()
         self._sizes: dict[str, int] = {}
+        # Values of large constants, kept while they are lowered and typed.
+        self._folded: list[list[list[np.ndarray]]] = []
+
+    def forget(self) -> None:
+        """Drop the values of folded constants: they are computed again if they are read again."""
+        for cache in self._folded:
+            cache.clear()
 
     def run(self) -> Program:
         self._leaves()
@@ -208,6 +216,7 @@ class OnnxLowering:
     def _fold_later(self, node: Any, operands: Sequence[Any], attributes: dict[str, Any], found: Sequence[Any]) -> None:
         """Large constants are computed where their values matter."""
         cache: list[list[np.ndarray]] = []
+        self._folded.append(cache)
 
         def read(place: int) -> Callable[[], np.ndarray]:
             def compute() -> np.ndarray:
@@ -258,7 +267,7 @@ class OnnxLowering:
             self.builder.shapes = [() if t is None or t[1] is None else t[1] for t in found]
             self.builder.version = self.opsets.get(node.domain, 1)
             try:
-                with self.builder.transaction():
+                with self._writing(rule):
                     out = rule(self.builder, *operands, **attributes)
                     results = list(out) if isinstance(out, tuple) else [out]
                     self._check(name, results, found)
@@ -280,6 +289,16 @@ class OnnxLowering:
                 self._shapeless.add(value)
             self._set(output, value, type_)
 
+    @contextmanager
+    def _writing(self, rule: Rule) -> Iterator[None]:
+        """Let a rule write into the program; if it fails, nothing of it stays."""
+        before, self.builder.exact = self.builder.exact, is_exact(rule)
+        try:
+            with self.builder.transaction():
+                yield
+        finally:
+            self.builder.exact = before
+
     def _check(self, name: str, results: Sequence[Any], found: Sequence[Type | None]) -> None:
         """A rule whose result has the wrong shape is a defect of the rule: nonsense must not be typed."""
         for value, type_ in zip(results, found, strict=False):
@@ -294,7 +313,7 @@ class OnnxLowering:
                 dtype = type_[0] if type_ is not None else next((int(output.dtype) for _ in "1" if output.dtype is not None), 1)
                 type_ = (dtype, value.shape)
             if value.kind == "op" and not any(value is operand for operand in values_in(operands)):
-                value.integer = type_[0] not in FLOATING
+                value.integer, value.boolean = type_[0] not in FLOATING, type_[0] == BOOL
         self._set(output, value, type_)
 
     def _by_definition(self, node: Any, operands: Sequence[Any]) -> bool:

@@ -9,7 +9,7 @@ from paramgraph.compiler.aten import normalization as aten
 from paramgraph.compiler.aten.normalization import Operands
 from paramgraph.compiler.onnx.arguments import unless
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("ai.onnx::BatchNormalization")
@@ -36,7 +36,7 @@ def over_last(b: Builder, name: str, x: Value, axis: int, scale: Value | None, o
     out = b.normalize(name, x, over, operands)
     if len(b.shapes) == 1:
         return out
-    return out, *(b.reduce(x, over, keepdim=True, name=statistic) for statistic in ("mean", "var")[: len(b.shapes) - 1])
+    return out, *(b.reduce(x, over, keepdim=True, name=statistic) for statistic in ("mean", "inverse_deviation")[: len(b.shapes) - 1])
 
 
 @rule("ai.onnx::LayerNormalization")

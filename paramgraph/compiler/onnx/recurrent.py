@@ -8,7 +8,8 @@ from typing import Any
 
 from paramgraph.compiler.onnx.pieces import piece, row
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
+from paramgraph.compiler.rules import rule as inexact_rule
 
 
 @dataclass
@@ -108,7 +109,7 @@ def _recurrent(b: Builder, kind: str, step: Step, functions: Sequence[str], x: V
     for place in range(directions):
         name = f"{kind}.reverse" if place else kind
         own = Weights(row(b, w, place), row(b, r, place), *(None if v is None else row(b, v, place) for v in packed[2:]))
-        starts = [b.fill([x.shape[1], n]) if value is None else b.select(value, 0, place) for value in initial]
+        starts = [b.fill([x.shape[1], n], 0.0) if value is None else b.select(value, 0, place) for value in initial]
         states = [b.state(start.shape, f"{kind} state") for start in starts]
         for state, start in zip(states, starts, strict=True):
             b.feedback(state, start)
@@ -141,7 +142,7 @@ def lstm(b: Builder, x: Value, w: Value, r: Value, biases: Value | None = None, 
     return _recurrent(b, "lstm", _lstm_step, functions, x, (w, r, biases, p), lengths, (h, c), layout)
 
 
-@rule("com.microsoft::DynamicQuantizeLSTM")
+@inexact_rule("com.microsoft::DynamicQuantizeLSTM")
 def quantized_lstm(b: Builder, x: Value, w: Value, r: Value, biases: Value | None, lengths: Value | None, h: Value | None, c: Value | None,
                    p: Value | None, w_scale: Value, w_zero: Value, r_scale: Value, r_zero: Value, *, activations: Sequence[str] = (),
                    layout: int = 0, **rest: Any) -> tuple[Value, ...]:

@@ -7,12 +7,15 @@ from typing import Any
 
 from paramgraph.compiler.onnx.arguments import number, numbers
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 REDUCTIONS = {
     "ReduceSum": "sum", "ReduceMean": "mean", "ReduceMax": "amax", "ReduceMin": "amin", "ReduceProd": "prod", "ReduceL1": "norm",
     "ReduceL2": "norm", "ReduceLogSum": "logsum", "ReduceLogSumExp": "logsumexp", "ReduceSumSquare": "sum_square",
 }  # fmt: skip
+
+# Which norms.
+ORDERS = {"ReduceL1": 1, "ReduceL2": 2}
 
 
 def _reduction(operator: str, name: str) -> None:
@@ -23,7 +26,9 @@ def _reduction(operator: str, name: str) -> None:
         dims = numbers(axes) if isinstance(axes, Value) else list(axes or ())
         if not dims and noop_with_empty_axes:
             return x
-        return b.reshape(b.reduce(x, dims or range(x.ndim), name=name), b.shapes[0])
+        order = ORDERS.get(operator)
+        reduced = b.reduce(x, dims or range(x.ndim), name=name) if order is None else b.reduce(x, dims or range(x.ndim), name=name, order=order)
+        return b.reshape(reduced, b.shapes[0])
 
 
 for _operator, _name in REDUCTIONS.items():
@@ -49,7 +54,7 @@ def topk(b: Builder, x: Value, k: Value | None = None, *, axis: int = -1, **attr
 def _cumulative(operator: str, name: str) -> None:
     @rule(f"ai.onnx::{operator}")
     def cumulative(b: Builder, x: Value, axis: Value, **_: int) -> Value:
-        return b.mix(name, x, [number(axis)], ordered=True)
+        return b.mix(name, x, [number(axis)], ordered=True, linear=name == "cumsum")
 
 
 for _operator, _name in (("CumSum", "cumsum"), ("CumProd", "cumprod")):

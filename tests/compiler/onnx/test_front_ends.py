@@ -28,6 +28,7 @@ def test_small_networks(name: str) -> None:
     ours, theirs = pg.compile(model, inputs), pg.compile(exported(model, inputs))
     assert theirs.symmetry.log_order == pytest.approx(CASES[name].log_order)
     assert moved_together(theirs) == moved_together(ours)
+    assert (theirs.symmetry.dimension, theirs.symmetry.num_signs) == (ours.symmetry.dimension, ours.symmetry.num_signs)
     if name in SAME:
         assert types(theirs) == types(ours)
 
