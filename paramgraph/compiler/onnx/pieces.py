@@ -6,6 +6,8 @@ parameter it is, and leaves the others out of it.
 
 from __future__ import annotations
 
+import numpy as np
+
 from paramgraph.compiler.program import Builder, Value
 
 
@@ -21,9 +23,11 @@ def piece(b: Builder, x: Value, dim: int, start: int, stop: int) -> Value:
             if first <= start and stop <= last:
                 return piece(b, value, dim, start - first, stop - first)
             first = last
-    if op.kind == "take" and op.attrs["dim"] == dim and isinstance(op.attrs["index"], range) and op.attrs["index"].step == 1:
-        first = op.attrs["index"].start
-        return piece(b, op.inputs[0], dim, first + start, first + stop)
+    if op.kind == "take" and op.attrs["dim"] == dim:
+        chosen = np.asarray(op.attrs["index"])[start:stop]
+        if np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+            return piece(b, op.inputs[0], dim, int(chosen[0]), int(chosen[0]) + len(chosen))
+        return b.take(op.inputs[0], dim, chosen)
     if op.kind == "reshape":
         inner = _same_axis(op.inputs[0].shape, x.shape, dim)
         if inner is not None:

@@ -114,7 +114,7 @@ def _recurrent(b: Builder, kind: str, step: Step, functions: Sequence[str], x: V
         for state, start in zip(states, starts, strict=True):
             b.feedback(state, start)
         # Steps are in order: their axis is pinned, and the state is the same space at every step.
-        steps = b.mix(f"{kind} steps", x, [0], ordered=True)
+        steps = b.mix(f"{kind} steps", x, [0], ordered=True, linear=True)
         results = step(b, steps, [b.reshape(s, [1, *s.shape]) for s in states], own, functions[place * per : (place + 1) * per], name)
         for number, (state, result) in enumerate(zip(states, results, strict=True)):
             final = b.select(result, 0, result.shape[0] - 1)

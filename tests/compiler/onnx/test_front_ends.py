@@ -28,8 +28,11 @@ def test_small_networks(name: str) -> None:
     ours, theirs = pg.compile(model, inputs), pg.compile(exported(model, inputs))
     assert theirs.symmetry.log_order == pytest.approx(CASES[name].log_order)
     assert moved_together(theirs) == moved_together(ours)
-    assert (theirs.symmetry.dimension, theirs.symmetry.num_signs) == (ours.symmetry.dimension, ours.symmetry.num_signs)
+    assert theirs.symmetry.dimension == ours.symmetry.dimension
+    # What is decomposed says less of signs: of a normalisation by groups, written as one by instances of flattened groups.
+    assert theirs.symmetry.num_signs <= ours.symmetry.num_signs
     if name in SAME:
+        assert theirs.symmetry.num_signs == ours.symmetry.num_signs
         assert types(theirs) == types(ours)
 
 
