@@ -174,7 +174,7 @@ class Checks:
             other = self._run(self._with(state, last_bit), inputs, "rounding errors")
             self.report.rounding = deviation(base.values, other.values)
             if self.noise is not None and self.report.rounding < self.report.tolerance / self.noise:
-                self.report.tolerance = max(self.noise * self.report.rounding, FLOOR_32)
+                self.report.tolerance = self.least_change = max(self.noise * self.report.rounding, FLOOR_32)
                 return state, inputs, base
             if self.noise is None and self.report.rounding < self.report.tolerance / 30:
                 return state, inputs, base

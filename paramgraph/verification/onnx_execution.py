@@ -17,6 +17,9 @@ from paramgraph.errors import MissingDependencyError, TraceError, first_line
 from paramgraph.verification.execute import Outputs
 
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)
+_NUMBER = {"float64": _DOUBLE, "float32": _FLOAT}
+# Element types that are widened to each.
+_NARROWER = {"float64": (_FLOAT, *_HALVES), "float32": _HALVES}
 # Operators with an attribute that names the element type of their result.
 _TYPED = {"Cast": "to", "RandomNormal": "dtype", "RandomUniform": "dtype", "EyeLike": "dtype", "Range": "dtype", "SequenceEmpty": "dtype"}
 
@@ -82,11 +85,12 @@ def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int
     why = ""
     for precision in ("float64", "float32"):
         message = runnable(source, names)
-        if precision == "float64":
-            if any(f.domain or f.name for f in message.functions):
-                why = "the model has functions"
-                continue
-            widen(message)
+        functions = any(f.domain or f.name for f in message.functions)
+        if functions and precision == "float64":
+            why = "the model has functions"
+            continue
+        if not functions:
+            widen(message, precision)
         try:
             session = onnxruntime.InferenceSession(message.SerializeToString(), options, providers=["CPUExecutionProvider"])
             if precision == "float64":  # some kernels refuse it only when they run
@@ -131,26 +135,29 @@ def runnable(source: OnnxSource, names: set[str]) -> Any:
     return message
 
 
-def widen(message: Any) -> None:
-    """Every floating-point tensor, type and cast of a model in float64."""
+def widen(message: Any, precision: str) -> None:
+    """Every floating-point tensor, type and cast of a model in float64; or those that are narrower in float32."""
     onnx, _ = require()
     for tensor in list(tensors_of(message)):
-        if tensor.data_type in (_FLOAT, *_HALVES):
-            array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+        if tensor.data_type in _NARROWER[precision]:
+            array = onnx.numpy_helper.to_array(tensor).astype(precision)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    _widen_graph(onnx, message.graph)
+    _widen_graph(onnx, message.graph, precision)
 
 
-def _widen_graph(onnx: Any, graph: Any) -> None:
+def _widen_graph(onnx: Any, graph: Any, precision: str) -> None:
+    narrower, wide = _NARROWER[precision], _NUMBER[precision]
     for value in [*graph.input, *graph.output]:
         tensor = value.type.tensor_type
-        if tensor.elem_type in (_FLOAT, *_HALVES):
-            tensor.elem_type = _DOUBLE
+        if tensor.elem_type in narrower:
+            tensor.elem_type = wide
     del graph.value_info[:]
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name == _TYPED.get(node.op_type) and attribute.i in (_FLOAT, *_HALVES):
-                attribute.i = _DOUBLE
+            if attribute.name == _TYPED.get(node.op_type) and attribute.i in narrower:
+                attribute.i = wide
+            elif precision == "float32":
+                pass
             elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
                 data = attribute.f if attribute.name == "value_float" else list(attribute.floats)
                 tensor = onnx.numpy_helper.from_array(np.asarray(data, dtype=np.float64), "value")
@@ -158,8 +165,8 @@ def _widen_graph(onnx: Any, graph: Any) -> None:
             elif attribute.name == "stash_type" and attribute.i == _FLOAT:
                 attribute.i = _DOUBLE
             if attribute.HasField("g"):
-                _widen_graph(onnx, attribute.g)
-        if node.op_type == "ConstantOfShape" and not node.attribute:  # its default is a float32 zero
+                _widen_graph(onnx, attribute.g, precision)
+        if precision == "float64" and node.op_type == "ConstantOfShape" and not node.attribute:  # its default is a float32 zero
             node.attribute.append(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1), "value")))
 
 
