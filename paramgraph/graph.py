@@ -222,6 +222,7 @@ class ParamGraph:
         aliases: further state-dict names, each with the recipe of its view of a base tensor.
         names: all state-dict names, in the network's order.
         diagnostics: what was pinned and why, unknown operations, unused parameters.
+        source: where the model is that edited values can be written back into (ONNX); None otherwise, and for loaded graphs.
     """
 
     name: str
@@ -232,6 +233,7 @@ class ParamGraph:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    source: Any = field(default=None, compare=False, repr=False)
 
     @cached_property
     def num_nodes(self) -> int:
@@ -293,6 +295,12 @@ class ParamGraph:
         from paramgraph.exchange.dgl import to_dgl
 
         return to_dgl(self, **options)
+
+    def to_onnx(self, path: str | Path) -> Path:
+        """Write the values into a copy of the ONNX model that the graph was compiled from; see `paramgraph.exchange.onnx.to_onnx`."""
+        from paramgraph.exchange.onnx import to_onnx
+
+        return to_onnx(self, path)
 
     def to_networkx(self, **options: Any) -> Any:
         """A `networkx.MultiDiGraph`; see `paramgraph.exchange.networkx.to_networkx`."""

@@ -17,7 +17,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 file.", show_default=False)]
+Model = Annotated[str, typer.Argument(help="torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 or .onnx file.", show_default=False)]
 GraphFile = Annotated[Path, typer.Argument(help="A .pgraph file.", show_default=False)]
 Shapes = Annotated[
     list[str] | None,

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.fx
 
+from paramgraph.compiler.lineage import Lineage
 from paramgraph.compiler.operations.aligned import COMMUTATIVE
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.typing import LAYOUT
@@ -22,6 +22,8 @@ from paramgraph.errors import TraceError
 
 # Associative and commutative functions, with the reduction that they are over many operands.
 REDUCTIONS = {"add": "sum", "mul": "prod", "maximum": "amax", "minimum": "amin"}
+# How many operations a lowering may have gone back behind an operand of its call.
+DEEPEST = 4
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def find_joins(program: Program) -> dict[Op, Join]:
     for op in reversed(program.ops):
         if op in inside or not (op.kind == "concat" or op.kind == "elementwise" and op.name in REDUCTIONS and _can_open(op)):
             continue
-        join = _join(op, readers, program.results)
+        join = _join(op, readers, program.lineage)
         inside.update(join.inner)
         kinds: set[tuple[Any, ...]] = set()
         for value, _ in join.operands:
@@ -75,7 +77,7 @@ def find_joins(program: Program) -> dict[Op, Join]:
     return out
 
 
-def _join(root: Op, readers: dict[Value, int], results: Mapping[Any, Any]) -> Join:
+def _join(root: Op, readers: dict[Value, int], lineage: Lineage) -> Join:
     """The operands of a tree of one function; parts of it that are read elsewhere too, or cast, are operands themselves."""
     operands: list[tuple[Value, Op]] = []
     inner: list[Op] = []
@@ -83,7 +85,7 @@ def _join(root: Op, readers: dict[Value, int], results: Mapping[Any, Any]) -> Jo
     while stack:
         value, entered = stack.pop()
         op = value.op
-        if op is root or (op is not None and readers.get(value) == 1 and _continues(root, op) and not any(entry_of(results, entered, value))):
+        if op is root or (op is not None and readers.get(value) == 1 and _continues(root, op) and not any(entry_of(lineage, entered, value))):
             inner.append(op)
             stack.extend((operand, op) for operand in reversed(op.inputs))
         else:
@@ -115,9 +117,8 @@ class Colours:
     """
 
     def __init__(self, program: Program) -> None:
-        self.results = program.results
+        self.lineage = program.lineage
         self._known: dict[Value, int] = {}
-        self._forms: dict[Any, str] = {}
         # Per operation, which one of those that its call was lowered to it is; per call, all operands of those.
         self._place: dict[Op, int] = {}
         self._operands: dict[Any, set[Value]] = {}
@@ -169,47 +170,70 @@ class Colours:
         own = (op.kind, op.name, shapes, repr(sorted(attrs.items())))
         if op.kind in LAYOUT:  # wholly described, whatever call it comes from
             return (*own, *self._copied(op))
-        return (*own, *self._copied(op), self._place.get(op, -1), self._form(op.where))
+        return (*own, *self._copied(op), *self._looked_through(op), self._place.get(op, -1), self.lineage.form(op.where))
+
+    def _looked_through(self, op: Op) -> list[str]:
+        """What the call's operands are to what the operation reads, where the lowering has gone back behind them."""
+        return [repr(found) for value in self._not_read(op) if (found := self._derived(op, value)) is not None]
 
     def _copied(self, op: Op) -> list[tuple[str, ...]]:
         entries = [self.entry(op, value) for value in (*op.inputs, *self.unseen(op))]
         return sorted(entries) if commutes(op) else entries
 
-    def _form(self, node: Any) -> Any:
-        """The call that an operation was lowered from, with every operand as a mark."""
-        if not isinstance(node, torch.fx.Node):
-            return id(node)  # comparable with itself alone
-        if node not in self._forms:
-            self._forms[node] = repr((str(node.target), torch.fx.node.map_arg((node.args, node.kwargs), lambda _: "operand")))
-        return self._forms[node]
-
     def entry(self, op: Op, value: Value) -> tuple[str, ...]:
         """What left no operation behind between a value and an operation that reads it: casts round, and that is for no two branches alike."""
-        return tuple(" ".join(str(self._form(node)) for node in own) for own in entry_of(self.results, op, value))
+        return tuple(" ".join(str(self.lineage.form(call)) for call in own) for own in entry_of(self.lineage, op, value))
 
     def unseen(self, op: Op) -> Iterator[Value]:
-        """Operands of the call that no operation lowered from it has: the lowering may have looked at their values."""
-        if op.kind in LAYOUT or not isinstance(op.where, torch.fx.Node):
+        """Operands of the call that no operation lowered from it has, nor computes from what it has: the lowering may have looked at them."""
+        if op.kind in LAYOUT:
             return  # all that a layout operation does stands in its attributes
+        for value in self._not_read(op):
+            if self._derived(op, value) is None:
+                yield value
+
+    def _not_read(self, op: Op) -> Iterator[Value]:
         seen = self._operands[op.where]
-        for node in op.where.all_input_nodes:
-            yield from (value for value in _values(self.results.get(node)) if value not in seen)
+        for key in self.lineage.operands(op.where):
+            yield from (value for value in _values(self.lineage.result(key)) if value not in seen)
+
+    def _derived(self, op: Op, value: Value) -> Any:
+        """How a value is computed from what an operation reads, or reads through others of its call; None if it is not."""
+        reached: dict[Value, tuple[int, ...]] = {}
+        todo: list[tuple[Op, tuple[int, ...]]] = [(op, ())]
+        while todo:
+            top, path = todo.pop()
+            for place, slot in enumerate(self.slots(top)):
+                operand = top.inputs[slot]
+                reached.setdefault(operand, (*path, place))
+                if operand.op is not None and operand.kind == "op" and operand.op.where is op.where:
+                    todo.append((operand.op, (*path, place)))
+        return self._expression(value, reached, DEEPEST)
+
+    def _expression(self, value: Value, reached: Mapping[Value, tuple[int, ...]], depth: int) -> Any:
+        if value in reached:
+            return reached[value]
+        if value.op is None or value.kind != "op" or not depth:
+            return None
+        parts = [self._expression(operand, reached, depth - 1) for operand in value.op.inputs]
+        return None if None in parts else (repr(self.signature(value.op)), tuple(parts))
 
 
-def left_nothing(results: Mapping[Any, Any], node: torch.fx.Node) -> list[torch.fx.Node]:
-    """The calls that end in a node and left no operation behind: their result is their operand."""
+def left_nothing(lineage: Lineage, key: Any) -> list[Any]:
+    """The calls that end in a result and left no operation behind: it is their operand."""
     out = []
-    while node.op == "call_function" and node.all_input_nodes and results.get(node.all_input_nodes[0]) is results.get(node):
-        out.append(node)
-        node = node.all_input_nodes[0]
+    while (call := lineage.maker(key)) is not None:
+        operands = lineage.operands(call)
+        if not operands or lineage.result(operands[0]) is not lineage.result(key):
+            break
+        out.append(call)
+        key = operands[0]
     return out
 
 
-def entry_of(results: Mapping[Any, Any], op: Op, value: Value) -> list[list[torch.fx.Node]]:
+def entry_of(lineage: Lineage, op: Op, value: Value) -> list[list[Any]]:
     """Such calls between a value and an operation that reads it, for each operand of its call that is the value."""
-    if not isinstance(op.where, torch.fx.Node):
-        return []
-    return [left_nothing(results, node) for node in op.where.all_input_nodes if results.get(node) is value]
+    return [left_nothing(lineage, key) for key in lineage.operands(op.where) if lineage.result(key) is value]
 
 
 def commutes(op: Op) -> bool:

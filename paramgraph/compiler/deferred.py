@@ -9,6 +9,7 @@ from dataclasses import replace
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
+from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import solve_scales
@@ -41,7 +42,7 @@ class DeferredScales:
         for number, op in enumerate(program.ops):
             op.where = (module_path(op.where), number)
         self.gathers = any(op.output.virtual for op in program.ops)
-        program.unknown, program.lowered, program.results = [], [], {}
+        program.unknown, program.lowered, program.lineage = [], [], NoLineage()
 
     @no_collections()
     def __call__(self, group: SymmetryGroup) -> Scaling:

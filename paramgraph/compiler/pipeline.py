@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
 
 from paramgraph.compiler.certificate import Certificate
 from paramgraph.compiler.deferred import DeferredScales
@@ -17,7 +21,7 @@ from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
 from paramgraph.compiler.typing import Typing, give_up, type_program
 from paramgraph.compiler.unstacking import unstacked
-from paramgraph.graph import ParamGraph
+from paramgraph.graph import Alias, ParamGraph
 from paramgraph.symmetries.group import TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Unsettled
@@ -30,33 +34,80 @@ PARTS = (None, 4, 0)
 Solved = tuple[Typing, GroupBuilder, dict[str, TensorAction]]
 
 
+@dataclass
+class Lowered:
+    """What a front end makes of a network.
+
+    Attributes:
+        program: its operations.
+        values: parameters and buffers by name, each storage once.
+        aliases: names of what are views of those.
+        names: all names of the state dict, in order.
+        forget: drops what can be computed again.
+        source: what edited values can be written back into, if anything.
+    """
+
+    program: Program
+    values: Mapping[str, torch.Tensor]
+    aliases: Mapping[str, Alias]
+    names: tuple[str, ...]
+    forget: Callable[[], None]
+    source: Any = None
+
+
 @no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
-    """Lower, type and emit a traced network.
+    """Lower, type and emit a traced network."""
+
+    def lower() -> Lowered:
+        lowering = Lowering(trace.exported, name or trace.name, trace.state)
+        program = lowering.run()
+        return Lowered(program, lowering.storages.values, lowering.storages.aliases, tuple(trace.state), lowering.forget)
+
+    return _compiled(lower)
+
+
+@no_collections()
+def compile_onnx(model: Any, example_inputs: Any = None, dimensions: Mapping[str, Any] | None = None, name: str | None = None) -> ParamGraph:
+    """Read, lower, type and emit an ONNX model: a path, or a `ModelProto`."""
+    from paramgraph.compiler.onnx.lowering import OnnxLowering
+    from paramgraph.compiler.onnx.source import open_model, source_of
+
+    source = source_of(model)
+    opened = open_model(source)
+
+    def lower() -> Lowered:
+        lowering = OnnxLowering(opened, name or opened.graph.name or "model", example_inputs, dimensions)
+        program = lowering.run()
+        return Lowered(program, lowering.state, {}, tuple(lowering.state), lowering.forget, source)
+
+    return _compiled(lower)
+
+
+def _compiled(lower: Callable[[], Lowered]) -> ParamGraph:
+    """Type and emit a program, which is lowered anew for each attempt.
 
     No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
     graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
     """
     without: frozenset[Branch] = frozenset()
     for _ in range(ROUNDS):
-        made = _compiled(trace, name, without)
+        made = _attempt(lower(), without)
         if not isinstance(made, frozenset):
             return made
         without |= made
-    made = _compiled(trace, name, None)
+    made = _attempt(lower(), None)
     assert isinstance(made, ParamGraph)
     return made
 
 
-def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None) -> ParamGraph | frozenset[Branch]:
+def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph | frozenset[Branch]:
     """The graph, with all branches stacked but some, or with none; or the branches for which that was of no use."""
-    lowering = Lowering(trace.exported, name or trace.name, trace.state)
-    program = lowering.run()
-    storages = lowering.storages
+    program = lowered.program
     stacks: list[Stack] = []
     if without is not None:
         try:
-            stacks = stack_branches(program, {key: (value.dtype, value.device) for key, value in storages.values.items()}, without)
+            stacks = stack_branches(program, {key: (value.dtype, value.device) for key, value in lowered.values.items()}, without)
         except Undone as error:
             return error.branches
     everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
@@ -79,16 +130,17 @@ def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None)
         actions[key] = replace(actions[key], unread=elements)
     said = tuple(diagnostics(program, typing))
     scaling = None if typing.failure else DeferredScales(program, typing.system, emitter.components)
-    lowering.forget()
+    lowered.forget()
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases, program.stacks, scaling),
-        values=storages.values,
-        aliases=storages.aliases,
-        names=tuple(trace.state),
+        symmetry=builder.group(actions, lowered.aliases, program.stacks, scaling),
+        values=lowered.values,
+        aliases=lowered.aliases,
+        names=lowered.names,
         diagnostics=said,
+        source=lowered.source,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.lineage import Lineage, NoLineage
 from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.spaces import Axis, Transaction
 
@@ -113,7 +114,7 @@ class Program:
         unknown: `(operation, place)` of operations without a rule.
         fixed: names of buffers whose values belong to the function, as rules say.
         lowered: all operations as the front end made them, dead ones among them.
-        results: what each call of the traced graph was lowered to.
+        lineage: the calls that the operations were lowered from.
         stacks: tensors that stand for several, by name: the names of those, in row-major order of the leading axes.
     """
 
@@ -125,7 +126,7 @@ class Program:
         self.outputs: list[tuple[Value, Value | None]] = []
         self.unknown: list[tuple[str, Any]] = []
         self.lowered: list[Op] = []
-        self.results: dict[Any, Any] = {}
+        self.lineage: Lineage = NoLineage()
         self.stacks: dict[str, tuple[str, ...]] = {}
         self.fixed: set[str] = set()
 
@@ -164,6 +165,8 @@ class Builder:
         self.exact = True
         # Shapes of the results of the operation that is being lowered.
         self.shapes: list[tuple[int, ...]] = []
+        # Version of the operator set that an ONNX operator is from.
+        self.version = 0
 
     def transaction(self) -> Transaction:
         """Drop the operations that the body added if it raises."""

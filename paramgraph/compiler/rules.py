@@ -1,8 +1,9 @@
 """The rule registry: how operations and layers are lowered onto program operations. A public extension point.
 
 A rule is one function. It is registered for an ATen operation (`"aten.linear"` for all overloads, `"aten.add.Tensor"` for one), for any
-other torch operation (`"mylib.myop"`), or for an `nn.Module` class, whose calls are then kept whole and never traced. Installed packages
-add rules through the entry-point group `paramgraph.rules`: the entry point names a module, which registers its rules when imported.
+other torch operation (`"mylib.myop"`), for an ONNX operator (`"ai.onnx::Gemm"`, `"my.domain::Op"`), or for an `nn.Module` class, whose
+calls are then kept whole and never traced. Installed packages add rules through the entry-point group `paramgraph.rules`: the entry point
+names a module, which registers its rules when imported.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ def rule(*targets: str | type, exact: bool = False) -> Callable[[Rule], Rule]:
     A rule for an operation is called as `rule(b, *args, **kwargs)` with a `Builder` and the operation's own arguments, tensors replaced
     by program values; it returns the value (or tuple of values) of the operation's result. `b.shapes` holds the shapes of the results.
 
+    A rule for an ONNX operator is called as `rule(b, *operands, **attributes)`: operands that are left out are None, sequences are lists,
+    attributes have the operator's own names; `b.version` is the version of its operator set.
+
     A rule for a module class is called as `rule(b, module, params, *args, **kwargs)`: the module, its parameters and buffers as a dict
     from (dotted) names to values, and the arguments of its forward.
 
@@ -36,7 +40,7 @@ def rule(*targets: str | type, exact: bool = False) -> Callable[[Rule], Rule]:
     enough for permutations. Scales need to know the functions themselves, so nothing is scaled through a rule unless it is `exact`.
 
     Args:
-        targets: names such as `"aten.linear"` or `"aten.add.Tensor"`, or classes derived from `torch.nn.Module`.
+        targets: names such as `"aten.linear"`, `"aten.add.Tensor"` or `"ai.onnx::Gemm"`, or classes derived from `torch.nn.Module`.
         exact: the rule's operations compute what their names say (`"linear"`, `"sum"`, `"add"`, `"relu"`: as torch's functions of these
             names), and together the layer's function.
 
@@ -47,8 +51,8 @@ def rule(*targets: str | type, exact: bool = False) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         for target in targets:
             table: dict[Any, Rule] = _modules if isinstance(target, type) else _operations
-            if not isinstance(target, type) and (not isinstance(target, str) or "." not in target):
-                raise RuleError(f"expected an operation such as 'aten.linear' or a module class, got {target!r}.")
+            if not isinstance(target, type) and (not isinstance(target, str) or ("." not in target and "::" not in target)):
+                raise RuleError(f"expected an operation such as 'aten.linear' or 'ai.onnx::Gemm', or a module class, got {target!r}.")
             if target in table and table[target] is not function:
                 where = f"{table[target].__module__}.{table[target].__qualname__}"
                 raise RuleError(f"{target} already has a rule, {where}. Remove one of the two: `paramgraph.unregister({target!r})`.")
@@ -83,6 +87,12 @@ def operation_rule(name: str) -> Rule | None:
     return found if found is not None else _operations.get(name.rpartition(".")[0])
 
 
+def operator_rule(domain: str, name: str) -> Rule | None:
+    """The rule of an ONNX operator; the default domain is `ai.onnx`."""
+    load()
+    return _operations.get(f"{domain or 'ai.onnx'}::{name}")
+
+
 def module_rules() -> dict[type, Rule]:
     """Module classes with rules."""
     load()
@@ -93,7 +103,8 @@ def load() -> None:
     """Import the built-in rules and those of installed packages, once."""
     if _loaded:
         return
-    import paramgraph.compiler.aten  # noqa: F401  registers the built-in rules
+    import paramgraph.compiler.aten
+    import paramgraph.compiler.onnx  # noqa: F401  both register the built-in rules
 
     _loaded.append("aten")
     for entry in entry_points(group=ENTRY_POINT_GROUP):

@@ -23,8 +23,8 @@ from paramgraph.exchange.files import written_whole
 from paramgraph.exchange.validate import check_graph
 from paramgraph.graph import ParamGraph
 
-# All that a graph holds beside its values, which are tensors.
-_PARTS = tuple(part.name for part in dataclasses.fields(ParamGraph) if part.name != "values")
+# All that a graph holds beside its values, which are tensors, and the ONNX model that it came from, which stays where it is.
+_PARTS = tuple(part.name for part in dataclasses.fields(ParamGraph) if part.name not in ("values", "source"))
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
 # Types that safetensors has no name for are stored as a wider last axis of one that it has.
 _STORED_AS = {torch.complex128: torch.float64, torch.complex64: torch.float32, torch.complex32: torch.float16}

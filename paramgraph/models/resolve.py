@@ -29,7 +29,7 @@ class ResolvedModel:
 
     Attributes:
         name: the name it was resolved from.
-        model: the network, or the path of a `.pt2` file.
+        model: the network, or the path of a `.pt2` or `.onnx` file.
         inputs: positional example inputs; None where the file holds its own.
     """
 
@@ -45,7 +45,7 @@ def resolve(
 
     Args:
         name: `torchvision:NAME`, `timm:NAME`, `package.module:factory` (a function or class that takes no arguments and returns a
-            network, or a pair of a network and its example inputs), or the path of a `.pt2` file.
+            network, or a pair of a network and its example inputs), or the path of a `.pt2` or `.onnx` file.
         shapes: shape and dtype of each input, instead of those of the model's own configuration.
         meta: build the network on the meta device, without values.
         train: leave the network in train mode.
@@ -61,7 +61,7 @@ def resolve(
     library, colon, model_name = name.partition(":")
     if not colon or not library or not model_name:
         raise UnknownNameError(
-            f"unknown model {name!r}: expected torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 file. "
+            f"unknown model {name!r}: expected torchvision:NAME, timm:NAME, package.module:factory, or a .pt2 or .onnx file. "
             f"For example torchvision:{name if name.isidentifier() else 'resnet50'}."
         )
     build = {"torchvision": _torchvision, "timm": _timm}.get(library, _factory)
@@ -161,6 +161,7 @@ def _file(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         raise UnknownNameError(f"unknown model {name!r}: there is no such file.")
-    if path.suffix != ".pt2":
-        raise UnknownNameError(f"{name}: expected a .pt2 file written by torch.export.save, got a {path.suffix or 'suffixless'} file.")
+    if path.suffix not in (".pt2", ".onnx"):
+        raise UnknownNameError(f"{name}: expected a .pt2 file written by torch.export.save, or an .onnx file, "
+                               f"got a {path.suffix or 'suffixless'} file.")
     return path

@@ -23,6 +23,8 @@ State = dict[str, torch.Tensor]
 
 # What must change the outputs must change them by more than this.
 CHANGE = 1e-6
+# The least tolerance in float32: a few units in the last place, however little one perturbation of the last bits happens to change.
+FLOOR_32 = 2e-6
 # Random elements of a factor that are tried until one moves every tensor that the factor claims to move.
 TRIES = 40
 # Tests of matrix groups per input; more groups are tested together.
@@ -48,6 +50,10 @@ class Checks:
         self.progress = progress
         self.keep_integers = False
         self.total = 0
+        # What is run in, what must change the outputs must change them by, and (in float32) the tolerance as a multiple of rounding errors.
+        self.precision = torch.float64
+        self.least_change = CHANGE
+        self.noise: float | None = None
         free = {number for number, space in enumerate(self.group.spaces) if not space.pinned}
         aliases = graph.aliases
         self.read = {aliases[name].base if name in aliases else name for name in execution.state_names}
@@ -167,11 +173,15 @@ class Checks:
         """A start whose rounding errors leave the tolerance within reach; weights of networks that amplify them are damped."""
         for _ in range(6):
             state, inputs, base = self._start()
-            up = torch.tensor(torch.inf, dtype=torch.float64)
-            last_bit = {name: torch.nextafter(tensor, up) for name, tensor in state.items() if tensor.is_floating_point()}
+            up = torch.tensor(torch.inf, dtype=self.precision)
+            last_bit = {name: torch.nextafter(tensor.to(self.precision), up).double() for name, tensor in state.items()
+                        if tensor.is_floating_point()}
             other = self._run(self._with(state, last_bit), inputs, "rounding errors")
             self.report.rounding = deviation(base.values, other.values)
-            if self.report.rounding < self.report.tolerance / 30:
+            if self.noise is not None and self.report.rounding < self.report.tolerance / self.noise:
+                self.report.tolerance = self.least_change = max(self.noise * self.report.rounding, FLOOR_32)
+                return state, inputs, base
+            if self.noise is None and self.report.rounding < self.report.tolerance / 30:
                 return state, inputs, base
             self.randomiser.damping /= 4
         self.report.problems.append(
@@ -327,9 +337,9 @@ class Checks:
         for name in chosen:
             out = self._run(self._with(acted, {name: state[name]}), inputs, f"without {name}", base, {name})
             change = self._change(base, out, {name})
-            if change > CHANGE:
+            if change > self.least_change:
                 self.report.left_out[name] = change
-            elif self._influence(name, acted, inputs, base) <= CHANGE:
+            elif self._influence(name, acted, inputs, base) <= self.least_change:
                 idle.append(name)
             elif self._merely_added(name, acted, state[name], inputs, base):
                 added.append(name)
@@ -358,9 +368,11 @@ class Checks:
 
         Exchanges of what is merely added are no symmetries that a graph annotates. Any other exchange holds at the two ends of the line only.
         """
+        if not state[name].is_floating_point():
+            return False  # there is nothing between integers
         for share in (0.37, -0.81):
             between = torch.lerp(state[name], image, share)
-            if self._change(base, self._run(self._with(state, {name: between}), inputs, f"sums of {name}", base, {name}), {name}) > CHANGE:
+            if self._change(base, self._run(self._with(state, {name: between}), inputs, f"sums of {name}", base, {name}), {name}) > self.least_change:
                 return False
         return True
 
@@ -375,15 +387,15 @@ class Checks:
             permutation = torch.roll(torch.arange(size), int(torch.randint(1, size, (), generator=self.generator)))
             image = state[name].index_select(dim, permutation)
             change = self._change(base, self._run(self._with(state, {name: image}), inputs, "outside", base, {name}), {name})
-            if change <= CHANGE and (self._influence(name, state, inputs, base) <= CHANGE
-                                     or self._merely_added(name, state, image, inputs, base)):
+            if change <= self.least_change and (self._influence(name, state, inputs, base) <= self.least_change
+                                                or self._merely_added(name, state, image, inputs, base)):
                 continue
             what = f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only"
-            if change > CHANGE or certain:
+            if change > self.least_change or certain:
                 self.report.outside[f"axis {dim} of {name} alone"] = change
-            if change <= CHANGE and certain:
+            if change <= self.least_change and certain:
                 self._problem(what)
-            elif change <= CHANGE:  # nothing says that an axis is fixed for a reason
+            elif change <= self.least_change:  # nothing says that an axis is fixed for a reason
                 self.report.notes.append(f"{what}: the group may be too small")
         if not self.report.outside:
             self.report.notes.append("no permutation outside the group was found to try")
@@ -430,6 +442,8 @@ class Checks:
 
     def _original(self, model: nn.Module | None, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """The exported graph must be the network itself."""
+        if self.execution.exported is None:  # the model itself is what is run
+            return
         if model is None:
             self.report.notes.append("an exported program was given: there is no other network to compare it with")
         elif self.execution.stochastic:

@@ -21,6 +21,8 @@ _THROUGH = frozenset(["add", "sub", "mul", "div", "clamp", "clamp_min", "maximum
 _MOVES = frozenset(("reshape", "permute", "take", "concat", "expand"))
 # Weights keep the size of a signal through a ReLU (He et al. 2015).
 _GAIN = math.sqrt(2.0)
+# Largest absolute value of quantised weights. What scales them is smaller by as much, so that no activation saturates.
+_LARGEST = 8
 
 
 class Randomiser:
@@ -38,6 +40,9 @@ class Randomiser:
         self.fixed = program.fixed
         self.fan_in: dict[str, int] = {}
         self.positive: set[str] = set()
+        # Integers that are parameters (quantised weights); those that are buffers are read by the compiler, and keep their values.
+        self.integers = {name for name, value in program.tensors.items() if value.kind == "parameter" and value.integer}
+        self.scales: set[str] = set()
         for op in program.ops:
             self._read(op)
 
@@ -57,6 +62,9 @@ class Randomiser:
             for role, value in zip(op.attrs["roles"], op.inputs[1:], strict=True):
                 if role == "running_var":
                     self.positive.update(_sources(value, _MOVES))
+        elif op.kind == "elementwise" and op.name == "dequantize":
+            if op.inputs[0].parametric:
+                self.scales.update(_sources(op.inputs[1]))
         elif op.kind == "elementwise" and (op.name in _POSITIVE or _is_root(op)):
             for value in op.inputs[:1]:
                 self.positive.update(_sources(value, _MOVES, _THROUGH))
@@ -78,6 +86,9 @@ class Randomiser:
         """Random values of one tensor."""
         tensor = self.state[name]
         shape = tuple(tensor.shape)
+        if name in self.integers:
+            low = 0 if tensor.dtype in (torch.uint8, torch.uint16, torch.uint32) else -_LARGEST
+            return torch.randint(low, _LARGEST + 1, shape, generator=generator).to(tensor.dtype)
         if not (tensor.is_floating_point() or tensor.is_complex()):
             return _integers(name, tensor, read)
         if name in self.fixed:
@@ -87,7 +98,7 @@ class Randomiser:
         if name in self.positive:
             return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
         if name in self.fan_in:
-            scale = self.damping * _GAIN / math.sqrt(max(self.fan_in[name], 1))
+            scale = self.damping * _GAIN / math.sqrt(max(self.fan_in[name], 1)) / (_LARGEST if name in self.scales else 1)
             return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
         magnitude = torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
         sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
+from paramgraph.compiler.onnx.source import is_onnx
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace, trace
 from paramgraph.errors import GroupError
@@ -43,6 +44,7 @@ def verify(
     tolerance: float = TOLERANCE,
     maximality: bool = False,
     progress: Progress | None = None,
+    dimensions: Mapping[str, Any] | None = None,
 ) -> Report:
     """Check a graph's symmetry group against its network, numerically.
 
@@ -67,6 +69,10 @@ def verify(
         maximality: also count the continuous symmetries at a random point, and how many of them the group declares: `report.maximality`.
             For networks of up to a few thousand parameters whose functions are analytic; piecewise linear ones may have more than any group.
         progress: called as `progress(done, total, what)`.
+        dimensions: sizes of an ONNX model's open dimensions, as for `paramgraph.compile`.
+
+    ONNX models are run by onnxruntime: in float64 where it has kernels, else in float32, where at most 1e-4 and at most ten times what
+    rounding errors amount to counts as unchanged; the report's notes say which.
 
     Raises:
         TraceError: the network cannot be traced, or needs values that are on the meta device.
@@ -76,12 +82,20 @@ def verify(
     if min(elements, inputs, bundles) < 1:
         raise GroupError(f"expected at least one element, input and bundle, got elements={elements}, inputs={inputs}, bundles={bundles}.")
     start = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    if is_onnx(model):
+        from paramgraph.verification.verify_onnx import prepared
+
+        onnx_checks = prepared(graph, model, example_inputs, dimensions, tolerance, generator, bundles, progress, elements, inputs)
+        onnx_checks.run(None, _count(leave_one_out))
+        onnx_checks.report.seconds = time.perf_counter() - start
+        return onnx_checks.report
     traced = trace(model, example_inputs, kwargs)
     check_state_dict(graph, traced.state)
     program = Lowering(traced.exported, traced.name, traced.state).run()
     report = Report(graph.name, tolerance, elements=elements, inputs=inputs)
     checks = Checks(graph, report, Execution(traced.exported), Randomiser(program, traced.state), _leaves(traced, example_inputs, kwargs),
-                    torch.Generator().manual_seed(seed), bundles, progress)
+                    generator, bundles, progress)
     checks.run(model if isinstance(model, nn.Module) else None, _count(leave_one_out))
     if maximality:
         checks.count()

@@ -11,9 +11,9 @@ from paramgraph.compiler.rules import exact_rule as rule
 from paramgraph.errors import TraceError
 
 UNARY = """abs acos acosh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu
-hardshrink hardsigmoid hardswish hardtanh i0 isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish
-nan_to_num neg positive rad2deg reciprocal relu relu6 round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
-softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not clamp clamp_min clamp_max clip rrelu real imag angle conj""".split()
+hardshrink hardsigmoid hardswish i0 isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish
+nan_to_num neg positive rad2deg reciprocal relu round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
+softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not rrelu real imag angle conj""".split()
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
 logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
@@ -54,6 +54,34 @@ def _copy(name: str) -> None:
 
 for _name in COPIES:
     _copy(_name)
+
+
+@rule("aten.clamp", "aten.clip")
+def clamp(b: Builder, x: Value, min: Value | float | None = None, max: Value | float | None = None) -> Value:
+    """Bounds may be numbers, tensors, or left out. All functions that are clamps go by this name."""
+    bounds = [min, max] if max is not None else [min]
+    form = ("x", *("x" if isinstance(bound, Value) else bound for bound in bounds))
+    return b.elementwise("clamp", x, *(bound for bound in bounds if isinstance(bound, Value)), args=form[1:], form=form)
+
+
+@rule("aten.clamp_min")
+def clamp_min(b: Builder, x: Value, min: Value | float) -> Value:
+    return clamp(b, x, min)
+
+
+@rule("aten.clamp_max")
+def clamp_max(b: Builder, x: Value, max: Value | float) -> Value:
+    return clamp(b, x, None, max)
+
+
+@rule("aten.hardtanh")
+def hardtanh(b: Builder, x: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
+    return clamp(b, x, min_val, max_val)
+
+
+@rule("aten.relu6")
+def relu6(b: Builder, x: Value) -> Value:
+    return clamp(b, x, 0.0, 6.0)
 
 
 @rule("aten.prelu")

@@ -1,0 +1,91 @@
+"""Concrete shapes of a model's inputs: as the file says, from example inputs, by name, or sizes that occur nowhere else in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from paramgraph.errors import TraceError
+
+# Height and width of images whose file leaves them open: what most networks divide by is a factor.
+IMAGE = 224
+_SMALL = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
+
+Given = Mapping[str, Any] | None
+
+
+def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken: set[int],
+                 what: str) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """A shape for every input, and a size for every dimension that has a name.
+
+    Args:
+        inputs: `onnx_ir` values of the graph's inputs.
+        examples: one array, a sequence of arrays in the inputs' order, or a mapping by name; None without examples.
+        dimensions: sizes by the file's name of a dimension, or shapes by the name of an input.
+        taken: sizes that occur in the model, which no open dimension is given.
+        what: the model, for errors.
+
+    Raises:
+        TraceError: an input has no type, examples do not fit, or a name is unknown.
+    """
+    arrays = _by_name(inputs, examples, what)
+    sizes: dict[str, int] = {}
+    fresh = (n for n in _SMALL if n not in taken)
+    given = dict(dimensions or {})
+    out: dict[str, tuple[int, ...]] = {}
+    names = {str(d.value) for value in inputs if value.shape is not None for d in value.shape if not isinstance(d, int) and d.value}
+    unknown = [key for key in given if key not in names and key not in {value.name for value in inputs}]
+    if unknown:
+        raise TraceError(f"{what} has no dimension or input {unknown[0]!r}: dimensions are {sorted(names)}, inputs {[v.name for v in inputs]}.")
+    for value in inputs:
+        if value.dtype is None:
+            raise TraceError(f"{what}: the input {value.name!r} has no element type. Export it again.")
+        known = tuple(np.shape(arrays[value.name])) if value.name in arrays else given.get(value.name)
+        if value.shape is None:
+            if known is None:
+                raise TraceError(f"{what}: the input {value.name!r} has no shape. Pass example inputs, or dimensions={{{value.name!r}: (…)}}.")
+            out[value.name] = tuple(int(n) for n in known)
+            continue
+        out[value.name] = _fitted(value, known, sizes, given, fresh, what)
+    return out, sizes
+
+
+def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any], fresh: Iterator[int], what: str) -> tuple[int, ...]:
+    # Some converters write open dimensions as negative or zero sizes.
+    declared = [(d if d > 0 else None) if isinstance(d, int) else str(d.value) if d.value else None for d in value.shape]
+    if known is not None and (len(known) != len(declared) or any(isinstance(d, int) and d != n for d, n in zip(declared, known, strict=True))):
+        raise TraceError(f"{what}: the input {value.name!r} has shape {declared}; the one given, {tuple(known)}, does not fit.")
+    shape = []
+    for place, size in enumerate(declared):
+        if isinstance(size, int):
+            shape.append(size)
+            continue
+        if known is not None:
+            chosen = int(known[place])
+        elif size in given:
+            chosen = int(given[size])
+        elif size in sizes:
+            chosen = sizes[size]
+        else:
+            chosen = IMAGE if len(declared) >= 4 and place > 0 else next(fresh, 59)
+        if size is not None and sizes.setdefault(size, chosen) != chosen:
+            raise TraceError(f"{what}: the dimension {size!r} has size {sizes[size]} elsewhere and {chosen} in the input {value.name!r}.")
+        shape.append(chosen)
+    return tuple(shape)
+
+
+def _by_name(inputs: Sequence[Any], examples: Any, what: str) -> dict[str, Any]:
+    if examples is None:
+        return {}
+    names = [value.name for value in inputs]
+    if isinstance(examples, Mapping):
+        unknown = [name for name in examples if name not in names]
+        if unknown:
+            raise TraceError(f"{what} has no input {unknown[0]!r}; its inputs are {names}.")
+        return dict(examples)
+    listed = list(examples) if isinstance(examples, (list, tuple)) else [examples]
+    if len(listed) > len(names):
+        raise TraceError(f"{what} has {len(names)} inputs ({names}), got {len(listed)} examples.")
+    return dict(zip(names, listed, strict=False))

@@ -1,0 +1,374 @@
+"""The ONNX front end: a model's nodes lowered onto a Program by rules, with shapes inferred and constants folded on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.attention_names import name_attention
+from paramgraph.compiler.onnx.dimensions import Given, input_shapes
+from paramgraph.compiler.onnx.folding import evaluate
+from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch
+from paramgraph.compiler.onnx.places import Nodes
+from paramgraph.compiler.onnx.shapes import Shapes, Type
+from paramgraph.compiler.onnx.source import require
+from paramgraph.compiler.program import Builder, Program, Value
+from paramgraph.compiler.rewrite import split_packed
+from paramgraph.compiler.rules import Rule, is_exact, operator_rule
+from paramgraph.compiler.uniform import thin_constants
+
+# Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
+SMALL = 256
+# Operators whose results are larger than their operands, or differ from run to run: not computed from constants at once, or never.
+GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range".split())
+RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
+_INT64 = 7
+
+
+class OnnxLowering:
+    """Lowers one model.
+
+    Args:
+        model: an `onnx_ir.Model`, functions inlined, nodes in order.
+        name: of the program.
+        examples: example inputs, or None.
+        dimensions: sizes of open dimensions by name.
+
+    Attributes:
+        program: what comes of it.
+        state: parameters and buffers by name, as torch tensors, by reference.
+        inputs: the concrete shape of every input by name.
+    """
+
+    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None) -> None:
+        self.graph = model.graph
+        self.name = name
+        self.examples, self.dimensions = examples, dimensions
+        self.opsets = {("" if d == "ai.onnx" else d): v for d, v in model.opset_imports.items()}
+        self.shapes = Shapes(self.opsets, model.ir_version)
+        self.program = Program(name)
+        self.builder = Builder(self.program)
+        self.leaves = state_of(self.graph)
+        self.state = {key: to_torch(tensor_of(value)) for key, value in self.leaves.items()}
+        self.inputs: dict[str, tuple[int, ...]] = {}
+        self._values: dict[Any, Any] = {}
+        self._lineage = Nodes(self._values)
+        self._types: dict[Any, Type] = {}
+        # Values whose shape depends on data: who reads them is opaque.
+        self._shapeless: set[Value] = set()
+        self._sizes: dict[str, int] = {}
+        # Values of large constants, kept while they are lowered and typed.
+        self._folded: list[list[list[np.ndarray]]] = []
+
+    def forget(self) -> None:
+        """Drop the values of folded constants: they are computed again if they are read again."""
+        for cache in self._folded:
+            cache.clear()
+
+    def run(self) -> Program:
+        self._leaves()
+        self._inputs()
+        self._nodes(self.graph)
+        for output in self.graph.outputs:
+            for value in values_in(self._values[output]):
+                self.program.outputs.append((value, None))
+        self.program.lowered, self.program.lineage = list(self.program.ops), self._lineage
+        self.program.drop_dead()
+        split_packed(self.program)
+        name_attention(self.program)
+        thin_constants(self.program)
+        return self.program
+
+    # -- leaves --------------------------------------------------------------------------------------------------------
+
+    def _leaves(self) -> None:
+        for key, leaf in self.leaves.items():
+            tensor = tensor_of(leaf)
+            kind = "parameter" if int(tensor.dtype) in FLOATING or self._integer_weight(leaf) else "buffer"
+            value = Value(tuple(tensor.shape), kind, key)
+            value.integer = int(tensor.dtype) not in FLOATING
+            self.program.tensors[key] = value
+            self._set(leaf, value if kind == "parameter" else self._constant(tensor, key), (int(tensor.dtype), value.shape))
+        for key, leaf in self.graph.initializers.items():
+            if key not in self.leaves:
+                self._set(leaf, self._constant(leaf.const_value, key), (int(leaf.const_value.dtype), tuple(leaf.const_value.shape)))
+
+    def _integer_weight(self, leaf: Any) -> bool:
+        """Integers are weights where the file was not written by torch's exporter, which would have said so; its buffers are read."""
+        return not any(key.startswith("pkg.torch.export") for key in leaf.metadata_props)
+
+    def _inputs(self) -> None:
+        given = [value for value in self.graph.inputs if value not in self._values]
+        taken = {n for value in self._types.values() for n in value[1] or ()}
+        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name)
+        for leaf in given:
+            value = Value(self.inputs[leaf.name], "input", leaf.name)
+            value.integer = int(leaf.dtype) not in FLOATING
+            self.program.inputs.append(value)
+            self._set(leaf, value, (int(leaf.dtype), value.shape))
+
+    def _constant(self, tensor: Any, name: str) -> Value:
+        return self.builder.constant(tuple(tensor.shape), lambda: plain(tensor.numpy()), name or "constant", int(tensor.dtype) not in FLOATING)
+
+    def _set(self, key: Any, value: Any, type_: Type | None) -> None:
+        self._values[key] = value
+        if type_ is not None:
+            self._types[key] = type_
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    def _nodes(self, graph: Any) -> None:
+        for node in graph:
+            self.builder.where = self._lineage.at(node)
+            self._node(node)
+
+    def _node(self, node: Any) -> None:
+        if node.op_type == "Constant" and node.domain == "":
+            if node.outputs[0] not in self._values:
+                self._constant_node(node)
+            return
+        if node.op_type == "If" and self._branch(node):
+            return
+        operands = [None if value is None else self._values[value] for value in node.inputs]
+        flat = list(values_in(operands))
+        types = [None if value is None else self._types.get(value) for value in node.inputs]
+        attributes = {key: attribute.value for key, attribute in node.attributes.items()}
+        if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self._shapeless:
+            self._measure(node, operands[0], attributes)
+            return
+        if node.op_type == "CastLike" and node.domain == "" and self._cast_constant(node.outputs[0], operands[0], types):
+            return
+        constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
+        constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
+        small = [value for value in flat if constant and np.prod(value.shape) <= SMALL]
+        if constant and len(small) == len(flat) and node.op_type not in GROWING and self._fold_now(node, operands, attributes):
+            return
+        found = self._infer(node, operands, types)
+        if constant and not any(t is None or t[1] is None for t in found):
+            self._fold_later(node, operands, attributes, found)
+            return
+        self._lower(node, operands, attributes, found)
+
+    def _constant_node(self, node: Any) -> None:
+        _, ir = require()
+        ((key, attribute),) = node.attributes.items()
+        if key == "value":
+            tensor = attribute.value
+        elif key in ("value_float", "value_floats", "value_int", "value_ints"):
+            tensor = ir.tensor(np.asarray(attribute.value, dtype=np.float32 if "float" in key else np.int64))
+        else:
+            self._set(node.outputs[0], self.builder.opaque("Constant", [], (), f"a constant of the form {key}"), None)
+            self._shapeless.add(self._values[node.outputs[0]])
+            return
+        self._set(node.outputs[0], self._constant(tensor, node.outputs[0].name), (int(tensor.dtype), tuple(tensor.shape)))
+
+    def _branch(self, node: Any) -> bool:
+        """An `If` whose condition is constant is the branch that it takes."""
+        condition = self._values[node.inputs[0]]
+        if not isinstance(condition, Value) or condition.read is None:
+            return False
+        taken = node.attributes["then_branch" if bool(np.asarray(condition.read()).reshape(())) else "else_branch"].value
+        for key, leaf in taken.initializers.items():
+            self._set(leaf, self._constant(leaf.const_value, key), (int(leaf.const_value.dtype), tuple(leaf.const_value.shape)))
+        self._nodes(taken)
+        for output, inner in zip(node.outputs, taken.outputs, strict=True):
+            self._set(output, self._values[inner], self._types.get(inner))
+        return True
+
+    def _measure(self, node: Any, x: Any, attributes: dict[str, Any]) -> None:
+        """The shape of a value is a constant, whatever the value is."""
+        if node.op_type == "Size":
+            data = np.asarray(int(np.prod(x.shape)), dtype=np.int64)
+        else:
+            data = np.asarray(x.shape, dtype=np.int64)[slice(attributes.get("start", 0), attributes.get("end"))]
+        self._set_array(node.outputs[0], data)
+
+    def _set_array(self, key: Any, data: np.ndarray, dtype: int | None = None) -> None:
+        onnx, _ = require()
+        number = dtype if dtype is not None else int(onnx.helper.np_dtype_to_tensor_dtype(data.dtype))
+        self._set(key, self.builder.constant(data.shape, lambda: data, key.name or "constant", number not in FLOATING), (number, data.shape))
+
+    def _cast_constant(self, output: Any, x: Any, types: Sequence[Type | None]) -> bool:
+        """A constant with the element type of another value, which need not be a constant."""
+        own, like = types
+        if not isinstance(x, Value) or x.kind != "constant" or x.read is None or own is None or like is None:
+            return False
+        onnx, _ = require()
+        read, dtype = x.read, onnx.helper.tensor_dtype_to_np_dtype(like[0])
+        value = self.builder.constant(x.shape, lambda: plain(np.asarray(read()).astype(dtype)), x.name, like[0] not in FLOATING)
+        self._set(output, value, (like[0], own[1]))
+        return True
+
+    # -- constants -----------------------------------------------------------------------------------------------------
+
+    def _fold_now(self, node: Any, operands: Sequence[Any], attributes: dict[str, Any]) -> bool:
+        try:
+            results = evaluate(node, [None if v is None else np.asarray(v.read()) for v in operands], attributes, self.opsets)
+        except Exception:  # an operator that the reference implementation lacks is lowered as any other
+            return False
+        for output, data in zip(node.outputs, results, strict=False):
+            self._set_array(output, data)
+        return True
+
+    def _fold_later(self, node: Any, operands: Sequence[Any], attributes: dict[str, Any], found: Sequence[Any]) -> None:
+        """Large constants are computed where their values matter."""
+        cache: list[list[np.ndarray]] = []
+        self._folded.append(cache)
+
+        def read(place: int) -> Callable[[], np.ndarray]:
+            def compute() -> np.ndarray:
+                if not cache:
+                    cache.append(evaluate(node, [None if v is None else np.asarray(v.read()) for v in operands], attributes, self.opsets))
+                return cache[0][place]
+
+            return compute
+
+        for place, (output, (dtype, shape)) in enumerate(zip(node.outputs, found, strict=True)):
+            self._set(output, self.builder.constant(shape, read(place), node.op_type, dtype not in FLOATING), (dtype, shape))
+
+    # -- operators -----------------------------------------------------------------------------------------------------
+
+    def _infer(self, node: Any, operands: Sequence[Any], types: Sequence[Type | None]) -> list[Type | None]:
+        """Types of the results: inferred, else as the file declares them."""
+        data = {
+            place: np.asarray(value.read())
+            for place, value in enumerate(operands)
+            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and np.prod(value.shape) <= SMALL
+            and (types[place] or (1,))[0] == _INT64 or (isinstance(value, Value) and node.op_type in ("Resize", "Upsample", "Range") and value.read)
+        }
+        if any(isinstance(value, list) for value in operands):
+            return [None] * len(node.outputs)
+        known = [None if t is None else (t[0], None) if value in self._shapeless else t for value, t in zip(operands, types, strict=True)]
+        found = self.shapes.infer(node, known, data)
+        return [t if t is not None and t[1] is not None else self._declared(output, t) for output, t in zip(node.outputs, found, strict=True)]
+
+    def _declared(self, output: Any, found: Type | None) -> Type | None:
+        """The type that the file states for a value, if all its sizes are known."""
+        dtype = found[0] if found is not None else None if output.dtype is None else int(output.dtype)
+        if dtype is None or output.shape is None:
+            return found
+        sizes = [d if isinstance(d, int) else self._sizes.get(str(d.value)) for d in output.shape]
+        known = [int(n) for n in sizes if n is not None and n >= 0]
+        return dtype, tuple(known) if len(known) == len(sizes) else None
+
+    def _lower(self, node: Any, operands: list[Any], attributes: dict[str, Any], found: Sequence[Type | None]) -> None:
+        """The operator's rule, else its own definition by simpler operators, else opaque."""
+        name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
+        flat = list(values_in(operands))
+        rule = operator_rule(node.domain, node.op_type)
+        failure = f"{name} has no rule"
+        unknown = self._shapeless.intersection(flat)
+        if unknown:
+            failure = "the sizes of its operands depend on data"
+        elif rule is not None:
+            self.builder.shapes = [() if t is None or t[1] is None else t[1] for t in found]
+            self.builder.version = self.opsets.get(node.domain, 1)
+            try:
+                with self._writing(rule):
+                    out = rule(self.builder, *operands, **attributes)
+                    results = list(out) if isinstance(out, tuple) else [out]
+                    self._check(name, results, found)
+            except Exception as error:  # a rule may fail in any way on arguments it does not know: the operator is then as without it
+                failure = f"the rule of {name} failed: {error!r}"
+            else:
+                for output, value, type_ in zip(node.outputs, results, found, strict=False):
+                    self._give(output, value, type_, operands)
+                return
+        if not unknown and self._by_definition(node, operands):
+            return
+        captured = [value for value in self._captured(node) if value not in flat]
+        self.program.unknown.append((name, self.builder.where))
+        for output, type_ in zip(node.outputs, found, strict=True):
+            shape = None if type_ is None else type_[1]
+            value = self.builder.opaque(node.op_type, [*flat, *captured], shape or (), failure)
+            value.integer = type_ is not None and type_[0] not in FLOATING
+            if shape is None:
+                self._shapeless.add(value)
+            self._set(output, value, type_)
+
+    @contextmanager
+    def _writing(self, rule: Rule) -> Iterator[None]:
+        """Let a rule write into the program; if it fails, nothing of it stays."""
+        before, self.builder.exact = self.builder.exact, is_exact(rule)
+        try:
+            with self.builder.transaction():
+                yield
+        finally:
+            self.builder.exact = before
+
+    def _check(self, name: str, results: Sequence[Any], found: Sequence[Type | None]) -> None:
+        """A rule whose result has the wrong shape is a defect of the rule: nonsense must not be typed."""
+        for value, type_ in zip(results, found, strict=False):
+            if isinstance(value, Value) and type_ is not None and type_[1] is not None and value.shape != type_[1]:
+                raise ValueError(f"the rule of {name} returned shape {value.shape}; the result has {type_[1]}")
+        if len(results) < len(found):
+            raise ValueError(f"the rule of {name} returned {len(results)} results of {len(found)}")
+
+    def _give(self, output: Any, value: Any, type_: Type | None, operands: Sequence[Any]) -> None:
+        if isinstance(value, Value):
+            if type_ is None or type_[1] is None:  # sequences: the rule knows the shape, the elements are what the operands were
+                dtype = type_[0] if type_ is not None else next((int(output.dtype) for _ in "1" if output.dtype is not None), 1)
+                type_ = (dtype, value.shape)
+            if value.kind == "op" and not any(value is operand for operand in values_in(operands)):
+                value.integer, value.boolean = type_[0] not in FLOATING, type_[0] == BOOL
+        self._set(output, value, type_)
+
+    def _by_definition(self, node: Any, operands: Sequence[Any]) -> bool:
+        """Lower the operators that ONNX defines an operator by, if it does."""
+        schema = self.shapes.schema(node.domain, node.op_type)
+        if schema is None or not (schema.has_function or schema.has_context_dependent_function):
+            return False
+        from paramgraph.compiler.onnx.definition import definition_of
+
+        mark = len(self.program.unknown)
+        body = definition_of(schema, node, [self._types.get(v) if v is not None else None for v in node.inputs], self.opsets)
+        if body is None:
+            return False
+        try:
+            with self.builder.transaction():
+                for inner, value, outer in zip(body.inputs, operands, node.inputs, strict=False):
+                    if value is not None:
+                        self._set(inner, value, self._types.get(outer))
+                for step in body.nodes:
+                    self._node(step)
+                if len(self.program.unknown) > mark:
+                    raise LookupError("an operator of the definition has no rule")
+                results = [self._values[value] for value in body.outputs]
+                for output, value, inner in zip(node.outputs, results, body.outputs, strict=False):
+                    self._set(output, value, self._types.get(inner))
+        except Exception:  # a definition may use anything; the operator is then opaque, and is reported
+            del self.program.unknown[mark:]
+            return False
+        return True
+
+    def _captured(self, node: Any) -> Iterator[Value]:
+        """Values of the outer graphs that the subgraphs of a node read."""
+        for attribute in node.attributes.values():
+            graphs = [attribute.value] if attribute.type.name == "GRAPH" else attribute.value if attribute.type.name == "GRAPHS" else []
+            for graph in graphs:
+                for inner in graph:
+                    for value in inner.inputs:
+                        if value is not None and value in self._values:
+                            yield from values_in(self._values[value])
+                    yield from self._captured(inner)
+                for value in graph.outputs:
+                    if value in self._values:
+                        yield from values_in(self._values[value])
+
+
+def values_in(tree: Any) -> Iterator[Value]:
+    """The program values among operands and sequences of operands."""
+    if isinstance(tree, Value):
+        yield tree
+    elif isinstance(tree, (list, tuple)):
+        for item in tree:
+            yield from values_in(item)
+
+
+def plain(array: Any) -> np.ndarray:
+    """An array of a kind that numpy itself knows."""
+    out = np.asarray(array)
+    return out if out.dtype.kind in "biufc" else out.astype(np.float32)

@@ -1,0 +1,49 @@
+"""Parts of packed parameters, found where they were packed: exporters cut a network's weights up and join them in another order.
+
+The part of a join that lies in one of its pieces is (a part of) that piece. Taking it from there instead of from the join says which
+parameter it is, and leaves the others out of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paramgraph.compiler.program import Builder, Value
+
+
+def piece(b: Builder, x: Value, dim: int, start: int, stop: int) -> Value:
+    """`x[start:stop]` along one axis, from as near to the parameters as it can be taken."""
+    op = x.op
+    if op is None or not x.parametric or (start, stop) == (0, x.shape[dim]):
+        return b.take(x, dim, range(start, stop))
+    if op.kind == "concat" and op.attrs["dim"] == dim:
+        first = 0
+        for value in op.inputs:
+            last = first + value.shape[dim]
+            if first <= start and stop <= last:
+                return piece(b, value, dim, start - first, stop - first)
+            first = last
+    if op.kind == "take" and op.attrs["dim"] == dim:
+        chosen = np.asarray(op.attrs["index"])[start:stop]
+        if np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+            return piece(b, op.inputs[0], dim, int(chosen[0]), int(chosen[0]) + len(chosen))
+        return b.take(op.inputs[0], dim, chosen)
+    if op.kind == "reshape":
+        inner = _same_axis(op.inputs[0].shape, x.shape, dim)
+        if inner is not None:
+            part = piece(b, op.inputs[0], inner, start, stop)
+            return b.reshape(part, [stop - start if d == dim else n for d, n in enumerate(x.shape)])
+    return b.take(x, dim, range(start, stop))
+
+
+def row(b: Builder, x: Value, index: int) -> Value:
+    """`x[index]`."""
+    return b.reshape(piece(b, x, 0, index, index + 1), x.shape[1:])
+
+
+def _same_axis(before: tuple[int, ...], after: tuple[int, ...], dim: int) -> int | None:
+    """The axis that `dim` was before a reshape that only adds or removes axes of size one."""
+    if [n for n in before if n != 1] != [n for n in after if n != 1] or after[dim] == 1:
+        return None
+    place = sum(n != 1 for n in after[:dim])
+    return [d for d, n in enumerate(before) if n != 1][place]

@@ -1,0 +1,125 @@
+"""Shapes and element types of results: operator by operator, from ONNX's own inference, with the values of constant arguments known.
+
+Everything is concrete: each operator is inferred by itself once its operands are known, so nothing is guessed, and no weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.onnx.elementwise import COMPARISONS, TESTS, UNARY
+from paramgraph.compiler.onnx.source import require
+from paramgraph.errors import TraceError
+
+# Element type and shape of a tensor; the shape is None where it depends on data.
+Type = tuple[int, tuple[int, ...] | None]
+
+SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum"])
+BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod"])
+COMPARES = frozenset([*COMPARISONS, "Equal"])
+TABULAR = frozenset(["Scaler", "Normalizer", "Binarizer", "Imputer"])
+_FLOAT, _BOOL = 1, 9
+
+
+class Shapes:
+    """Inference for one model.
+
+    Args:
+        opsets: version of each operator set by domain.
+        ir_version: the file's version.
+    """
+
+    def __init__(self, opsets: dict[str, int], ir_version: int) -> None:
+        self.opsets = opsets
+        self.ir_version = ir_version
+        self.onnx, self.ir = require()
+        self._schemas: dict[tuple[str, str], Any] = {}
+
+    @cached_property
+    def _imports(self) -> list[Any]:
+        return [self.onnx.helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
+
+    def schema(self, domain: str, name: str) -> Any:
+        """The operator's schema; None if it is not one of ONNX's own."""
+        key = (domain, name)
+        if key not in self._schemas:
+            try:
+                self._schemas[key] = self.onnx.defs.get_schema(name, self.opsets.get(domain, 1), domain)
+            except self.onnx.defs.SchemaError:
+                self._schemas[key] = None
+        return self._schemas[key]
+
+    def infer(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray]) -> list[Type | None]:
+        """Types of a node's results; None for those that cannot be inferred.
+
+        Args:
+            node: an `onnx_ir` node.
+            operands: types of its operands.
+            data: values of small constant operands, by place.
+
+        Raises:
+            TraceError: the operands do not fit the operator.
+        """
+        quick = self._quick(node, operands)
+        if quick is not None:
+            return [quick]
+        schema = self.schema(node.domain, node.op_type)
+        if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
+            return [None] * len(node.outputs)  # of what an unknown operator gave, not even the element type is known
+        if schema is None or any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
+            return [None] * len(node.outputs)
+        message = self.ir.serde.serialize_node(node)
+        types, values = {}, {}
+        for place, (value, operand) in enumerate(zip(node.inputs, operands, strict=True)):
+            if value is None or operand is None:
+                continue
+            types[value.name] = self.onnx.helper.make_tensor_type_proto(*operand)
+            if place in data:
+                values[value.name] = self.onnx.numpy_helper.from_array(data[place], value.name)
+        try:
+            found = self.onnx.shape_inference.infer_node_outputs(schema, message, types, values, None, self._imports, self.ir_version)
+        except Exception as error:
+            shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)
+            raise TraceError(
+                f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) does not fit its operands ({shown}): "
+                f"{str(error).strip().splitlines()[0]} "
+                "Give sizes that run through the model: example inputs, or `dimensions=` by name."
+            ) from error
+        return [self._type(found.get(output.name)) for output in node.outputs]
+
+    def _quick(self, node: Any, operands: Sequence[Type | None]) -> Type | None:
+        """Operators whose result has their operand's type, or that of its broadcasting, without asking."""
+        if len(node.outputs) != 1 or not operands or operands[0] is None or operands[0][1] is None:
+            return None
+        if node.domain == "ai.onnx.ml" and node.op_type in TABULAR:
+            return operands[0] if node.op_type in ("Binarizer", "Imputer") else (_FLOAT, operands[0][1])
+        if node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type in SAME:
+            return operands[0]
+        if node.op_type in TESTS:
+            return _BOOL, operands[0][1]
+        if node.op_type in BROADCAST or node.op_type in COMPARES:
+            shapes = [operand[1] for operand in operands if operand is not None]
+            if None in shapes:
+                return None
+            try:
+                shape = np.broadcast_shapes(*shapes)  # type: ignore[arg-type]
+            except ValueError:
+                return None  # the inference proper says what is wrong
+            return (_BOOL if node.op_type in COMPARES else operands[0][0]), tuple(int(n) for n in shape)
+        return None
+
+    @staticmethod
+    def _type(message: Any) -> Type | None:
+        if message is None or not message.HasField("tensor_type"):
+            return None
+        tensor = message.tensor_type
+        if not tensor.HasField("shape"):
+            return tensor.elem_type, None
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+        return tensor.elem_type, None if None in sizes else tuple(int(n) for n in sizes if n is not None)

@@ -1,0 +1,240 @@
+"""Reading ONNX models: the file or message a model comes from, checked before anything of it is used.
+
+Nothing outside the model's own folder is read, no weights are read, and nothing is executed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
+
+# Operators of older sets say what they do in ways that this front end does not read.
+OLDEST_OPSET = 7
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class OnnxSource:
+    """Where a graph's ONNX model is, so that edited values can be written back into it.
+
+    Attributes:
+        path: its file; None where it was given as a message.
+        message: the `ModelProto` given, or None.
+    """
+
+    path: Path | None = None
+    message: Any = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that external data lie in."""
+        return None if self.path is None else self.path.parent
+
+    def read(self) -> Any:
+        """The model's message, without external data.
+
+        Raises:
+            FileFormatError: there is no such file, or it is no ONNX model.
+        """
+        return self.message if self.path is None else _parse(self.path)
+
+
+def require() -> tuple[ModuleType, ModuleType]:
+    """The packages `onnx` and `onnx_ir`.
+
+    Raises:
+        MissingDependencyError: they are not installed.
+    """
+    try:
+        import onnx
+        import onnx_ir
+    except ImportError as error:
+        raise MissingDependencyError(f"{error.name} is not installed. Install it: pip install 'paramgraph[onnx]'.") from error
+    return onnx, onnx_ir
+
+
+def is_onnx(model: Any) -> bool:
+    """Whether a model is an ONNX message or the path of an ONNX file; asks nothing of ONNX itself."""
+    if isinstance(model, (str, Path)):
+        return Path(model).suffix == ".onnx"
+    return type(model).__name__ == "ModelProto" and type(model).__module__.partition(".")[0] == "onnx"
+
+
+def source_of(model: Any) -> OnnxSource:
+    """The source of a path or message."""
+    return OnnxSource(path=Path(model)) if isinstance(model, (str, Path)) else OnnxSource(message=model)
+
+
+def open_model(source: OnnxSource) -> Any:
+    """The `onnx_ir.Model` of a source, with functions inlined and nodes in order.
+
+    Raises:
+        FileFormatError: the file or message is no ONNX model, or its external data are missing or lie outside its folder.
+        TraceError: its operator sets are unknown, or its graph is cyclic or uses values that nothing defines.
+    """
+    _, ir = require()
+    from onnx_ir.passes.common import InlinePass
+
+    message = source.read()
+    what = "the model" if source.path is None else source.path.name
+    _check_opsets(message, what)
+    _check_external(message, source.folder, what)
+    try:
+        model = ir.serde.deserialize_model(_without_maps(message))
+        if source.folder is not None:
+            ir.external_data.set_base_dir(model.graph, str(source.folder))
+        model = InlinePass()(model).model
+    except Exception as error:  # whatever the message holds that the format does not allow
+        raise FileFormatError(
+            f"{what} is no valid ONNX model ({type(_first_cause(error)).__name__}: {first_line(_first_cause(error))}). Export it again."
+        ) from error
+    _put_in_order(model.graph, what)
+    return model
+
+
+def _without_maps(message: Any) -> Any:
+    """The message without the types of its outputs that are maps, as classifiers of tables give: they say nothing that is needed here."""
+    if not any(_is_map(value.type) for value in (*message.graph.output, *message.graph.value_info)):
+        return message
+    out = type(message)()
+    out.CopyFrom(message)
+    for value in (*out.graph.output, *out.graph.value_info):
+        if _is_map(value.type):
+            value.ClearField("type")
+    return out
+
+
+def _is_map(kind: Any) -> bool:
+    while kind.HasField("sequence_type") or kind.HasField("optional_type"):
+        kind = kind.sequence_type.elem_type if kind.HasField("sequence_type") else kind.optional_type.elem_type
+    return bool(kind.HasField("map_type"))
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _parse(path: Path) -> Any:
+    onnx, _ = require()
+    if not path.is_file():
+        raise FileFormatError(f"no file {path}. Pass the path of an .onnx file.")
+    try:
+        message = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise FileFormatError(f"{path.name} is not a readable ONNX file ({first_line(error)}). Export or copy it again.") from error
+    if not message.ir_version or not message.HasField("graph") or not message.opset_import:
+        raise FileFormatError(f"{path.name} holds no ONNX model: it has no graph or no version. Export or copy it again.")
+    return message
+
+
+def _check_opsets(message: Any, what: str) -> None:
+    onnx, _ = require()
+    if not message.HasField("graph") or not message.opset_import:
+        raise FileFormatError(f"{what} holds no ONNX model: it has no graph or imports no operator set.")
+    versions = {entry.domain: entry.version for entry in message.opset_import}
+    newest = onnx.defs.onnx_opset_version()
+    for domain in DEFAULT_DOMAINS:
+        version = versions.get(domain)
+        if version is not None and not OLDEST_OPSET <= version <= newest:
+            raise TraceError(
+                f"{what} uses version {version} of ONNX's operators; known are {OLDEST_OPSET} to {newest}. "
+                "Convert it with onnx.version_converter, or install a newer onnx."
+            )
+    known = {*versions, *(f.domain for f in message.functions)}
+    known |= set(DEFAULT_DOMAINS) if known & set(DEFAULT_DOMAINS) else set()
+    for node in message.graph.node:
+        if node.domain not in known:
+            raise TraceError(
+                f"{what}: the node {node.name or node.op_type!r} is of domain {node.domain!r}, which the model does not import "
+                f"(it imports {sorted(versions)}). Export it again, or add the import."
+            )
+
+
+def _check_external(message: Any, folder: Path | None, what: str) -> None:
+    """External data must be where the format allows it: in files of the model's own folder, of sufficient size."""
+    for tensor in tensors_of(message):
+        if not tensor.external_data or tensor.data_location != 1:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        location = place.get("location", "")
+        if folder is None:
+            raise FileFormatError(
+                f"{what}: the data of {tensor.name!r} lie in {location!r}, and a message has no folder. "
+                "Pass the path of the file, or load the data first (onnx.load with external data)."
+            )
+        root = os.path.realpath(folder)
+        target = os.path.realpath(os.path.join(root, location))
+        if not location or os.path.isabs(location) or os.path.commonpath([root, target]) != root:
+            raise FileFormatError(
+                f"{what}: the data of {tensor.name!r} are said to lie in {location!r}, outside the model's folder. "
+                "Nothing was read from there; data must lie beside the model."
+            )
+        if not os.path.isfile(target):
+            raise FileFormatError(f"{what}: the data of {tensor.name!r} are missing: there is no file {location!r} beside the model. Copy it there.")
+        try:
+            end = int(place.get("offset") or 0) + int(place.get("length") or 0)
+        except ValueError as error:
+            raise FileFormatError(f"{what}: the place of the data of {tensor.name!r} is no number ({error}).") from error
+        if end > os.path.getsize(target):
+            raise FileFormatError(
+                f"{what}: the data of {tensor.name!r} end at byte {end} of {location!r}, which has {os.path.getsize(target)}. Copy it again."
+            )
+
+
+def tensors_of(message: Any) -> Iterator[Any]:
+    """All `TensorProto` of a model: initialisers and attributes, in subgraphs and functions too."""
+    yield from _graph_tensors(message.graph)
+    for function in message.functions:
+        for node in function.node:
+            yield from _node_tensors(node)
+
+
+def _graph_tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("g"):
+            yield from _graph_tensors(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_tensors(graph)
+
+
+def _put_in_order(graph: Any, what: str) -> None:
+    """Nodes after what they read. Files need not keep the order; cycles and values from nowhere are errors."""
+    known = {*graph.inputs, *graph.initializers.values()}
+    sorted_already = True
+    made = set()
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value in known or value in made:
+                continue
+            if value.producer() is None:
+                raise TraceError(f"{what}: the node {node.name or node.op_type!r} reads {value.name!r}, which nothing defines. Export it again.")
+            sorted_already = False
+        made.update(node.outputs)
+    for value in graph.outputs:
+        if value not in known and value not in made:
+            raise TraceError(f"{what}: the output {value.name!r} is defined by nothing. Export it again.")
+    if not sorted_already:
+        try:
+            graph.sort()
+        except ValueError as error:
+            raise TraceError(f"{what}: its graph has a cycle ({first_line(error)}). ONNX graphs must be acyclic.") from error

@@ -1,0 +1,61 @@
+"""`verify` for ONNX models: the same checks, with onnxruntime running the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from paramgraph.compiler.onnx.lowering import OnnxLowering
+from paramgraph.compiler.onnx.source import open_model, source_of
+from paramgraph.graph import ParamGraph, check_state_dict
+from paramgraph.verification.checks import Checks
+from paramgraph.verification.onnx_execution import OnnxExecution, example_inputs
+from paramgraph.verification.randomise import Randomiser
+from paramgraph.verification.report import Report
+
+# In float32: relative deviation that counts as unchanged, and how much of it rounding errors alone may amount to.
+TOLERANCE_32 = 1e-4
+NOISE_32 = 10
+
+
+def prepared(graph: ParamGraph, model: Any, given: Any, dimensions: Mapping[str, Any] | None, tolerance: float, generator: torch.Generator,
+             bundles: int, progress: Callable[[int, int, str], None] | None, elements: int, inputs: int) -> Checks:
+    """The checks of an ONNX model, ready to run.
+
+    Args:
+        graph: the compiled model.
+        model: a path or a `ModelProto`.
+        given: example inputs, or None.
+        dimensions: as for `paramgraph.compile`.
+        tolerance: in float64; in float32 it is that of float32, if larger.
+
+    Raises:
+        StateDictError: the graph is not this model's.
+        TraceError: onnxruntime does not load or run the model.
+    """
+    source = source_of(model)
+    opened = open_model(source)
+    lowering = OnnxLowering(opened, graph.name, given, dimensions)
+    program = lowering.run()
+    check_state_dict(graph, lowering.state)
+    execution = OnnxExecution(source, list(lowering.state), lowering.inputs)
+    narrow = execution.precision == "float32"
+    report = Report(graph.name, max(tolerance, TOLERANCE_32) if narrow else tolerance, elements=elements, inputs=inputs)
+    report.notes.append(f"onnxruntime ran the model in {execution.precision}{f': {execution.why}' if execution.why else ''}")
+    dtypes = {value.name: int(value.dtype) for value in opened.graph.inputs}
+    examples = [torch.as_tensor(np.asarray(v)) for v in _given(given, lowering)] or example_inputs(lowering.inputs, dtypes)
+    checks = Checks(graph, report, execution, Randomiser(program, lowering.state), examples, generator, bundles, progress)  # type: ignore[arg-type]
+    if narrow:
+        checks.precision, checks.noise, checks.least_change = torch.float32, NOISE_32, TOLERANCE_32
+    return checks
+
+
+def _given(given: Any, lowering: OnnxLowering) -> list[Any]:
+    if given is None:
+        return []
+    if isinstance(given, Mapping):
+        return [given[name] for name in lowering.inputs]
+    return list(given) if isinstance(given, (list, tuple)) else [given]

@@ -1,0 +1,123 @@
+"""Operators by hand: each small model's order is derived beside it, and onnxruntime says that the group leaves its function unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import paramgraph as pg
+from tests.compiler.onnx.handmade import model, node, weights
+from tests.support.automorphisms import log_automorphisms
+from tests.support.cases import lam
+
+onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
+helper = onnx.helper
+
+
+LSTM = weights(w=(1, 24, 4), r=(1, 24, 6), b=(1, 48), p=(1, 18), o=(3, 6))
+GRU = weights(w=(2, 18, 4), r=(2, 18, 6), b=(2, 36), o=(3, 12))
+INT = {"scale": np.full((6,), 0.1, np.float32), "zero": np.zeros(6, np.int8), "q": np.random.default_rng(1).integers(-99, 99, (6, 4), np.int8)}
+
+MODELS: dict[str, tuple[Any, float]] = {
+    # One hidden layer, whichever way its matrices lie.
+    "gemm": (model([node("Gemm", "x a", "h", alpha=0.5), node("Relu", "h", "r"), node("Gemm", "r c d", "y", transB=1, beta=2.0)], {"x": (5, 4)},
+                   weights(a=(4, 6), c=(3, 6), d=(3,))), lam(6)),
+    "gemm of transposes": (model([node("Gemm", "x a b", "h", transA=1, transB=1), node("Tanh", "h", "r"), node("MatMul", "r c", "y")], {"x": (4, 5)},
+                                 weights(a=(6, 4), b=(6,), c=(6, 3))), lam(6)),
+    "transposed initialiser": (model([node("Transpose", "a", "t", perm=[1, 0]), node("Identity", "t", "u"), node("MatMul", "x u", "h"),
+                                      node("Add", "b h", "s"), node("Relu", "s", "r"), node("MatMul", "r c", "y")], {"x": (5, 4)},
+                                     weights(a=(6, 4), b=(6,), c=(6, 3))), lam(6)),
+    # Channels of a transposed convolution, and their normalisation.
+    "conv transpose": (model([node("ConvTranspose", "x a b", "h", strides=[2, 2]), node("BatchNormalization", "h g o m v", "n"),
+                              node("Relu", "n", "r"), node("Conv", "r c", "y")], {"x": (2, 3, 5, 5)},
+                             weights(a=(3, 6, 2, 2), b=(6,), g=(6,), o=(6,), m=(6,), c=(4, 6, 3, 3)) | {"v": np.full(6, 2, np.float32)}), lam(6)),
+    # Three groups of two, which share no gain: S_2 wr S_3.
+    "group norm": (model([node("Conv", "x a", "h"), node("GroupNormalization", "h g o", "n", num_groups=3), node("Conv", "n c", "y")],
+                         {"x": (2, 3, 5, 5)}, weights(a=(6, 3, 1, 1), g=(6,), o=(6,), c=(4, 6, 1, 1))), 3 * lam(2) + lam(3)),
+    "instance norm": (model([node("Conv", "x a", "h"), node("InstanceNormalization", "h g o", "n"), node("Relu", "n", "r"), node("Conv", "r c", "y")],
+                            {"x": (2, 3, 5, 5)}, weights(a=(6, 3, 1, 1), g=(6,), o=(6,), c=(4, 6, 1, 1))), lam(6)),
+    "layer norm": (model([node("MatMul", "x a", "h"), node("LayerNormalization", "h g o", "n"), node("MatMul", "n c", "y")], {"x": (5, 4)},
+                         weights(a=(4, 6), g=(6,), o=(6,), c=(6, 3))), lam(6)),
+    "rms norm": (model([node("MatMul", "x a", "h"), node("RMSNormalization", "h g", "n"), node("MatMul", "n c", "y")], {"x": (5, 4)},
+                       weights(a=(4, 6), g=(6,), c=(6, 3)), opset=23), lam(6)),
+    "einsum": (model([node("Einsum", "x a", "h", equation="bi,io->bo"), node("Gelu", "h", "r"), node("Einsum", "r c", "y", equation="...o,po->...p")],
+                     {"x": (5, 4)}, weights(a=(4, 6), c=(3, 6))), lam(6)),
+    # Two heads of three dimensions: query and key dimensions of each head move together, and so do the value's.
+    "attention": (model([node("MatMul", "x q", "hq"), node("MatMul", "x k", "hk"), node("MatMul", "x v", "hv"),
+                         node("Attention", "hq hk hv", "h", q_num_heads=2, kv_num_heads=2), node("MatMul", "h o", "y")], {"x": (2, 5, 4)},
+                        weights(q=(4, 6), k=(4, 6), v=(4, 6), o=(6, 3)), opset=23), 4 * lam(3) + lam(2)),
+    # All units are normalised together.
+    "softmax of older operators": (model([node("MatMul", "x a", "h"), node("Softmax", "h", "s", axis=1), node("MatMul", "s c", "y")],
+                                         {"x": (5, 4)}, weights(a=(4, 6), c=(6, 3)), opset=11), lam(6)),
+    "lstm with peepholes": (model([node("LSTM", "x w r b - - - p", "h", hidden_size=6), node("ReduceMean", "h axes", "m", keepdims=0),
+                                   node("Gemm", "m o", "y", transB=1)], {"x": (5, 2, 4)}, LSTM | {"axes": np.array([0, 1])}), lam(6)),
+    # Both directions have hidden units of their own.
+    "bidirectional gru": (model([node("GRU", "x w r b", "h", hidden_size=6, direction="bidirectional"), node("ReduceMean", "h axes", "m", keepdims=0),
+                                 node("Transpose", "m", "t", perm=[1, 0, 2]), node("Reshape", "t shape", "f"), node("Gemm", "f o", "y", transB=1)],
+                                {"x": (5, 2, 4)}, GRU | {"axes": np.array([0]), "shape": np.array([2, 12])}), 2 * lam(6)),
+    # Quantised weights: integers, scales and zero points of a channel move together.
+    "quantised": (model([node("DequantizeLinear", "q scale zero", "a", axis=0), node("Gemm", "x a", "h", transB=1), node("Relu", "h", "r"),
+                         node("MatMul", "r c", "y")], {"x": (5, 4)}, INT | weights(c=(6, 3))), lam(6)),
+    # Nearest neighbours leave channels alone.
+    "resize": (model([node("Conv", "x a", "h"), node("Resize", "h - scales", "u", mode="nearest"), node("Conv", "u c", "y")],
+                     {"x": (2, 3, 5, 5)}, weights(a=(6, 3, 1, 1), c=(4, 6, 1, 1)) | {"scales": np.array([1, 1, 2, 2], np.float32)}), lam(6)),
+    # Channels last, as converters write it: transposes around every convolution.
+    "channels last": (model([node("Transpose", "x", "i", perm=[0, 3, 1, 2]), node("Conv", "i a b", "h"),
+                             node("Transpose", "h", "l", perm=[0, 2, 3, 1]), node("Relu", "l", "r"), node("MatMul", "r c", "y")],
+                            {"x": (2, 5, 5, 3)}, weights(a=(6, 3, 3, 3), b=(6,), c=(6, 4))), lam(6)),
+    # An operator that ONNX defines by others: a rule of its own is not needed.
+    "defined by others": (model([node("MatMul", "x a", "h"), node("Celu", "h", "r", alpha=2.0), node("HardSwish", "r", "s"),
+                                 node("MatMul", "s c", "y")], {"x": (5, 4)}, weights(a=(4, 6), c=(6, 3))), lam(6)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_order_by_hand_automorphisms_and_onnxruntime(name: str) -> None:
+    message, log_order = MODELS[name]
+    graph = pg.compile(message)
+    assert [str(d) for d in graph.diagnostics if d.kind == "unknown-operation"] == []
+    assert graph.symmetry.log_order == pytest.approx(log_order)
+    assert log_automorphisms(graph) == pytest.approx(log_order)
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    report = pg.verify(graph, message, elements=2, inputs=1)
+    assert report.passed, str(report)
+    assert report.outside_changed
+
+
+def test_unknown_operators_pin_and_are_reported() -> None:
+    nodes = [node("MatMul", "x a", "h"), node("Mystery", "h", "m", domain="my.domain"), node("Relu", "m", "r"), node("MatMul", "r c", "y")]
+    message = model(nodes, {"x": (5, 4)}, weights(a=(4, 6), c=(6, 3)), domains=["my.domain"])
+    graph = pg.compile(message)
+    assert graph.symmetry.log_order == 0
+    assert [d.subject for d in graph.diagnostics if d.kind == "unknown-operation"][0] == "my.domain::Mystery"
+
+
+def test_a_rule_for_an_operator_can_be_registered() -> None:
+    @pg.rule("my.domain::Mystery")
+    def mystery(b: Any, x: Any) -> Any:
+        return b.elementwise("mystery", x)
+
+    message = model([node("MatMul", "x a", "h"), node("Mystery", "h", "m", domain="my.domain"), node("MatMul", "m c", "y")], {"x": (5, 4)},
+                    weights(a=(4, 6), c=(6, 3)), domains=["my.domain"])
+    try:
+        assert pg.compile(message).symmetry.log_order == pytest.approx(lam(6))
+    finally:
+        pg.unregister("my.domain::Mystery")
+
+
+def test_subgraphs_pin_what_they_read_and_constant_branches_are_taken() -> None:
+    def branch(name: str, operator: str) -> Any:
+        return helper.make_graph([node(operator, "h", name)], name, [], [helper.make_tensor_value_info(name, 1, [5, 6])])
+
+    def conditional(constant: bool) -> Any:
+        first = [] if constant else [node("ReduceMax", "x", "top", keepdims=0), node("Cast", "top", "flag", to=onnx.TensorProto.BOOL)]
+        choice = node("If", "flag", "r", then_branch=branch("t", "Relu"), else_branch=branch("e", "Tanh"))
+        tensors = weights(a=(4, 6), c=(6, 3)) | ({"flag": np.array(True)} if constant else {})
+        return model([*first, node("MatMul", "x a", "h"), choice, node("MatMul", "r c", "y")], {"x": (5, 4)}, tensors)
+
+    assert pg.compile(conditional(True)).symmetry.log_order == pytest.approx(lam(6))
+    graph = pg.compile(conditional(False))
+    assert graph.symmetry.log_order == 0
+    assert any(d.subject == "ai.onnx::If" for d in graph.diagnostics)
