@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paramgraph.metanets.edit import edited_state_dict
     from paramgraph.metanets.editor import Editor, run
     from paramgraph.metanets.gmn import GMN
+    from paramgraph.metanets.scalegmn import ScaleGMN
     from paramgraph.metanets.stack import Stack
     from paramgraph.metanets.vocabulary import Vocabulary
 
@@ -20,6 +21,7 @@ _CONTENTS = {
     "Editor": "paramgraph.metanets.editor",
     "GMN": "paramgraph.metanets.gmn",
     "Population": "paramgraph.metanets.data",
+    "ScaleGMN": "paramgraph.metanets.scalegmn",
     "Stack": "paramgraph.metanets.stack",
     "Vocabulary": "paramgraph.metanets.vocabulary",
     "collate": "paramgraph.metanets.data",
@@ -27,7 +29,7 @@ _CONTENTS = {
     "run": "paramgraph.metanets.editor",
 }
 
-__all__ = ["GMN", "Editor", "Population", "Stack", "Vocabulary", "collate", "edited_state_dict", "run"]
+__all__ = ["GMN", "Editor", "Population", "ScaleGMN", "Stack", "Vocabulary", "collate", "edited_state_dict", "run"]
 
 
 def __getattr__(name: str) -> Any:

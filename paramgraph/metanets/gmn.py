@@ -97,13 +97,13 @@ class GMN(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        _one_of("head", head, tuple(HEADS))
-        _one_of("aggregation", aggregation, ("mean", "sum"))
-        _one_of("updates", updates, ("nodes-first", "edges-first"))
-        _one_of("direction", direction, ("forward", "both"))
+        one_of("head", head, tuple(HEADS))
+        one_of("aggregation", aggregation, ("mean", "sum"))
+        one_of("updates", updates, ("nodes-first", "edges-first"))
+        one_of("direction", direction, ("forward", "both"))
         norm = ("layer" if residual else "none") if norm is None else norm
-        _one_of("norm", norm, ("layer", "batch", "none"))
-        _one_of("bias_layout", bias_layout, ("nodes", "features"))
+        one_of("norm", norm, ("layer", "batch", "none"))
+        one_of("bias_layout", bias_layout, ("nodes", "features"))
         if attention < 0 or (attention and hidden % attention):
             raise MetanetError(f"expected a number of attention heads that divides hidden={hidden}, or 0; got {attention}.")
         self.backend = get_backend(backend)
@@ -179,6 +179,7 @@ class GMN(nn.Module):
         return f"backend={self.backend.name!r}, keep_edges={self.keep_edges}, tile_edges={self.tile_edges}"
 
 
-def _one_of(argument: str, given: Any, known: tuple[str, ...]) -> None:
+def one_of(argument: str, given: Any, known: tuple[str, ...]) -> None:
+    """Raise `UnknownNameError` unless an option has one of its known values."""
     if given not in known:
         raise UnknownNameError(f"unknown {argument} {given!r}; known are {', '.join(map(repr, known))}.")

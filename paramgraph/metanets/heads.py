@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.batch import Batch
 from paramgraph.metanets.gmn_layer import State, node_sums, per_count
+from paramgraph.metanets.job_pass import Emits
 from paramgraph.metanets.layout import Job, Layout
 from paramgraph.metanets.passes import EdgeStates
 
@@ -103,10 +105,19 @@ def per_node(layout: Layout, rows: torch.Tensor, order: Sequence[int]) -> list[d
     return [predictions[number] for number in order]
 
 
-def per_edge(edges: EdgeStates, head: nn.Module) -> Stacked:
+class EdgeWiseHead(Emits, Protocol):
+    """A head that predicts per edge."""
+
+    @property
+    def out(self) -> int:
+        """Length of each prediction."""
+        ...
+
+
+def per_edge(edges: EdgeStates, head: EdgeWiseHead) -> Stacked:
     """Run an edge head over the edges; see `EdgeHead.stacked`."""
-    out: int = head.out  # type: ignore[assignment]
-    emitted = edges.reduce(emit=(head, out)).emitted  # type: ignore[arg-type]
+    out = head.out
+    emitted = edges.reduce(emit=(head, out)).emitted
     batch, layout = edges.batch, edges.batch.layout
     found: Stacked = [{} for _ in batch.groups]
     number_of = {id(group): number for number, group in enumerate(batch.groups)}
@@ -119,7 +130,7 @@ def per_edge(edges: EdgeStates, head: nn.Module) -> Stacked:
                 continue
             seen.add(key)
             if rows is None:  # an edge set without edges
-                values = next(head.parameters()).new_zeros(0)
+                values = head.edge_tensors()[0].new_zeros(0)
             else:
                 # The networks of a group follow each other in a packed job.
                 values = rows[0, part.start : part.start + group.count * part.edges.num_edges] if job.packed else rows
