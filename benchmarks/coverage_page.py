@@ -16,13 +16,14 @@ HEAD = """# Coverage
 Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libraries with random weights, one small instance each.
 
 - *factors*, *ln order*: of the annotated permutation group. *unknown*: operations without a rule. *pinned*: operations whose rule did not fit
-  their operands (all: typing did not settle, and the group is trivial). What either touches does not move.
+  their operands (all: typing did not settle, and the group is trivial; families: nothing was taken to vary between the parts of an axis).
+  What either touches does not move.
 - *symmetry*: how the exported graph's automorphisms act on parameters, against the annotated group. "equal": as many, counted by igraph.
   "orbits": too large to count; colour refinement finds the annotated orbits, and no fewer. "n of m orbits" with n < m: refinement cannot tell
   (it is weaker than automorphisms). A number: ln of how many more. Empty: too large for either.
 - *deviation*: the worst relative deviation of the outputs in `pg.verify` (float64, tolerance 1e-10). "large": compiled on the meta device, not run.
-- *export*: seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. Single runs with one thread on a
-  shared machine: orders of magnitude, not measurements (`make bench` measures).
+- *export*: CPU seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: seconds of the verification. Single runs with
+  one thread (`make bench` measures).
 """
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "torch_geometric", "peft")
 
@@ -72,7 +73,7 @@ def _row(name: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
         deviation = f"**failed** ({deviation})"
     cells = [
         title, f"{c['parameters']:,}", str(c["factors"]), f"{c['log_order']:,.1f}", _count(sum(c["unknown"].values())),
-        "all" if c["unsettled"] else _count(len(c["failed_rules"])), c.get("automorphisms", ""), deviation,
+        "all" if c["unsettled"] else "families" if c.get("coarser") else _count(len(c["failed_rules"])), c.get("automorphisms", ""), deviation,
         f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

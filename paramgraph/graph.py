@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from paramgraph.symmetries.group import SymmetryGroup
 
 Array = np.ndarray
+# How far a multiplier of a node set reaches: there is none, one for all nodes, or one for each.
+EXTENTS = ("none", "shared", "each")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,23 @@ class NodeSet:
         if self.order is None:
             return np.full(self.size, -1, dtype=np.int64)
         return np.asarray(self.order, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class ScaleDomain:
+    """By what the nodes of a set are multiplied: `"none"`, `"shared"` (one multiplier for all nodes) or `"each"` (one for each node).
+
+    Attributes:
+        magnitude: positive multipliers.
+        sign: ±1.
+    """
+
+    magnitude: str = "none"
+    sign: str = "none"
+
+    def __str__(self) -> str:
+        parts = [f"{group} {extent}" for group, extent in (("ℝ₊", self.magnitude), ("±1", self.sign)) if extent != "none"]
+        return " × ".join(parts) or "1"
 
 
 @dataclass(frozen=True)
@@ -244,6 +263,11 @@ class ParamGraph:
         return {
             name: self.values[name] if name in self.values else self.aliases[name].read(self.values) for name in self.names
         }
+
+    def domain(self, node_set: str) -> ScaleDomain:
+        """By what the group's scales and signs multiply the nodes of a set; by nothing where they hold no tensor of the network."""
+        domains = {} if self.symmetry is None else self.symmetry.scales.domains
+        return domains.get(node_set, ScaleDomain())
 
     def with_values(self, state_dict: Mapping[str, torch.Tensor]) -> ParamGraph:
         """The same structure over other values.

@@ -19,7 +19,9 @@ def summary_table(graph: ParamGraph) -> Table:
     table.add_row("edges", f"{graph.num_edges:,} in {len(graph.edge_sets):,} sets")
     table.add_row("parameters", f"{graph.num_parameters:,} in {len(graph.values):,} tensors, buffers included")
     if graph.symmetry is not None:
-        table.add_row("group", f"ln order {graph.symmetry.log_order:,.2f} in {len(graph.symmetry.factors):,} factors")
+        permutations = sum(factor.kind == "permutation" for factor in graph.symmetry.factors)
+        table.add_row("group", f"ln order {graph.symmetry.log_order:,.2f} in {permutations:,} factors")
+        table.add_row("scales", f"{graph.symmetry.dimension:,} magnitudes, {graph.symmetry.num_signs:,} signs")
     table.add_row("diagnostics", ", ".join(f"{n} {kind}" for kind, n in Counter(d.kind for d in graph.diagnostics).items()) or "none")
     return table
 
@@ -44,8 +46,8 @@ def types_table(sets: Iterable[NodeSet] | Iterable[EdgeSet], title: str, limit: 
 
 
 def factors_table(graph: ParamGraph, title: str = "Group", each: bool = False, limit: int | None = None) -> Table:
-    """Factors of the group with their part of ln order; factors of one kind together unless `each`."""
-    factors = graph.symmetry.factors
+    """Factors of the permutation group with their part of ln order; factors of one kind together unless `each`."""
+    factors = [factor for factor in graph.symmetry.factors if factor.kind == "permutation"]
     table = _table(title, ("factor", "left"), ("times", "right"), ("ln order", "right"), ("for example", "left"))
     if each:
         groups = [(factor, 1) for factor in factors]
@@ -78,7 +80,8 @@ def sets_table(graph: ParamGraph) -> Table:
 def diagnostics_table(graph: ParamGraph) -> Table:
     """Everything that the compiler had to say."""
     table = _table("Diagnostics", ("kind", "left"), ("subject", "left"), ("cause", "left"), ("where", "left"))
-    for item in graph.diagnostics:
+    of_scales = () if graph.symmetry is None else graph.symmetry.scales.diagnostics
+    for item in (*graph.diagnostics, *of_scales):
         table.add_row(item.kind, item.subject, item.cause, item.where)
     return table
 

@@ -51,7 +51,7 @@ def file(factory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Pa
 def test_compile_writes_a_graph(factory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compile", factory, "-o", "a.pgraph") == 0
     graph = pg.load(tmp_path / "a.pgraph")
-    assert graph.num_parameters == 38 and len(graph.symmetry.factors) == 1
+    assert graph.num_parameters == 38 and [f.kind for f in graph.symmetry.factors] == ["permutation", "scale"]
     assert "ln order 6.58" in capsys.readouterr().out
 
 

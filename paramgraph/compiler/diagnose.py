@@ -15,6 +15,8 @@ def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
     """Every unknown operation, every pinned axis of a parameter with its cause, every unused tensor."""
     if typing.failure:
         yield Diagnostic("pinned", "the whole network", typing.failure)
+    if typing.coarser:
+        yield Diagnostic("note", "families", typing.coarser)
     for name, where in program.unknown:
         yield Diagnostic("unknown-operation", name, "it has no rule: every space that it touches is pinned", place(where))
     for op, cause in typing.pins:

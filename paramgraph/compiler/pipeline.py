@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from paramgraph.compiler.certificate import Certificate
+from paramgraph.compiler.deferred import DeferredScales
 from paramgraph.compiler.diagnose import diagnostics
 from paramgraph.compiler.emission import Emitter
+from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.parallel import Branch, Undone, branch_axes, idle_joins, stack_branches
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.stacking import Stack
@@ -25,21 +24,13 @@ from paramgraph.symmetries.spaces import Unsettled
 
 # How often branches that turn out not to be exchangeable are left out before all are.
 ROUNDS = 6
+# Where families of spaces do not settle, nothing varies any more over spaces of more parts than this; in the end over none.
+PARTS = (None, 4, 0)
+
+Solved = tuple[Typing, GroupBuilder, dict[str, TensorAction]]
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Cyclic garbage collection waits: each pass would walk the tracer's many objects, and compiling leaves few cycles behind."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_collections()
+@no_collections()
 def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
     """Lower, type and emit a traced network.
 
@@ -69,17 +60,10 @@ def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None)
         except Undone as error:
             return error.branches
     everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
-    try:
-        typing, builder, actions = _solved(program, type_program(program))
-        idle = idle_joins(typing, stacks)
-        if idle:
-            return idle
-        if typing.dependencies.delicate or stacks:  # elsewhere types are plain products
-            Certificate(program, builder, branch_axes(stacks)).check()
-    except (Unsettled, RecursionError) as error:
-        if stacks:
-            return everything
-        typing, builder, actions = _solved(program, give_up(program, f"the typing of the network did not settle: {error}"))
+    found = _typed(program, stacks)
+    if isinstance(found, frozenset):
+        return found
+    typing, builder, actions = found
     sizes = {key: math.prod(program.tensors[key].shape) // len(members) for key, members in program.stacks.items()}
     try:
         emitter = Emitter(program, typing, builder)
@@ -93,19 +77,48 @@ def _compiled(trace: Trace, name: str | None, without: frozenset[Branch] | None)
         node_sets, edge_sets = emitter.run()
     for key, elements in emitter.uses.unread.items():
         actions[key] = replace(actions[key], unread=elements)
+    said = tuple(diagnostics(program, typing))
+    scaling = None if typing.failure else DeferredScales(program, typing.system, emitter.components)
+    lowering.forget()
     return ParamGraph(
         name=program.name,
         node_sets=node_sets,
         edge_sets=edge_sets,
-        symmetry=builder.group(actions, storages.aliases, program.stacks),
+        symmetry=builder.group(actions, storages.aliases, program.stacks, scaling),
         values=storages.values,
         aliases=storages.aliases,
         names=tuple(trace.state),
-        diagnostics=tuple(diagnostics(program, typing)),
+        diagnostics=said,
     )
 
 
-def _solved(program: Program, typing: Typing) -> tuple[Typing, GroupBuilder, dict[str, TensorAction]]:
+def _typed(program: Program, stacks: list[Stack]) -> Solved | frozenset[Branch]:
+    """The typed program and its group; or the branches that are of no use.
+
+    Where families of spaces do not settle, or are found wrong, less may vary in the next attempt: groups become smaller, and stay right.
+    """
+    causes: list[str] = []
+    for most_parts in PARTS:
+        try:
+            solved = _solved(program, type_program(program, most_parts))
+            idle = idle_joins(solved[0], stacks)
+            if idle:
+                return idle
+            if solved[0].dependencies.delicate or stacks or causes:  # elsewhere types are plain products
+                Certificate(program, solved[1], branch_axes(stacks)).check()
+        except (Unsettled, RecursionError) as error:
+            if stacks:
+                return frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
+            causes.append(str(error))
+            continue
+        if causes:
+            which = f"a space of more than {most_parts} parts" if most_parts else "the parts of another space"
+            solved[0].coarser = f"nothing is taken to vary over {which}, and the group may be too small: {causes[-1]}"
+        return solved
+    return _solved(program, give_up(program, f"the typing of the network did not settle: {causes[0]}"))
+
+
+def _solved(program: Program, typing: Typing) -> Solved:
     """The group's spaces and factors, and how each tensor is permuted."""
     builder = GroupBuilder(typing.dependencies)
     # Nothing of a tensor without elements moves; its empty axes are lost where it is concatenated.

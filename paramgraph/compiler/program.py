@@ -17,6 +17,9 @@ from paramgraph.symmetries.spaces import Axis, Transaction
 
 Labels = tuple[Any, ...]
 
+# Names of contractions that are sums of products.
+PRODUCTS = frozenset("contract linear matmul einsum bilinear scores attend".split())
+
 
 class Value:
     """One tensor of a program.
@@ -61,9 +64,13 @@ class Value:
 
 
 class Op:
-    """One operation: its kind, operands with labelled axes, result, and attributes."""
+    """One operation: its kind, operands with labelled axes, result, and attributes.
 
-    __slots__ = ("attrs", "inputs", "kind", "labels", "name", "out_labels", "output", "where")
+    Attributes:
+        exact: it computes what its name says; if not, nothing is scaled through it.
+    """
+
+    __slots__ = ("attrs", "exact", "inputs", "kind", "labels", "name", "out_labels", "output", "where")
 
     def __init__(
         self,
@@ -84,6 +91,7 @@ class Op:
         self.name = name
         self.where = where
         self.attrs = attrs or {}
+        self.exact = True
         output.op = self
         output.parametric = all(value.parametric for value in self.inputs) and bool(self.inputs)
 
@@ -151,6 +159,8 @@ class Builder:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.where: Any = None
+        # Whether the rule that writes says what its operations compute.
+        self.exact = True
         # Shapes of the results of the operation that is being lowered.
         self.shapes: list[tuple[int, ...]] = []
 
@@ -162,7 +172,9 @@ class Builder:
     def _op(self, kind: str, inputs: Sequence[Value], shape: Sequence[int], *args: Any, **attrs: Any) -> Value:
         labels, out_labels, name = args if args else ((), (), "")
         output = Value(shape)
-        self.program.ops.append(Op(kind, inputs, output, labels, out_labels, name, self.where, attrs))
+        op = Op(kind, inputs, output, labels, out_labels, name, self.where, attrs)
+        op.exact = self.exact
+        self.program.ops.append(op)
         return output
 
     # -- leaves --------------------------------------------------------------------------------------------------------
@@ -190,8 +202,12 @@ class Builder:
                 stack.extend(value.op.inputs)
         return self.constant(buffer.shape, read, name)
 
-    def fill(self, shape: Sequence[int], number: float = 0.0) -> Value:
-        """A constant with one value everywhere: it pins nothing."""
+    def fill(self, shape: Sequence[int], number: float = 1.0) -> Value:
+        """A constant with one value everywhere: it pins nothing.
+
+        Args:
+            number: the value: zeros and infinities scale, other numbers do not. Leave it out where it is not known.
+        """
         return self.constant(shape, lambda: np.broadcast_to(np.float64(number), tuple(shape)), "fill")
 
     def state(self, shape: Sequence[int], name: str = "state") -> Value:
@@ -200,17 +216,20 @@ class Builder:
 
     # -- aligned operations --------------------------------------------------------------------------------------------
 
-    def contract(self, spec: str | tuple[Sequence[Labels], Labels], *operands: Value, name: str = "contract") -> Value:
+    def contract(self, spec: str | tuple[Sequence[Labels], Labels], *operands: Value, name: str = "contract", product: bool | None = None) -> Value:
         """Products of operands, summed over the labels that the result lacks.
 
         Args:
             spec: an einsum equation such as `"bti,oi->bto"`, or `(labels per operand, labels of the result)`.
             operands: the operands. Sizes must agree wherever labels do.
             name: what the operation is to the reader of the graph, e.g. `"linear"`.
+            product: whether it is a sum of products indeed, and not another function of the same form (a distance, say), through which no
+                scale passes. None: if its name is one of `PRODUCTS`.
         """
         labels, out = parse_einsum(spec) if isinstance(spec, str) else spec
         sizes = _sizes(labels, operands)
-        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name)
+        known = name in PRODUCTS if product is None else product
+        return self._op("contract", operands, [sizes[label] for label in out], labels, out, name, product=known)
 
     def elementwise(self, name: str, *operands: Value, **attrs: Any) -> Value:
         """A function applied element by element, with broadcasting; `name` is the function's (`"relu"`, `"add"`, …)."""
@@ -220,23 +239,24 @@ class Builder:
         labels = [out[rank - value.ndim :] for value in operands]
         return self._op("elementwise", operands, shape, labels, out, name, **attrs)
 
-    def reduce(self, x: Value, dims: Iterable[int], keepdim: bool = False, name: str = "sum") -> Value:
-        """A symmetric reduction (sum, mean, max, norm, …) over dimensions."""
+    def reduce(self, x: Value, dims: Iterable[int], keepdim: bool = False, name: str = "sum", **attrs: Any) -> Value:
+        """A symmetric reduction (sum, mean, max, norm, …) over dimensions; a norm's attribute `order` is which norm."""
         axes = tuple(range(x.ndim))
         gone = {d % x.ndim for d in dims} if x.ndim else set()
         kept = tuple(d for d in axes if d not in gone)
-        out = self._op("reduce", [x], [x.shape[d] for d in kept], [axes], kept, name)
+        out = self._op("reduce", [x], [x.shape[d] for d in kept], [axes], kept, name, **attrs)
         return self.reshape(out, [1 if d in gone else x.shape[d] for d in axes]) if keepdim else out
 
-    def mix(self, name: str, x: Value, dims: Iterable[int], ordered: bool = False) -> Value:
+    def mix(self, name: str, x: Value, dims: Iterable[int], ordered: bool = False, linear: bool = False) -> Value:
         """An operation that mixes elements along dimensions and returns the same axes: softmax, cumulative sums, sorting.
 
         Args:
             ordered: the result depends on the order of the elements along `dims`; they are pinned.
+            linear: the result is linear in `x`: it passes a factor that is common along `dims`.
         """
         axes = tuple(range(x.ndim))
         mixed = tuple(d % x.ndim for d in dims)
-        return self._op("mix", [x], x.shape, [axes], axes, name, mixed=mixed, ordered=ordered)
+        return self._op("mix", [x], x.shape, [axes], axes, name, mixed=mixed, ordered=ordered, linear=linear)
 
     def normalize(self, name: str, x: Value, over: Iterable[int], operands: dict[str, tuple[Value, Sequence[int]]]) -> Value:
         """A normalisation of `x` over dimensions, with parameters aligned to some of its dimensions.
@@ -354,6 +374,7 @@ class Builder:
         """The same operation on other operands."""
         output = Value(shape)
         self.program.ops.append(Op(op.kind, inputs, output, op.labels, op.out_labels, op.name, op.where, dict(op.attrs)))
+        self.program.ops[-1].exact = op.exact
         return output
 
     def rename(self, value: Value, as_: Value) -> None:
@@ -370,7 +391,7 @@ class Builder:
     def linear(self, x: Value, weight: Value, bias: Value | None = None, name: str = "linear") -> Value:
         """`x @ weight.T + bias`."""
         batch = tuple(range(x.ndim - 1))
-        out = self.contract(([(*batch, "i"), ("o", "i")], (*batch, "o")), x, weight, name=name)
+        out = self.contract(([(*batch, "i"), ("o", "i")], (*batch, "o")), x, weight, name=name, product=True)
         return out if bias is None else self.elementwise("add", out, bias, role="bias")
 
 

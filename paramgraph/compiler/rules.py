@@ -19,10 +19,11 @@ ENTRY_POINT_GROUP = "paramgraph.rules"
 
 _operations: dict[str, Rule] = {}
 _modules: dict[type, Rule] = {}
+_exact: set[Rule] = set()
 _loaded: list[str] = []
 
 
-def rule(*targets: str | type) -> Callable[[Rule], Rule]:
+def rule(*targets: str | type, exact: bool = False) -> Callable[[Rule], Rule]:
     """Register a function as the rule of operations or module classes.
 
     A rule for an operation is called as `rule(b, *args, **kwargs)` with a `Builder` and the operation's own arguments, tensors replaced
@@ -31,10 +32,13 @@ def rule(*targets: str | type) -> Callable[[Rule], Rule]:
     A rule for a module class is called as `rule(b, module, params, *args, **kwargs)`: the module, its parameters and buffers as a dict
     from (dotted) names to values, and the arguments of its forward.
 
-    A rule says how the layer's function uses its tensors: which axes are aligned, contracted, normalised. It does not compute.
+    A rule says how the layer's function uses its tensors: which axes are aligned, contracted, normalised. It does not compute. That is
+    enough for permutations. Scales need to know the functions themselves, so nothing is scaled through a rule unless it is `exact`.
 
     Args:
         targets: names such as `"aten.linear"` or `"aten.add.Tensor"`, or classes derived from `torch.nn.Module`.
+        exact: the rule's operations compute what their names say (`"linear"`, `"sum"`, `"add"`, `"relu"`: as torch's functions of these
+            names), and together the layer's function.
 
     Raises:
         RuleError: a target has a rule already, or is neither a dotted name nor a class.
@@ -49,15 +53,27 @@ def rule(*targets: str | type) -> Callable[[Rule], Rule]:
                 where = f"{table[target].__module__}.{table[target].__qualname__}"
                 raise RuleError(f"{target} already has a rule, {where}. Remove one of the two: `paramgraph.unregister({target!r})`.")
             table[target] = function
+        if exact:
+            _exact.add(function)
         return function
 
     return register
+
+
+def exact_rule(*targets: str) -> Callable[[Rule], Rule]:
+    """Register a rule whose operations compute what their names say."""
+    return rule(*targets, exact=True)
 
 
 def unregister(*targets: str | type) -> None:
     """Remove rules, so that others can be registered in their place."""
     for target in targets:
         (_modules if isinstance(target, type) else _operations).pop(target, None)  # type: ignore[arg-type]
+
+
+def is_exact(function: Rule) -> bool:
+    """Whether a rule's operations compute what their names say."""
+    return function in _exact
 
 
 def operation_rule(name: str) -> Rule | None:

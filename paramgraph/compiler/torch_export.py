@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
-from paramgraph.compiler.rules import module_rules, operation_rule
+from paramgraph.compiler.rules import Rule, is_exact, module_rules, operation_rule
 from paramgraph.errors import RuleError, TraceError
 from paramgraph.graph import Alias
 
@@ -84,6 +85,7 @@ class Lowering:
         self.builder = Builder(self.program)
         self.storages = Storages(state)
         self.values: dict[torch.fx.Node, Any] = {}
+        self._folded: list[list[Any]] = []
 
     def run(self) -> Program:
         signature = self.exported.graph_signature
@@ -157,7 +159,19 @@ class Lowering:
     def _constant(self, tensor: Any, name: str) -> Any:
         if not isinstance(tensor, torch.Tensor):
             return tensor
-        return self.builder.constant(tensor.shape, lambda: to_numpy(tensor), name, integer=not tensor.is_floating_point())
+        version = _version(tensor)
+
+        def read() -> np.ndarray:
+            if _version(tensor) != version:  # scales are typed later than it was compiled
+                raise TraceError(f"constant {name!r} was changed in place after the network was compiled: compile it again.")
+            return to_numpy(tensor)
+
+        return self.builder.constant(tensor.shape, read, name, integer=not tensor.is_floating_point())
+
+    def forget(self) -> None:
+        """Drop the values of folded constants: they are computed again if they are read again."""
+        for cache in self._folded:
+            cache.clear()
 
     # -- operations ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +207,7 @@ class Lowering:
         failure = ""
         if found is not None:
             try:
-                with self.builder.transaction():
+                with self._writing(found):
                     out = found(self.builder, *args, **kwargs)
             except Exception as error:  # a rule may fail in any way on arguments it does not know: the operation is then as without it
                 failure = f"the rule of {name} failed: {error!r}"
@@ -211,6 +225,16 @@ class Lowering:
             return self.builder.opaque(name, operands, shape, cause) if operands or isinstance(meta, torch.Tensor) else meta
         return tuple(self.builder.opaque(name, operands, r.shape, cause) if isinstance(r, torch.Tensor) else r for r in results)
 
+    @contextmanager
+    def _writing(self, found: Rule) -> Iterator[None]:
+        """Let a rule write into the program; if it fails, nothing of it stays."""
+        before, self.builder.exact = self.builder.exact, is_exact(found)
+        try:
+            with self.builder.transaction():
+                yield
+        finally:
+            self.builder.exact = before
+
     def _call_module(self, args: Any, shapes: list[tuple[int, ...]]) -> Any:
         """A module kept whole: its own rule says how its function uses its tensors."""
         tensors, parameters, key, form = args
@@ -218,7 +242,7 @@ class Lowering:
         found = module_rules()[type(call.module)]
         self.builder.shapes = shapes
         positional, keywords = tree_unflatten(list(tensors), call.inputs[form])
-        with self.builder.transaction():
+        with self._writing(found):
             out = found(self.builder, call.module, dict(zip(call.names, parameters, strict=True)), *positional, **keywords)
         flat = [value for value in tree_leaves(out) if isinstance(value, Value)]
         if [value.shape for value in flat] != shapes:
@@ -237,6 +261,7 @@ class Lowering:
     def _fold(self, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
         """A result that depends on constants only, computed when it is read."""
         cache: list[Any] = []
+        self._folded.append(cache)
         kwargs = {k: v for k, v in kwargs.items() if k not in _PLACEMENT}
 
         def compute() -> Any:
@@ -316,6 +341,11 @@ class Lowering:
                     self.program.outputs.append((value, buffer if buffer.shape == value.shape else None))
             else:
                 self.program.outputs.append((value, None))
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was changed in place; None where torch does not count."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def tensors_in(tree: Any) -> Iterable[Value]:

@@ -28,6 +28,7 @@ class Typing:
         pins: `(operation, cause)` of operations whose operands were pinned because their rule failed.
         used: names of the parameters and buffers that some operation reads.
         failure: why the whole network was pinned; empty where it was typed.
+        coarser: what was left out of the typing, and why; empty if nothing was.
     """
 
     system: SpaceSystem
@@ -35,17 +36,24 @@ class Typing:
     pins: list[tuple[Op, str]] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
     failure: str = ""
+    coarser: str = ""
 
 
-def type_program(program: Program) -> Typing:
+def type_program(program: Program, most_parts: int | None = None) -> Typing:
     """Type every value of `program`; sets `Value.axes`.
 
     A space that was cut before an operation saw it as a product is typed again as a product from the start: cutting a product loses
     nothing, while the parts of a space need not be made of whole blocks. So the order of operations does not tell.
+
+    Args:
+        most_parts: nothing depends on a space that is cut into more parts than this; None for no such limit.
+
+    Raises:
+        Unsettled: families of spaces cannot be resolved.
     """
     products: dict[tuple[str, int], tuple[int, int]] = {}
     for _ in range(4):
-        system, pins, used = _type_operations(program, products)
+        system, pins, used = _type_operations(program, products, most_parts)
         late = _late_products(program, system, products)
         if not late:
             break
@@ -56,11 +64,13 @@ def type_program(program: Program) -> Typing:
     return Typing(system, dependencies, pins, used)
 
 
-def _type_operations(program: Program, products: Mapping[tuple[str, int], tuple[int, int]]) -> tuple[SpaceSystem, list[tuple[Op, str]], set[str]]:
+def _type_operations(
+    program: Program, products: Mapping[tuple[str, int], tuple[int, int]], most_parts: int | None
+) -> tuple[SpaceSystem, list[tuple[Op, str]], set[str]]:
     """Run every operation's typing rule; axes of parameters, by name and dimension, may be products from the start."""
     for value in (*program.inputs, *program.tensors.values(), *(value for op in program.ops for value in (*op.inputs, op.output))):
         value.axes, value.virtual, value.indexes = (), (), None
-    system = SpaceSystem()
+    system = SpaceSystem(most_parts)
     pins: list[tuple[Op, str]] = []
     for value in program.inputs:
         value.axes = tuple(system.axis(n, value.name, f"input {value.name!r} of the network") for n in value.shape)
@@ -208,9 +218,7 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
     open_places = [i for i, unit in enumerate(units) if not unit.pinned]
     varying = []
     for i in open_places:
-        rows = np.moveaxis(data, i, 0).reshape(units[i].size, -1)
-        _, classes = np.unique(rows, axis=0, return_inverse=True)
-        classes = classes.reshape(-1)
+        classes = _classes(np.moveaxis(data, i, 0))
         if classes.max() > 0:
             varying.append((i, classes))
     done: set[int] = set()
@@ -222,6 +230,13 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
     for i, classes in varying:
         if i not in done:
             cut_classes(system, units[i], classes, label)
+
+
+def _classes(rows: np.ndarray) -> np.ndarray:
+    """A number for each row, the same for equal rows."""
+    rows = np.ascontiguousarray(rows if rows.dtype == bool else rows + 0)  # -0 and 0 are equal, and differ in their bits
+    known: dict[bytes, int] = {}
+    return np.asarray([known.setdefault(row.tobytes(), len(known)) for row in rows])
 
 
 def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from paramgraph.errors import FileFormatError
-from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView
+from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView, ScaleDomain
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
+from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 
 CLASSES: tuple[type, ...] = (
     *(Alias, Diagnostic, EdgeSet, NodeSet, ParameterView),
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
+    *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
 )
 
 Put = Callable[[np.ndarray], int]

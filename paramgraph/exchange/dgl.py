@@ -14,14 +14,15 @@ import torch
 from paramgraph.errors import FileFormatError, MissingDependencyError
 from paramgraph.exchange.files import written_whole
 from paramgraph.exchange.values import has_values, type_numbers, with_edge_values
-from paramgraph.graph import EdgeSet, ParamGraph
+from paramgraph.graph import EXTENTS, EdgeSet, ParamGraph
 
 
 def to_dgl(graph: ParamGraph, *, values: bool = True, idtype: torch.dtype = torch.int32) -> Any:
     """A `dgl.DGLGraph` with every edge materialised, in the layout of `EdgeSet.edge_index`.
 
-    Node features: `type`, `depth`, `order` (−1 where no order tells nodes apart). Edge features: `type`, `depth`, `position` `(edges, 3)`,
-    and `value` of the parameter's own dtype where the edge set carries a parameter. Types are numbered by
+    Node features: `type`, `depth`, `order` (−1 where no order tells nodes apart), `magnitude` and `sign` (by what
+    scales and signs multiply the nodes: 0 nothing, 1 one multiplier for all, 2 one for each). Edge features: `type`, `depth`, `position`
+    `(edges, 3)`, and `value` of the parameter's own dtype where the edge set carries a parameter. Types are numbered by
     `paramgraph.exchange.values.type_numbers`. Features that are the same all over a set take no memory.
 
     Args:
@@ -43,6 +44,9 @@ def to_dgl(graph: ParamGraph, *, values: bool = True, idtype: torch.dtype = torc
         out.nodes[name].data["type"] = torch.tensor(node_types[nodes.type]).expand(nodes.size)
         out.nodes[name].data["depth"] = torch.tensor(nodes.depth).expand(nodes.size)
         out.nodes[name].data["order"] = torch.as_tensor(nodes.order_array())
+        domain = graph.domain(name)
+        for feature, extent in (("magnitude", domain.magnitude), ("sign", domain.sign)):
+            out.nodes[name].data[feature] = torch.tensor(EXTENTS.index(extent)).expand(nodes.size)
     write_values = values and has_values(graph)
     for edges in graph.edge_sets.values():
         data = out.edges[_key(edges)].data

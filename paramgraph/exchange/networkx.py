@@ -23,7 +23,8 @@ MAX_EDGES = 1_000_000
 def to_networkx(graph: ParamGraph, *, values: bool = True, max_edges: int = MAX_EDGES) -> Any:
     """A `networkx.MultiDiGraph` with every edge materialised.
 
-    Node attributes: `set`, `type`, `depth`, `order` (−1 where no order tells nodes apart), `activation` (empty where there is none).
+    Node attributes: `set`, `type`, `depth`, `order` (−1 where no order tells nodes apart), `activation` (empty where there is none),
+    `magnitude` and `sign` (by what scales and signs multiply the nodes: `none`, `shared` or `each`).
     Edge attributes: `set`, `type`, `depth`, `position` (three coordinates), and where the edge carries a parameter `parameter`, `use` and
     `value`, a plain Python number of exactly the parameter's value.
 
@@ -41,6 +42,8 @@ def to_networkx(graph: ParamGraph, *, values: bool = True, max_edges: int = MAX_
     out = networkx.MultiDiGraph(name=graph.name)
     for name, nodes in graph.node_sets.items():
         shared = {"set": name, "type": nodes.type, "depth": nodes.depth, "activation": nodes.activation or ""}
+        domain = graph.domain(name)
+        shared.update(magnitude=domain.magnitude, sign=domain.sign)
         out.add_nodes_from(((name, i), {**shared, "order": order}) for i, order in enumerate(nodes.order_array().tolist()))
     write_values = values and has_values(graph)
     for edges in graph.edge_sets.values():

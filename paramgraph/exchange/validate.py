@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from paramgraph.errors import FileFormatError
-from paramgraph.graph import Alias, EdgeSet, NodeSet, ParameterView, ParamGraph
+from paramgraph.graph import EXTENTS, Alias, EdgeSet, NodeSet, ParameterView, ParamGraph
 
 if TYPE_CHECKING:
     from paramgraph.symmetries.group import SymmetryGroup
@@ -59,11 +59,17 @@ def _check_group(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) ->
         _require(space.size >= 0 and -1 <= space.factor < len(factors), f"space {i}", f"a factor below {len(factors)}", space)
     for i, factor in enumerate(factors):
         place = f"factor {i}"
+        if factor.kind != "permutation":
+            _numbers(factor.variables, len(group.scales.variables), place, "variables")
+            size = sum(group.scales.variables[v].dimension for v in factor.variables)
+            _require(factor.size == size, place, f"{size} by its variables", factor.size)
+            continue
         _numbers((*factor.spaces, *factor.over), len(spaces), place, "spaces")
         size, copies = (math.prod(spaces[s].size for s in numbers) for numbers in (factor.spaces, factor.over))
         _require((size, copies) == (factor.size, factor.copies), place, f"S_{size}^{copies} by its spaces", factor)
         _require(all(spaces[s].factor == i for s in factor.spaces), place, "spaces that name it as their factor", factor.spaces)
     _check_stacks(group, shapes)
+    _check_scales(group)
     for name, action in group.actions.items():
         place = f"action on {name!r}"
         for member in group.members(name):
@@ -75,6 +81,36 @@ def _check_group(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) ->
                 for d, index, numbers in zip(dims, block.index, block.spaces, strict=True):
                     _numbers(numbers, len(spaces), place, "spaces")
                     _check_block(index, math.prod(spaces[s].size for s in numbers), action.shape[d], place)
+
+
+def _check_scales(group: SymmetryGroup) -> None:
+    scales = group.scales
+    for name, blocks in scales.blocks.items():
+        place = f"scales of {name!r}"
+        _require(name in group.actions, place, "a tensor that is acted on", repr(name))
+        shape = group.actions[name].shape
+        for block in blocks:
+            _require(len(block.index) == len(block.sizes) == len(shape), place, f"{len(shape)} dimensions", block)
+            for index, sizes, n in zip(block.index, block.sizes, shape, strict=True):
+                _check_block(index, math.prod(sizes), n, place)
+                _require(index is not None or math.prod(sizes) == n, place, f"spaces of {n} elements together", sizes)
+            for term in block.terms:
+                _numbers(term.places, len(block.flat), place, "spaces")
+                _numbers(term.variables, len(scales.variables), place, "variables")
+                _require(all(bottom > 0 for _, bottom in term.exponents), place, "exponents with positive denominators", term.exponents)
+                _require(len(term.exponents) == len(term.variables), place, "an exponent per variable", term.exponents)
+                fits = all(tuple(block.flat[p] for p in term.places) == scales.variables[v].shape for v in term.variables)
+                _require(fits, place, "variables of its spaces' sizes", term)
+    for name, domain in scales.domains.items():
+        _require({domain.magnitude, domain.sign} <= set(EXTENTS), f"domain of {name!r}", f"some of {', '.join(EXTENTS)}", domain)
+    for i, variable in enumerate(scales.variables):
+        place = f"scale variable {i}"
+        _require(variable.kind in ("scale", "sign"), place, "a scale or a sign", variable.kind)
+        blocks = scales.blocks.get(variable.tensor, ())
+        _numbers((variable.block,), len(blocks), place, "blocks")
+        _numbers(variable.places, len(blocks[variable.block].flat), place, "spaces")
+        shape = tuple(blocks[variable.block].flat[p] for p in variable.places)
+        _require(shape == variable.shape, place, f"shape {shape} by its spaces", variable.shape)
 
 
 def _check_stacks(group: SymmetryGroup, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -31,6 +31,7 @@ class Dependencies(Contexts):
         # Spaces made of parts that nothing tells apart.
         self.fused: set[Space] = set()
         if system.members:
+            self._coarsen()
             # What whole tensors tell already leaves fewer families to resolve part by part.
             self._fix_families()
             self._round(coarse=True)
@@ -53,7 +54,7 @@ class Dependencies(Contexts):
         self._fuse()
 
     def _round(self, coarse: bool = False) -> bool:
-        system, changed = self.system, False
+        system, changed = self.system, self._coarsen()
         # What follows from the families alone comes first: a dependency is judged when its spaces have settled.
         for _ in range(60):
             if not self._normalise():
@@ -82,6 +83,18 @@ class Dependencies(Contexts):
             return True
         return changed or self._implicit()
 
+    def _coarsen(self) -> bool:
+        """Let nothing depend on spaces that have more parts than families may have."""
+        system, changed = self.system, False
+        if system.most_parts is None:
+            return False
+        for (base_id, assign), member in list(system.members.items()):
+            crowded = {entry for entry in assign if system.is_crowded(system.spaces[entry[0]])}
+            if crowded:
+                system.level(tuple(system.spaces[over_id] for over_id, _ in crowded))
+                changed = self._same((member,), (self._member(system.spaces[base_id], assign - crowded),)) or changed
+        return changed
+
     def _lost(self, space: Space | None, over: Space) -> bool:
         """Whether a space is known, and known not to depend on another."""
         if space is None:
@@ -97,7 +110,7 @@ class Dependencies(Contexts):
             if space.pinned or space.parts is not None or space.size == 1:
                 continue
             for over in on:
-                if over.parts is None or over.uniform or len(self.system.leaves(over)) == 1:
+                if over.parts is None or over.uniform or self.system.is_crowded(over) or len(self.system.leaves(over)) == 1:
                     continue
                 for _, positions in self.system.leaves(over):
                     key = (space.id, frozenset({(over.id, np.sort(positions).tobytes())}))

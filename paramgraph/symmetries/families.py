@@ -9,8 +9,11 @@ import numpy as np
 
 from paramgraph.symmetries.blocks import Blocks
 from paramgraph.symmetries.keys import Assign, Entry, is_empty
-from paramgraph.symmetries.space import Axis, Misaligned, Space
+from paramgraph.symmetries.space import Axis, Misaligned, Space, Unsettled
 from paramgraph.symmetries.spaces import SpaceSystem
+
+# Restrictions of members, about a millisecond each: many times what the networks need whose families settle.
+MOST_WORK = 10_000
 
 
 class Families(Blocks):
@@ -19,6 +22,7 @@ class Families(Blocks):
     def __init__(self, system: SpaceSystem) -> None:
         super().__init__(system)
         self._linked: set[tuple[Any, ...]] = set()
+        self._work = 0
         self._finest: dict[int, frozenset[bytes]] = {}
         # Every tensor as one product of spaces, and whether an operation computes with it.
         self._tensors: list[tuple[Axis, bool]] = [(tuple(chain.from_iterable(axes)), read) for axes, read in system.tensors]
@@ -214,6 +218,9 @@ class Families(Blocks):
     def _restrict_all(self, axis: Axis, assign: Assign) -> Axis:
         """An axis at `assign`: members of its atomic spaces, inside unions too."""
         system = self.system
+        self._work += 1
+        if self._work > MOST_WORK:
+            raise Unsettled("families have too many members to be resolved")
         out: list[Space] = []
         for unit in system.units(axis):
             if system.is_fixed(unit):

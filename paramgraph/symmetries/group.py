@@ -1,123 +1,54 @@
-"""The permutation group of a network: factors, elements, and their action on state dicts.
+"""The symmetry group of a network: factors, elements, and their action on state dicts.
 
-The group is a product of symmetric groups with dependencies. A factor is a joint space of n elements whose permutation may differ for
-each of the m elements of the spaces that it depends on: it contributes S_n^m, and together with what it depends on a wreath product.
+The permutations are a product of symmetric groups with dependencies. A factor is a joint space of n elements whose permutation may differ
+for each of the m elements of the spaces that it depends on: it contributes S_n^m, and together with what it depends on a wreath product.
+
+Scales and signs (`paramgraph.symmetries.scales`) are permuted by the permutations: the group is the semidirect product of the two. An
+element (π, s) first permutes, then scales: (π₁, s₁)(π₂, s₂) = (π₁π₂, s₁ · π₁▷s₂).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paramgraph.errors import GroupError, StateDictError
+from paramgraph.errors import GroupError
+from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
+from paramgraph.symmetries.element import GroupElement, Part, Tables
+from paramgraph.symmetries.scales import Scales, drawn
 
 if TYPE_CHECKING:
     import torch
 
     from paramgraph.graph import Alias
 
-Array = np.ndarray
+__all__ = ["ActionBlock", "Factor", "GroupElement", "IndexSpace", "SymmetryGroup", "TensorAction"]
 
-
-@dataclass(frozen=True)
-class IndexSpace:
-    """An atomic index space: `size` elements, moved by one factor, or by none where it is pinned.
-
-    Attributes:
-        size: number of elements.
-        label: where it comes from, for people.
-        factor: number of the factor that moves it; -1 where it is pinned.
-        cause: why it is pinned; empty where it is free.
-    """
-
-    size: int
-    label: str
-    factor: int = -1
-    cause: str = ""
-
-    @property
-    def pinned(self) -> bool:
-        return self.factor < 0
-
-
-@dataclass(frozen=True)
-class Factor:
-    """S_n to the power m: a joint space of n elements, permuted separately for each element of what it depends on.
-
-    Attributes:
-        name: for people and for selecting factors.
-        spaces: numbers of the index spaces whose product is permuted.
-        over: numbers of the index spaces that it depends on.
-        size: n.
-        copies: m, the product of the sizes of `over`.
-        kind: `"permutation"`.
-    """
-
-    name: str
-    spaces: tuple[int, ...]
-    over: tuple[int, ...]
-    size: int
-    copies: int
-    kind: str = "permutation"
-
-    @property
-    def log_order(self) -> float:
-        """Natural logarithm of (n!)^m."""
-        return self.copies * math.lgamma(self.size + 1)
-
-    def __str__(self) -> str:
-        power = f"^{self.copies}" if self.copies > 1 else ""
-        return f"S_{self.size}{power} on {self.name}"
-
-
-@dataclass(frozen=True)
-class ActionBlock:
-    """A part of a tensor (restricted to some dimensions) on which every dimension is a product of index spaces.
-
-    Attributes:
-        index: per dimension, the positions of its elements; None for the first ones, in order.
-        spaces: per dimension, numbers of its index spaces, row-major.
-    """
-
-    index: tuple[Array | None, ...]
-    spaces: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class TensorAction:
-    """How group elements permute one tensor: for each set of dimensions that move together, its blocks.
-
-    Attributes:
-        shape: of the tensor.
-        components: `(dimensions, blocks)` for each set of coupled dimensions that anything moves.
-        unread: flat numbers of elements that no operation reads: they stay where they are.
-    """
-
-    shape: tuple[int, ...]
-    components: tuple[tuple[tuple[int, ...], tuple[ActionBlock, ...]], ...]
-    unread: Array | None = None
-
-    def spaces(self) -> set[int]:
-        return {s for _, blocks in self.components for block in blocks for dim in block.spaces for s in dim}
+KINDS = ("permutation", "scale", "sign")
+# Default standard deviation of the logarithm of a sampled magnitude.
+SIGMA = 0.5
+# What scale typing gives: variables and characters, and their factors.
+Scaling = tuple[Scales, tuple[Factor, ...]]
 
 
 @dataclass(frozen=True)
 class SymmetryGroup:
-    """The exact group of parameter permutations that leave a network's function unchanged.
+    """The exact group of permutations, scales and signs of parameters that leave a network's function unchanged.
 
     Attributes:
         spaces: the atomic index spaces, numbered.
-        factors: the factors, largest order first within what the network's order allows.
+        factors: the factors: permutations, then scales and signs.
         actions: how each base tensor is permuted, by state-dict name; base tensors that are exchanged with others have one action
             together, by the name of their stack.
         aliases: state-dict names that are views of base tensors.
         stacks: state-dict names of tensors that are acted on together, by a name for them all: those of parallel branches, laid side by
             side in row-major order of the action's leading axes.
+        scales: the variables of scales and signs, and the characters of the tensors that they scale, by the names of the actions.
     """
 
     spaces: tuple[IndexSpace, ...]
@@ -125,11 +56,74 @@ class SymmetryGroup:
     actions: Mapping[str, TensorAction]
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
+
+    @classmethod
+    def deferred(
+        cls,
+        spaces: tuple[IndexSpace, ...],
+        permuting: tuple[Factor, ...],
+        actions: Mapping[str, TensorAction],
+        aliases: Mapping[str, Alias],
+        stacks: Mapping[str, tuple[str, ...]],
+        solve: Callable[[], Scaling],
+    ) -> SymmetryGroup:
+        """A group whose scales and signs are solved for when they are first asked for: permutations need none of them.
+
+        Args:
+            spaces: as of the group.
+            permuting: the factors that are permutations.
+            actions: as of the group.
+            aliases: as of the group.
+            stacks: as of the group.
+            solve: gives the scales and their factors; called once at most.
+        """
+        group = object.__new__(cls)
+        group.__dict__.update(spaces=spaces, actions=actions, aliases=aliases, stacks=stacks, permuting=permuting, _solve=solve)
+        return group
+
+    if not TYPE_CHECKING:  # the two fields that a deferred group lacks at first
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in ("factors", "scales") or "_solve" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            scales, scaling = self.__dict__["_solve"]()
+            self.__dict__.update(factors=(*self.permuting, *scaling), scales=scales)
+            del self.__dict__["_solve"]
+            return self.__dict__[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: what is deferred is solved."""
+        return {"scales": self.scales, **self.__dict__}
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether scales and signs are known; they are solved for when first asked for."""
+        return "_solve" not in self.__dict__
+
+    @cached_property
+    def permuting(self) -> tuple[Factor, ...]:
+        """The factors that are permutations: the first ones."""
+        return tuple(factor for factor in self.factors if factor.kind == "permutation")
+
+    def factor(self, number: int) -> Factor:
+        """A factor by its number."""
+        return self.factors[number] if self.is_solved or number >= len(self.permuting) else self.permuting[number]
 
     @cached_property
     def log_order(self) -> float:
-        """Natural logarithm of the order of the group: the sum over factors of m · ln n!."""
-        return math.fsum(factor.log_order for factor in self.factors)
+        """Natural logarithm of the order of the group of permutations: the sum over factors of m · ln n!."""
+        return math.fsum(factor.log_order for factor in self.permuting)
+
+    @cached_property
+    def dimension(self) -> int:
+        """Dimension of the group of magnitudes."""
+        return sum(factor.size for factor in self.factors if factor.kind == "scale")
+
+    @cached_property
+    def num_signs(self) -> int:
+        """Number of independent signs."""
+        return sum(factor.size for factor in self.factors if factor.kind == "sign")
 
     def identity(self) -> GroupElement:
         return GroupElement(self, {})
@@ -139,13 +133,18 @@ class SymmetryGroup:
         seed: int | torch.Generator | None = None,
         factors: Iterable[int | str] | None = None,
         kinds: Iterable[str] | None = None,
+        sigma: float = SIGMA,
     ) -> GroupElement:
-        """A uniformly random element.
+        """A random element: uniform permutations and signs, and magnitudes whose logarithms are normal.
+
+        By default every factor of every kind is drawn: a random element is one of the whole group. Metanets that are equivariant under
+        permutations only need `kinds=["permutation"]`.
 
         Args:
             seed: an integer, a CPU `torch.Generator`, or None for torch's default generator.
             factors: numbers or names of the factors to sample; the others stay the identity. None for all.
-            kinds: kinds of factors to sample (`"permutation"`). None for all.
+            kinds: kinds of factors to sample (`"permutation"`, `"scale"`, `"sign"`). None for all.
+            sigma: standard deviation of the logarithm of a magnitude.
 
         Raises:
             GroupError: a factor or kind is not in the group.
@@ -155,25 +154,59 @@ class SymmetryGroup:
         generator = seed if isinstance(seed, torch.Generator) else None
         if isinstance(seed, int):
             generator = torch.Generator().manual_seed(seed)
-        parts: dict[int, Array] = {}
+        parts: dict[int, Part] = {}
         for number in self.select(factors, kinds):
-            factor = self.factors[number]
+            factor = self.factor(number)
+            if factor.kind != "permutation":
+                parts[number] = self._draw(factor, generator, sigma)
+                continue
             noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64, device="cpu")
             parts[number] = noise.argsort(dim=1).numpy()
         return GroupElement(self, parts)
 
+    def _draw(self, factor: Factor, generator: torch.Generator | None, sigma: float) -> Tables:
+        import torch
+
+        def draw(shape: tuple[int, ...]) -> Array:
+            if factor.kind == "sign":
+                return torch.randint(0, 2, shape, generator=generator).numpy().astype(bool)
+            return torch.randn(shape, generator=generator, dtype=torch.float64).numpy() * sigma
+
+        return tuple(drawn([self.scales.variables[number] for number in factor.variables], draw))
+
     def select(self, factors: Iterable[int | str] | None = None, kinds: Iterable[str] | None = None) -> list[int]:
         """Numbers of the chosen factors."""
-        known = {factor.kind for factor in self.factors} | {"permutation"}
-        wanted = known if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
-        if not wanted <= known:
-            raise GroupError(f"unknown kinds {sorted(wanted - known)}; this group has {sorted(known)}.")
-        names: dict[int | str, int | str] = {factor.name: number for number, factor in enumerate(self.factors)}
-        chosen = list(range(len(self.factors))) if factors is None else [names.get(f, f) for f in factors]
+        wanted = set(KINDS) if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
+        if not wanted <= set(KINDS):
+            raise GroupError(f"unknown kinds {sorted(wanted - set(KINDS))}: expected some of {', '.join(KINDS)}.")
+        listed = None if factors is None else list(factors)
+        known: tuple[Factor, ...] = self.permuting
+        names: dict[int | str, int | str] = {factor.name: number for number, factor in enumerate(known)}
+        if wanted != {"permutation"} if listed is None else any(f not in names and f not in range(len(known)) for f in listed):
+            known = self.factors
+            names = {factor.name: number for number, factor in enumerate(known)}
+        chosen = list(range(len(known))) if listed is None else [names.get(f, f) for f in listed]
         for number in chosen:
-            if not isinstance(number, int) or not 0 <= number < len(self.factors):
-                raise GroupError(f"unknown factor {number!r}: pass a number below {len(self.factors)} or a name from symmetry.factors.")
-        return [int(number) for number in chosen if self.factors[int(number)].kind in wanted]
+            if not isinstance(number, int) or not 0 <= number < len(known):
+                raise GroupError(f"unknown factor {number!r}: pass a number below {len(known)} or a name from symmetry.factors.")
+        return [int(number) for number in chosen if known[int(number)].kind in wanted]
+
+    def subgroup(self, kinds: Iterable[str]) -> SymmetryGroup:
+        """The subgroup whose factors are of the given kinds only.
+
+        Raises:
+            GroupError: a kind is not known.
+        """
+        chosen = self.select(kinds=kinds)
+        number = {old: new for new, old in enumerate(chosen)}
+        spaces = tuple(
+            space if space.pinned or space.factor in number else replace(space, factor=-1, cause="permutations are left out")
+            for space in self.spaces
+        )
+        spaces = tuple(space if space.pinned else replace(space, factor=number[space.factor]) for space in spaces)
+        factors = tuple(self.factor(old) for old in chosen)
+        scales = self.scales if any(factor.variables for factor in factors) else Scales()
+        return SymmetryGroup(spaces, factors, self.actions, self.aliases, self.stacks, scales)
 
     def members(self, name: str) -> tuple[str, ...]:
         """The state-dict names of the tensors that an action is about: one, or those of a stack."""
@@ -189,30 +222,51 @@ class SymmetryGroup:
 
     def moved_by(self, number: int) -> list[str]:
         """Names of the tensors that a factor moves."""
-        own = set(self.factors[number].spaces)
-        return [member for name in self.actions for member in self._moved(name, own)]
+        return [member for name in self.acted_on_by(number) for member in self._moved(name, self.factor(number))]
 
-    def _moved(self, name: str, spaces: set[int]) -> list[str]:
-        """The tensors of one action that some spaces move: of a stack, those in which a block with such a space lies."""
-        action, members = self.actions[name], self.members(name)
-        lead = action.shape[: len(action.shape) - len(self.member_shape(name))]
+    def acted_on_by(self, number: int) -> list[str]:
+        """Names of the actions that a factor takes part in: those of tensors, and of stacks of them."""
+        factor = self.factor(number)
+        if factor.kind != "permutation":
+            found = {name for variable in factor.variables for name in self.scales.tensors.get(variable, ())}
+            return [name for name in self.actions if name in found]
+        own = set(factor.spaces)
+        return [name for name, action in self.actions.items() if action.spaces() & own]
+
+    def _moved(self, name: str, factor: Factor) -> list[str]:
+        """The tensors of one action that a factor moves: of a stack, those in which a block that it moves lies."""
+        members = self.members(name)
+        if len(members) == 1:
+            return list(members)
+        lead = self.actions[name].shape[: len(self.actions[name].shape) - len(self.member_shape(name))]
         held = np.zeros(lead, dtype=bool)
+        for positions in self._boxes(name, factor):
+            held[np.ix_(*(np.arange(n) if where is None else where for where, n in zip(positions, lead, strict=False)))] = True
+        return [member for member, moves in zip(members, held.reshape(-1).tolist(), strict=True) if moves]
+
+    def _boxes(self, name: str, factor: Factor) -> Iterator[list[Array | None]]:
+        """The blocks of a tensor that a factor moves, as positions along each axis; None for all."""
+        action = self.actions[name]
+        if factor.kind != "permutation":
+            own = set(factor.variables)
+            for scaled in self.scales.blocks[name]:
+                if any(v in own for term in scaled.terms for v in term.variables):
+                    yield list(scaled.index)
+            return
+        spaces = set(factor.spaces)
         for dims, blocks in action.components:
             for block in blocks:
                 if not any(s in spaces for dim in block.spaces for s in dim):
                     continue
-                inside = []
-                for d, n in enumerate(lead):
-                    index = block.index[dims.index(d)] if d in dims else None
-                    count = math.prod(self.spaces[s].size for s in block.spaces[dims.index(d)]) if d in dims else n
-                    inside.append(np.arange(count) if index is None else index)
-                held[np.ix_(*inside)] = True
-        return [member for member, moves in zip(members, held.reshape(-1).tolist(), strict=True) if moves]
+                out: list[Array | None] = [None] * len(action.shape)
+                for d, index, held in zip(dims, block.index, block.spaces, strict=True):
+                    out[d] = np.arange(math.prod(self.spaces[s].size for s in held)) if index is None else index
+                yield out
 
     def __str__(self) -> str:
-        head = f"permutation group of ln order {self.log_order:.2f}, {len(self.factors)} factors"
+        head = f"permutation group of ln order {self.log_order:.2f}, {len(self.permuting)} factors"
         classes: dict[tuple[int, int], int] = {}
-        for factor in self.factors:
+        for factor in self.permuting:
             classes[factor.size, factor.copies] = classes.get((factor.size, factor.copies), 0) + 1
         largest = sorted(classes.items(), key=lambda item: -item[1] * item[0][1] * math.lgamma(item[0][0] + 1))
         lines = [
@@ -221,207 +275,10 @@ class SymmetryGroup:
         ]
         if len(largest) > 8:
             lines.append(f"  … and {len(largest) - 8} more sizes")
+        if self.dimension or self.num_signs:
+            lines.append(f"scale group of {self.dimension:,} magnitudes and {self.num_signs:,} signs")
+        if self.scales.approximate:
+            lines.append(f"  ({self.scales.approximate:,} more magnitudes hold approximately: they are not in the group)")
+        if self.scales.diagnostics:
+            lines.append(f"  ({len(self.scales.diagnostics):,} operations pass no scales: symmetry.scales.diagnostics)")
         return "\n".join([head, *lines])
-
-
-@dataclass(frozen=True)
-class GroupElement:
-    """An element of a symmetry group.
-
-    Attributes:
-        group: the group it belongs to.
-        parts: per factor number, permutations of shape `(copies, size)`: element j of copy i goes to `part[i, j]` (in the copy that i
-            goes to). Factors left out are the identity.
-    """
-
-    group: SymmetryGroup
-    parts: Mapping[int, Array]
-
-    def act(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """A new state dict with the element applied; shared parameters are acted on once.
-
-        Args:
-            state_dict: tensors under the network's names, of the compiled shapes. Names that belong to no action are copied.
-
-        Raises:
-            StateDictError: a tensor of the group is missing or has another shape.
-        """
-        import torch
-
-        out: dict[str, torch.Tensor] = {}
-        for name, action in self.group.actions.items():
-            members = self.group.members(name)
-            tensors = [self._checked(state_dict, member, self.group.member_shape(name)) for member in members]
-            if name not in self.group.stacks:
-                out[name] = self._act_on(tensors[0], action)
-                continue
-            moved = self._act_on(torch.stack(tensors).reshape(action.shape), action).reshape(len(members), *tensors[0].shape)
-            out.update((member, part.clone()) for member, part in zip(members, moved.unbind(), strict=True))
-        result = {}
-        for name, tensor in state_dict.items():
-            if name in out:
-                result[name] = out[name]
-            elif name in self.group.aliases:
-                result[name] = self.group.aliases[name].read(out)
-            else:
-                result[name] = tensor.detach().clone()
-        return result
-
-    @staticmethod
-    def _checked(state_dict: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if name not in state_dict:
-            raise StateDictError(f"expected a tensor {name!r} of shape {shape}; the state dict has none.")
-        if tuple(state_dict[name].shape) != shape:
-            raise StateDictError(f"{name}: expected shape {shape}, got {tuple(state_dict[name].shape)}.")
-        return state_dict[name]
-
-    def _act_on(self, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
-        import torch
-
-        moved = tensor
-        for dims, blocks in action.components:
-            source = self.source(action, dims, blocks)
-            if source is None:
-                continue
-            index = torch.from_numpy(source).to(tensor.device)
-            if len(dims) == 1:
-                moved = moved.index_select(dims[0], index)
-                continue
-            rest = [d for d in range(tensor.ndim) if d not in dims]
-            order = [*dims, *rest]
-            front = moved.permute(order)
-            flat = front.reshape(len(source), -1).index_select(0, index).reshape(front.shape)
-            moved = flat.permute(np.argsort(order).tolist())
-        moved = moved.clone() if moved is tensor else moved.contiguous()
-        if action.unread is not None:
-            unread = torch.from_numpy(action.unread).to(tensor.device)
-            moved.view(-1)[unread] = tensor.reshape(-1)[unread]
-        return moved
-
-    def source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> Array | None:
-        """For each flat position along `dims`, the position that its new value comes from; None for the identity."""
-        touched = {self.group.spaces[s].factor for block in blocks for dim in block.spaces for s in dim}
-        if touched.isdisjoint(self.parts):
-            return None
-        sizes = [action.shape[d] for d in dims]
-        source = np.arange(math.prod(sizes))
-        for block in blocks:
-            images = self.images(block.spaces)
-            place, target = np.zeros((), dtype=np.int64), np.zeros((), dtype=np.int64)
-            for d, (size, index, image) in enumerate(zip(sizes, block.index, images, strict=True)):
-                count = math.prod(self.group.spaces[s].size for s in block.spaces[d])
-                here = np.arange(count).reshape([-1 if e == d else 1 for e in range(len(sizes))])
-                if index is not None:
-                    here, image = index[here], index[image]
-                place = place * size + here
-                target = target * size + image
-            shape = np.broadcast_shapes(place.shape, target.shape)
-            source[np.broadcast_to(target, shape).reshape(-1)] = np.broadcast_to(place, shape).reshape(-1)
-        return source
-
-    def images(self, dims: Sequence[Sequence[int]]) -> list[Array]:
-        """Where the elements of a product of index spaces go.
-
-        Args:
-            dims: per dimension, numbers of the spaces whose row-major product indexes it.
-
-        Returns:
-            Per dimension, the new index along it, broadcastable over all dimensions.
-        """
-        spaces = self.group.spaces
-        flat = [s for dim in dims for s in dim]
-        rank = len(flat)
-        coordinate = [np.arange(spaces[s].size).reshape([-1 if e == i else 1 for e in range(rank)]) for i, s in enumerate(flat)]
-        place = {s: i for i, s in enumerate(flat)}
-        image: list[Array] = list(coordinate)
-        for i, s in enumerate(flat):
-            number = spaces[s].factor
-            part = self.parts.get(number) if number >= 0 else None
-            if part is None:
-                continue
-            factor = self.group.factors[number]
-            copy: Array | int = 0
-            for other in factor.over:
-                copy = copy * spaces[other].size + coordinate[place[other]]
-            if factor.spaces == (s,):
-                image[i] = part[copy, coordinate[i]]
-                continue
-            joint: Array | int = 0
-            for other in factor.spaces:
-                joint = joint * spaces[other].size + coordinate[place[other]]
-            new = part[copy, joint]
-            after = math.prod(spaces[other].size for other in factor.spaces[factor.spaces.index(s) + 1 :])
-            image[i] = new // after % spaces[s].size
-        out, start = [], 0
-        shape = [math.prod(spaces[s].size for s in dim) for dim in dims]
-        for dim in dims:
-            index: Array = np.zeros([1] * rank, dtype=np.int64)
-            for i in range(start, start + len(dim)):
-                index = index * spaces[flat[i]].size + image[i]
-            start += len(dim)
-            out.append(_collapse(index, dims, [spaces[s].size for s in flat], shape))
-        return out
-
-    def permutation_of(self, spaces: Sequence[int]) -> Array:
-        """Where the elements of one product of index spaces go, shape `(size,)`; e.g. of a node set's `units`."""
-        return self.images([tuple(spaces)])[0].reshape(-1)
-
-    def inverse(self) -> GroupElement:
-        parts = {}
-        for number, part in self.parts.items():
-            factor = self.group.factors[number]
-            to = self._copies(factor)
-            inverse = np.empty_like(part)
-            inverse[to[:, None], part] = np.arange(factor.size)
-            parts[number] = inverse
-        return GroupElement(self.group, parts)
-
-    def _copies(self, factor: Factor) -> Array:
-        """Where the copies of a factor go under this element, shape `(copies,)`."""
-        if not factor.over:
-            return np.zeros(1, dtype=np.int64)
-        return np.broadcast_to(self.permutation_of(factor.over), (factor.copies,))
-
-    def __matmul__(self, other: GroupElement) -> GroupElement:
-        """Composition: `(g @ h).act(x) == g.act(h.act(x))`."""
-        if not isinstance(other, GroupElement):
-            return NotImplemented
-        if other.group is not self.group:
-            raise GroupError("elements of two different groups cannot be composed: sample both from one graph's symmetry.")
-        parts = {}
-        for number in {*self.parts, *other.parts}:
-            factor = self.group.factors[number]
-            plain = np.broadcast_to(np.arange(factor.size), (factor.copies, factor.size))
-            first, second = other.parts.get(number, plain), self.parts.get(number, plain)
-            parts[number] = np.take_along_axis(second[other._copies(factor)], first, axis=1)
-        return GroupElement(self.group, parts)
-
-    def is_identity(self) -> bool:
-        return all((part == np.arange(part.shape[1])).all() for part in self.parts.values())
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, GroupElement) or other.group is not self.group:
-            return NotImplemented
-        return (self @ other.inverse()).is_identity()
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __str__(self) -> str:
-        moved = sum(not (part == np.arange(part.shape[1])).all() for part in self.parts.values())
-        return f"group element that moves {moved} of {len(self.group.factors)} factors"
-
-    __repr__ = __str__
-
-
-def _collapse(index: Array, dims: Sequence[Sequence[int]], sizes: Sequence[int], shape: Sequence[int]) -> Array:
-    """Merge the axes of each dimension; dimensions that the index does not vary over stay of size 1."""
-    out, start = [], 0
-    target = list(index.shape)
-    for dim in dims:
-        span = range(start, start + len(dim))
-        varies = any(index.shape[i] != 1 for i in span)
-        for i in span:
-            target[i] = sizes[i] if varies else 1
-        out.append(math.prod(sizes[i] for i in span) if varies else 1)
-        start += len(dim)
-    return np.broadcast_to(index, target).reshape(out)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from paramgraph.graph import Alias
 from paramgraph.symmetries.dependencies import Block, Dependencies
-from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
+from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, Scaling, SymmetryGroup, TensorAction
 from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
 
@@ -105,9 +105,24 @@ class GroupBuilder:
         return ActionBlock(index, tuple(self.numbers(axis) for axis in block.axes))
 
     def group(
-        self, actions: Mapping[str, TensorAction], aliases: Mapping[str, Alias], stacks: Mapping[str, tuple[str, ...]] | None = None
+        self,
+        actions: Mapping[str, TensorAction],
+        aliases: Mapping[str, Alias],
+        stacks: Mapping[str, tuple[str, ...]] | None = None,
+        scaling: Callable[[], Scaling] | None = None,
     ) -> SymmetryGroup:
-        return SymmetryGroup(tuple(self.spaces), tuple(self.factors), dict(actions), dict(aliases), dict(stacks or {}))
+        """The group.
+
+        Args:
+            actions: per base tensor, or stack of them.
+            aliases: names of views of base tensors.
+            stacks: names of the tensors of each stack.
+            scaling: gives scales and signs, with their factors; called when they are first asked for. None where there are none.
+        """
+        spaces, factors, held = tuple(self.spaces), tuple(self.factors), dict(stacks or {})
+        if scaling is None:
+            return SymmetryGroup(spaces, factors, dict(actions), dict(aliases), held)
+        return SymmetryGroup.deferred(spaces, factors, dict(actions), dict(aliases), held, scaling)
 
 
 def _is_everything(index: np.ndarray) -> bool:

@@ -32,7 +32,7 @@ class SpaceSystem(Unification):
             return first
         size = length(first)
         assert over.positions is not None
-        if all(self.is_fixed(unit) for member in members for unit in self.units(member)):
+        if self.is_crowded(over) or all(self.is_fixed(unit) for member in members for unit in self.units(member)):
             for member in members[1:]:
                 try:
                     self.unify(first, member)

@@ -11,9 +11,14 @@ from paramgraph.symmetries.space import Axis, Space, Transaction, as_array
 
 
 class SpaceStore:
-    """All spaces of one program. Changes can be undone with `transaction`."""
+    """All spaces of one program. Changes can be undone with `transaction`.
 
-    def __init__(self) -> None:
+    Args:
+        most_parts: nothing depends on a space of more finest parts than this; None for no such limit. It only makes groups smaller.
+    """
+
+    def __init__(self, most_parts: int | None = None) -> None:
+        self.most_parts = most_parts
         self.spaces: dict[int, Space] = {}
         self.tensors: list[tuple[tuple[Axis, ...], bool]] = []
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
@@ -172,9 +177,14 @@ class SpaceStore:
             if everything not in unit.together:
                 self._set(unit, together=(*unit.together, everything))
 
+    def is_crowded(self, over: Space) -> bool:
+        """Whether a space has more finest parts than families may have."""
+        return self.most_parts is not None and sum(
+            len(self.leaves(unit)) if unit.parts is not None else 1 for unit in self.units((over,))) > self.most_parts
+
     def may_depend(self, space: Space, on: Space) -> bool:
         """False once it is certain that the permutation of `space` cannot differ between elements of `on`."""
-        if on.uniform:
+        if on.uniform or self.is_crowded(on):
             return False
         names = on.names
         return not any(names.isdisjoint(ids) for ids in space.together)

@@ -48,7 +48,7 @@ def verify(
     The network's exported graph is run in float64, with casts to lower precisions rewritten, under random parameters, buffers and inputs.
     Checked: every factor alone (where there are more than `bundles`, in that many bundles of neighbours; `report.factors` says how many
     were moved together) and the whole group leave every output unchanged; every element moves all tensors that it claims to move;
-    composition, inverse and identity are those of a group, and tied parameters stay tied; leaving a single tensor out of the action
+    composition, inverse and identity are those of a group, and tied parameters stay tied; leaving a single tensor out of a permutation
     changes the outputs, and so do permutations outside the group. In training mode, dropout is taken as the identity, and new values of
     buffers are outputs that must be permuted as the buffers are.
 

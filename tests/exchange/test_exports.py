@@ -86,7 +86,8 @@ def test_networkx_attributes(graph: ParamGraph) -> None:
     assert out.number_of_nodes() == graph.num_nodes and out.number_of_edges() == graph.num_edges
     nodes = next(nodes for nodes in graph.node_sets.values() if nodes.activation)
     assert out.nodes[nodes.name, 0] == {
-        **{"set": nodes.name, "type": nodes.type, "depth": nodes.depth, "activation": nodes.activation, "order": -1}
+        **{"set": nodes.name, "type": nodes.type, "depth": nodes.depth, "activation": nodes.activation, "order": -1},
+        **{"magnitude": graph.domain(nodes.name).magnitude, "sign": graph.domain(nodes.name).sign},
     }
     data = next(data for _, _, data in out.edges(data=True) if data["set"] == "conv.weight")
     assert data["parameter"] == "conv.weight" and len(data["position"]) == 3 and isinstance(data["value"], float)

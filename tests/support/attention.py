@@ -194,3 +194,34 @@ class T5(nn.Module):
             weights = (heads[0] @ heads[1].transpose(-1, -2) + bias).softmax(-1)
             x = x + o((weights @ heads[2]).transpose(1, 2).reshape(b, t, 8))
         return self.o(x)
+
+
+class Shifted(Attention):
+    """Attention with relative positions whose scores are shifted into place by padding and viewing (Transformer-XL)."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.p = nn.Linear(6, 8)
+        self.bias = nn.Parameter(torch.randn(2, 1, 4))
+        angle = torch.arange(length - 1, -length, -1)[:, None] * 0.3 ** torch.arange(3)
+        self.register_buffer("table", torch.cat([angle.sin(), angle.cos()], 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.i(x))
+        b, t, _ = x.shape
+        q, k, v = (layer(x).view(b, t, 2, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        places = self.p(self.table).view(-1, 2, 4).permute(1, 2, 0)
+        shifted = F.pad((q + self.bias) @ places, (1, 0)).view(b, 2, -1, t)[:, :, 1:].reshape(b, 2, t, -1)[..., :t]
+        y = (q @ k.transpose(-1, -2) + shifted).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).reshape(b, t, -1))
+
+
+# The table is a buffer that moves with nothing: its six columns may be permuted against those of the layer that reads it.
+@case("relative positions by shifting", HIDDEN + TWO_HEADS + lam(6), (3, 5, 5))
+def shifted() -> nn.Module:
+    return Shifted(5)
+
+
+@case("relative positions by shifting, long", HIDDEN + TWO_HEADS + lam(6), (3, 24, 5))
+def shifted_long() -> nn.Module:
+    return Shifted(24)

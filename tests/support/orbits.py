@@ -78,7 +78,7 @@ def _declared(graph: ParamGraph, start: dict[str, int], total: int, generators: 
     moved = [plain]
     generator = torch.Generator().manual_seed(0)
     for _ in range(generators if graph.symmetry.factors else 0):
-        acted = graph.symmetry.sample(generator).act(numbers)
+        acted = graph.symmetry.sample(generator, kinds="permutation").act(numbers)
         moved.append(np.concatenate([acted[name].reshape(-1).numpy() for name in numbers]))
     rows, columns = np.tile(plain, len(moved)), np.concatenate(moved)
     links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))

@@ -18,9 +18,9 @@ from paramgraph.symmetries.group import SymmetryGroup
 from paramgraph.symmetries.solution import GroupBuilder
 
 
-def group_of(program: Program) -> SymmetryGroup:
+def group_of(program: Program, most_parts: int | None = None) -> SymmetryGroup:
     """The solved group of a program's parameters, built as the compiler builds it."""
-    typing = type_program(program)
+    typing = type_program(program, most_parts)
     builder = GroupBuilder(typing.dependencies)
     actions = {name: builder.action(value.axes) for name, value in program.tensors.items()}
     builder.close()

@@ -210,6 +210,20 @@ def test_random_programs_are_sound(steps: int, largest: int, seeds: range) -> No
     assert moved > len(seeds) / 2  # most programs have something to get wrong
 
 
+@pytest.mark.parametrize("most_parts", [0, 2])
+def test_letting_less_vary_makes_groups_smaller_and_keeps_them_right(most_parts: int) -> None:
+    smaller = 0
+    for seed in range(4000, 4150):
+        program = random_program(seed, 5, 12)
+        full = group_of(program).log_order
+        group = group_of(program, most_parts)
+        state = random_parameters(program)
+        assert max(difference(program, state, group.sample(k).act(state)) for k in range(3)) < 1e-9, seed
+        assert group.log_order <= full + 1e-9, seed
+        smaller += group.log_order < full - 1e-9
+    assert smaller > 0
+
+
 # Programs that random search found: typed wrongly once (the certificate alone caught them), or never settled.
 FOUND = [(80856, 7, 16), (91175, 4, 8), (1005, 4, 12), (1080, 4, 12), (1192, 4, 12), (51276, 5, 12), (50310, 5, 12), (60495, 7, 16),
          (80537, 7, 16), (80666, 7, 16), (211383, 4, 8)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("aten.scaled_dot_product_attention")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 def _all(value: Any, number: int) -> bool:
@@ -99,7 +99,8 @@ def pad(b: Builder, x: Value, padding: Sequence[int], mode: Any = "constant", va
         before, after = max(before, 0), max(after, 0)
         if before + after:  # one constant for both sides, so that nothing tells its elements apart
             size = x.shape[dim]
-            joined = b.concat([x, b.fill([before + after if d == dim else n for d, n in enumerate(x.shape)])], dim)
+            number = value if isinstance(mode, str) else mode  # constant_pad_nd has no mode
+            joined = b.concat([x, b.fill([before + after if d == dim else n for d, n in enumerate(x.shape)], float(number or 0.0))], dim)
             order = [*range(size, size + before), *range(size), *range(size + before, size + before + after)]
             x = b.take(joined, dim, np.asarray(order)) if before else joined
     return x

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 from paramgraph.errors import TraceError
 
 UNARY = """abs acos acosh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu
@@ -41,6 +43,12 @@ def _copy(name: str) -> None:
     def copy(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value | tuple[Value, Value]:
         if len(b.shapes) == 2:  # native_dropout returns its mask too
             return x, b.fill(x.shape, 1.0)
+        dtypes = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)]
+        whole = any(not (dtype.is_floating_point or dtype.is_complex) for dtype in dtypes) or any(
+            isinstance(a, Value) and a.integer for a in args
+        )
+        if whole and not x.integer:  # rounded towards zero: no copy
+            return b.elementwise("to_integer", x)
         return x
 
 

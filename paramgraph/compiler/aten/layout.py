@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("aten.view", "aten.reshape", "aten._unsafe_view", "aten.flatten", "aten.unflatten", "aten.squeeze", "aten.unsqueeze",

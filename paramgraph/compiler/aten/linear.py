@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paramgraph.compiler.program import Builder, Value, parse_einsum
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("aten.linear")
@@ -88,7 +88,7 @@ def distances(b: Builder, x: Value, y: Value, *args: Any, **kwargs: Any) -> Valu
 
 @rule("aten.outer")
 def outer(b: Builder, x: Value, y: Value) -> Value:
-    return b.contract("i,j->ij", x, y, name="outer")
+    return b.contract("i,j->ij", x, y, name="outer", product=True)
 
 
 @rule("aten.linalg_cross")

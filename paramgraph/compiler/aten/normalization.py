@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 Operands = dict[str, tuple[Value, Sequence[int]]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int, name: str) -> tuple[list[Value], list[Value]]:
@@ -67,7 +67,7 @@ def _recurrent(b: Builder, kind: str, x: Value, initial: Sequence[Value], params
             time = 1 if batch_first else 0
             lifted = [b.reshape(s, [s.shape[0], 1, s.shape[1]] if batch_first else [1, *s.shape]) for s in states]
             # Steps are in order: their axis is pinned, and the state is the same space at every step.
-            steps = b.mix(f"{kind} steps", x, [time], ordered=True)
+            steps = b.mix(f"{kind} steps", x, [time], ordered=True, linear=True)
             if kind == "lstm":
                 out, cell = _lstm_step(b, steps, lifted[0], lifted[1], own, name)
                 results = [out, cell]

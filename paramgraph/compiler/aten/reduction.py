@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 REDUCTIONS = "sum mean amax amin prod std var logsumexp all any nansum nanmean count_nonzero".split()
 
@@ -30,15 +30,20 @@ for _name in REDUCTIONS:
     _reduction(_name)
 
 
-@rule("aten.var_mean", "aten.std_mean", "aten.aminmax")
-def two_reductions(b: Builder, x: Value, dim: Any = None, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
-    dims = _dims(x, kwargs.get("dim", dim))
-    return tuple(b.reshape(b.reduce(x, dims, name=name), b.shapes[0]) for name in ("var", "mean"))  # type: ignore[return-value]
+def _two_reductions(name: str, names: tuple[str, str]) -> None:
+    @rule(name)
+    def two_reductions(b: Builder, x: Value, dim: Any = None, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
+        dims = _dims(x, kwargs.get("dim", dim))
+        return tuple(b.reshape(b.reduce(x, dims, name=name), b.shapes[0]) for name in names)  # type: ignore[return-value]
+
+
+for _name, _names in (("var_mean", ("var", "mean")), ("std_mean", ("std", "mean")), ("aminmax", ("amin", "amax"))):
+    _two_reductions(f"aten.{_name}", _names)
 
 
 @rule("aten.linalg_vector_norm", "aten.norm")
 def norm(b: Builder, x: Value, order: Any = 2, dim: Any = None, *args: Any, **kwargs: Any) -> Value:
-    return b.reshape(b.reduce(x, _dims(x, dim), name="norm"), b.shapes[0])
+    return b.reshape(b.reduce(x, _dims(x, dim), name="norm", order=order), b.shapes[0])
 
 
 @rule("aten.max", "aten.min")
@@ -69,16 +74,16 @@ def sort(b: Builder, x: Value, dim: int = -1, descending: bool = False, **kwargs
     return b.topk(x, dim, n, indices=False, name="sort"), b.topk(x, dim, n, indices=True, name="argsort")
 
 
-def _mixing(name: str, ordered: bool) -> None:
+def _mixing(name: str, ordered: bool, linear: bool = False) -> None:
     @rule(f"aten.{name}", f"aten._{name}")
     def mixing(b: Builder, x: Value, dim: int, *args: Any, **kwargs: Any) -> Value:
-        return b.mix(name, x, [dim], ordered=ordered)
+        return b.mix(name, x, [dim], ordered=ordered, linear=linear)
 
 
 for _name in ("softmax", "log_softmax", "safe_softmax"):
     _mixing(_name, ordered=False)
 for _name in ("cumsum", "cumprod", "logcumsumexp"):
-    _mixing(_name, ordered=True)
+    _mixing(_name, ordered=True, linear=_name == "cumsum")
 
 
 @rule("aten.cummax", "aten.cummin")

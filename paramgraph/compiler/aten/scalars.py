@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from paramgraph.compiler.program import Builder, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 
 @rule("aten.item", "aten._local_scalar_dense")

@@ -14,7 +14,7 @@ from paramgraph.compiler.aten.elementwise import _counts_along
 from paramgraph.compiler.aten.indexing import readable
 from paramgraph.compiler.aten.layout import _overwrite
 from paramgraph.compiler.program import Builder, Labels, Value
-from paramgraph.compiler.rules import rule
+from paramgraph.compiler.rules import exact_rule as rule
 
 SYMMETRIC = ("sum", "prod", "mean", "amax", "amin", "add", "multiply")
 
@@ -35,7 +35,7 @@ def gather(b: Builder, x: Value, dim: int, index: Value, **kwargs: bool) -> Valu
         if d != dim and n != x.shape[d]:
             x = b.take(x, d, range(n))
     chosen, labels, own = _indicators(b, index, x, dim)
-    return b.contract(([own, labels], tuple(range(index.ndim))), x, chosen, name="gather")
+    return b.contract(([own, labels], tuple(range(index.ndim))), x, chosen, name="gather", product=True)
 
 
 def _scattered(b: Builder, x: Value, dim: int, index: Value, source: Value, name: str) -> Value:
@@ -43,7 +43,7 @@ def _scattered(b: Builder, x: Value, dim: int, index: Value, source: Value, name
     if index.shape != source.shape or any(n != x.shape[d] for d, n in enumerate(index.shape) if d != dim):
         raise ValueError("the index is smaller than what it is used on")
     chosen, labels, own = _indicators(b, index, x, dim)
-    return b.contract(([tuple(range(source.ndim)), labels], own), source, chosen, name=name)
+    return b.contract(([tuple(range(source.ndim)), labels], own), source, chosen, name=name, product=name == "scatter_add")
 
 
 @rule("aten.scatter_add")
@@ -88,7 +88,7 @@ def index_add(b: Builder, x: Value, dim: int, index: Value, source: Value, *, al
     if index.ndim != 1 or isinstance(alpha, Value) or source.shape != (*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]):
         raise ValueError("index_add of another form")
     own = tuple("n" if d == dim else d for d in range(x.ndim))
-    summed = b.contract(([tuple(range(source.ndim)), (dim, "n")], own), source, b.one_hot(index, x.shape[dim]), name="index_add")
+    summed = b.contract(([tuple(range(source.ndim)), (dim, "n")], own), source, b.one_hot(index, x.shape[dim]), name="index_add", product=True)
     return b.elementwise("add", x, summed, args=(alpha,))
 
 
@@ -131,7 +131,7 @@ def index_by_several(b: Builder, x: Value, places: Sequence[tuple[int, Value]]) 
     held = {label for term in (labels, *terms) for label in term}
     if any(label not in held and shape[int(label[1:])] > 1 for label in out):
         raise ValueError("an axis of the indices that no operand holds")
-    result = b.contract(([tuple(labels), *terms], tuple(label for label in out if label in held)), *operands, name="index")
+    result = b.contract(([tuple(labels), *terms], tuple(label for label in out if label in held)), *operands, name="index", product=True)
     if len(result.shape) < len(out):  # axes of size one that only consumed indices held
         result = b.reshape(result, b.shapes[0])
     if result.shape != b.shapes[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from paramgraph.compiler.operations import scaling
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import Place
 from paramgraph.compiler.program import Op
@@ -13,7 +14,10 @@ from paramgraph.symmetries.spaces import Axis, SpaceSystem
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
+    from paramgraph.compiler.scales import ScaleSolver
 
+# Products of more elements have one multiplier for all of them.
+MOST_FACTORS = 64
 # Functions of several operands whose order does not matter.
 COMMUTATIVE = frozenset("add mul maximum minimum eq ne logical_and logical_or logaddexp".split())
 
@@ -140,6 +144,23 @@ class Contract(Operation):
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
 
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Multipliers of a product are products; what is summed over must have one all along."""
+        if not op.attrs.get("product"):
+            solver.unscalable(op)
+            return
+        for slot, value in enumerate(op.inputs):
+            if value.kind == "parameter" and value not in solver.characters:
+                # What is summed over and what no other operand varies along: no function of both can cancel.
+                met = {label for place, labels in enumerate(op.labels) if place != slot for label in labels}
+                own = op.labels[slot]
+                summed = [d for d, label in enumerate(own) if label not in op.out_labels]
+                solver.of(value, {(d, e) for d in summed for e, label in enumerate(own) if label not in met})
+        order, (out, *others) = solver.aligned(op)
+        for other in others:
+            out = solver.system.product(out, other)
+        solver.finish(op, order, out)
+
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_product(emitter, op, op.labels, op.out_labels)
 
@@ -151,6 +172,14 @@ class Elementwise(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        order, operands = solver.aligned(op)
+        out = scaling.elementwise(solver, op, operands)
+        if out is None:
+            solver.unscalable(op)
+        else:
+            solver.finish(op, order, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         role = op.attrs.get("role") or ("bias" if op.name in ("add", "sub", "rsub") else "scale" if op.name in ("mul", "div") else "operand")
@@ -165,6 +194,24 @@ class Reduce(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         align(system, op)
+
+    def type_scales(self, system: SpaceSystem, op: Op) -> None:
+        """What is multiplied together may have multipliers of its own each, if it is not much."""
+        (x,) = op.inputs
+        for d, label in enumerate(op.labels[0]):
+            if op.name == "prod" and label not in op.out_labels and x.shape[d] <= MOST_FACTORS:
+                for i in range(x.shape[d]):
+                    system.take(x.axes, d, range(i, i + 1), False)
+        self.type(system, op)
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        order, (x,) = solver.aligned(op)
+        gone = [d for d, label in enumerate(order) if label not in op.out_labels]
+        out = scaling.reduction(solver, op, x, gone)
+        if out is None:
+            solver.unscalable(op)
+        else:
+            solver.finish(op, [label for label in order if label in op.out_labels], out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         (x,) = op.inputs
@@ -195,6 +242,16 @@ class Mix(Operation):
             for label in mixed:
                 system.pin(table[label], f"{op.name} depends on the order along it")
 
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Linear maps along an axis pass a multiplier that is the same all along it; nothing else is known to pass any."""
+        if not op.attrs.get("linear"):
+            solver.unscalable(op)
+            return
+        order, (x,) = solver.aligned(op)
+        mixed = [order.index(label) for label in op.attrs["mixed"]]
+        short = solver.system.constant(x, mixed)
+        solver.finish(op, order, solver.system.lift(short, x.layouts, [d for d in range(len(order)) if d not in mixed]))
+
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_function(emitter, op, ["operand"], op.name)
 
@@ -203,6 +260,18 @@ class Normalize(Mix):
     """A normalisation with its gain, offset and statistics."""
 
     kind = "normalize"
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        for role, value in zip(op.attrs["roles"], op.inputs[1:], strict=True):
+            if role == "running_var":
+                solver.of(value, square=True)
+        order, (x, *operands) = solver.aligned(op)
+        over = [order.index(label) for label in op.attrs["mixed"]]
+        out = scaling.normalize(solver, op, x, over, dict(zip(op.attrs["roles"], operands, strict=True)))
+        if out is None:
+            solver.unscalable(op)
+        else:
+            solver.finish(op, order, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_function(emitter, op, ["", *op.attrs["roles"]], None, normalized=op.name)

@@ -1,4 +1,4 @@
-"""What the compiler knows of an operation kind: how it types axes and what it adds to the graph, in one place."""
+"""What the compiler knows of an operation kind: how it types axes and scales, and what it adds to the graph, in one place."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from paramgraph.symmetries.spaces import SpaceSystem
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Emitter
+    from paramgraph.compiler.scales import ScaleSolver
 
 
 class Operation:
@@ -32,6 +33,18 @@ class Operation:
             Misaligned: the operand types do not fit; the caller undoes every change and pins.
         """
         raise NotImplementedError
+
+    def type_scales(self, system: SpaceSystem, op: Op) -> None:
+        """As `type`, for the spaces of scale typing, along which multipliers vary and nothing is permuted."""
+        self.type(system, op)
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Set the character of `op.output` and constrain those of the operands. Without a rule, nothing that it reads can be scaled.
+
+        Raises:
+            Incompatible: the operands are cut differently; the caller takes the operation as one without a rule.
+        """
+        solver.unscalable(op)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """Add the operation's nodes and edges to the graph."""

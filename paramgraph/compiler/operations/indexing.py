@@ -12,6 +12,7 @@ from paramgraph.symmetries.spaces import SpaceSystem, length
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Emitter
+    from paramgraph.compiler.scales import ScaleSolver
 
 
 class Gather(Operation):
@@ -39,6 +40,15 @@ class Gather(Operation):
         found = [factor for factor in kept if all(d is not None for d, _, _ in factor.digits)]
         found.append(virtual(_key(index), index.shape, dim, x.axes[dim]))
         op.output.virtual = tuple(factor for factor in found if useful(system, op.output.axes, factor))
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Any element may be named, so all have one multiplier."""
+        x, index = op.inputs
+        dim = op.attrs["dim"]
+        solver.system.be_trivial(solver.of(index))
+        short = solver.system.constant(solver.of(x), [dim])
+        dims = [d if d < dim else d + index.ndim for d in range(x.ndim - 1)]
+        solver.set(op.output, solver.system.lift(short, solver.layouts_of(op.output.axes), dims))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """A table read by values: its rows are nodes, and every entry is an edge to what the row holds.
@@ -95,6 +105,15 @@ class TopK(Operation):
             op.output.indexes = x.axes[dim]
         else:  # each value belongs to the element that the index names at its place
             op.output.virtual = (virtual(_key(op.output), op.output.shape, 0, x.axes[dim]),)
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Elements are compared: one positive multiplier for all. Which they are has none."""
+        (x,) = op.inputs
+        dim = op.attrs["dim"]
+        short = solver.system.constant(solver.of(x), [dim])
+        short = solver.system.power(short, 0 if op.attrs["indices"] else 1, "none")
+        dims = [d for d in range(x.ndim) if d != dim]
+        solver.set(op.output, solver.system.lift(short, solver.layouts_of(op.output.axes), dims))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """The values keep a node for each element that may be among them; which they are is no node."""

@@ -10,10 +10,13 @@ from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import Place, name_places
 from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.virtual import Virtual
+from paramgraph.symmetries.scale_spaces import blocks_holding
 from paramgraph.symmetries.spaces import SpaceSystem, as_array
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
+    from paramgraph.compiler.scales import ScaleSolver
+    from paramgraph.symmetries.character import Character
 
 
 class Reshape(Operation):
@@ -26,6 +29,10 @@ class Reshape(Operation):
         moved = (factor.reshaped(x.shape, op.output.shape) for factor in x.virtual)
         op.output.virtual = tuple(factor for factor in moved if factor is not None)
         op.output.indexes = x.indexes
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        (x,) = op.inputs
+        solver.set(op.output, solver.system.reshape(solver.of(x), solver.layouts_of(op.output.axes)))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """The same nodes: the places in row-major order are the same spaces, on other dimensions."""
@@ -55,6 +62,11 @@ class Permute(Operation):
         op.output.virtual = tuple(factor.named([op.attrs["order"].index(d) for d in range(x.ndim)]) for factor in x.virtual)
         op.output.indexes = x.indexes
 
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        (x,) = op.inputs
+        order = op.attrs["order"]
+        solver.set(op.output, solver.system.lift(solver.of(x), solver.layouts_of(op.output.axes), [order.index(d) for d in range(x.ndim)]))
+
     def emit(self, emitter: Emitter, op: Op) -> None:
         (x,) = op.inputs
         if x.parametric:
@@ -76,6 +88,18 @@ class Take(Operation):
         op.output.axes = tuple(system.take(x.axes, op.attrs["dim"], op.attrs["index"], op.attrs["alone"]))
         op.output.virtual = tuple(factor for factor in x.virtual if all(d != op.attrs["dim"] for d, _, _ in factor.digits))
         op.output.indexes = x.indexes
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        (x,) = op.inputs
+        dim, index = op.attrs["dim"], as_array(op.attrs["index"])
+        character = solver.of(x)
+        own, layout = character.layouts[dim], solver.layouts.of(op.output.axes[dim])
+        sources, exact = [], []
+        for block in layout.blocks:
+            found, whole = blocks_holding(block, index[block.where(layout.size)], own)
+            sources.append([(character, number) for number in found])
+            exact.append(whole)
+        solver.set(op.output, solver.system.with_axis(character, dim, layout, sources, exact))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """The nodes whose index along the dimension is taken; where the cut dimension is no node index, the same nodes."""
@@ -133,6 +157,33 @@ class Concat(Operation):
         for other in named[1:]:
             system.unify(named[0], other)
         op.output.indexes = named[0] if named else None
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Each block of the result is a block of one operand."""
+        dim = op.attrs["dim"]
+        layouts = solver.layouts_of(op.output.axes)
+        operands = []
+        for value in op.inputs:
+            own = solver.of(value)
+            wide = [own.layouts[d] if d == dim else layout for d, layout in enumerate(layouts)]
+            operands.append(solver.system.lift(own, wide, range(len(wide))))
+        ends = np.cumsum([value.shape[dim] for value in op.inputs])
+        sources: list[list[tuple[Character, int]]] = []
+        exact = []
+        for block in layouts[dim].blocks:
+            where = block.where(layouts[dim].size)
+            entries: list[tuple[Character, int]] = []
+            whole = True
+            for operand, end in zip(operands, ends, strict=True):
+                size = operand.layouts[dim].size
+                here = where[(where >= end - size) & (where < end)] - (end - size)
+                if len(here):
+                    found, alike = blocks_holding(block, here, operand.layouts[dim])
+                    entries.extend((operand, number) for number in found)
+                    whole = whole and alike and len(here) == len(where)
+            sources.append(entries)
+            exact.append(whole)
+        solver.set(op.output, solver.system.with_axis(operands[0], dim, layouts[dim], sources, exact))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """A node set for the union along a node-like dimension; elsewhere nodes that all operands flow into."""
@@ -217,6 +268,10 @@ class Expand(Operation):
         op.output.axes = tuple(axis if have == want else system.axis(want, "expand") for have, want, axis in pairs)
         op.output.virtual = x.virtual
         op.output.indexes = x.indexes
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        (x,) = op.inputs
+        solver.set(op.output, solver.system.lift(solver.of(x), solver.layouts_of(op.output.axes), range(x.ndim)))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """The same nodes for every copy."""

@@ -12,6 +12,12 @@ from paramgraph.symmetries.spaces import SpaceSystem
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Emitter
+    from paramgraph.compiler.scales import ScaleSolver
+
+# Parity and degree of resampling operations in their input; others are taken to have none.
+RESAMPLED: dict[str, tuple[str, int | None]] = {
+    "avg_pool": ("odd", 1), "adaptive_avg_pool": ("odd", 1), "upsample": ("odd", 1), "max_pool": ("none", 1), "max_pool_indices": ("none", 0),
+}  # fmt: skip
 
 
 class Convolve(Operation):
@@ -45,6 +51,35 @@ class Convolve(Operation):
         system.record((batch, group, inner, out, *positions, *taps))
         op.output.axes = (batch, (*group, *out), *new)
 
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """A product over channels, group by group; one multiplier for all positions and taps."""
+        x, weight = op.inputs
+        groups, transposed = op.attrs["groups"], op.attrs["transposed"]
+        n_in, n_out = x.shape[1] // groups, op.output.shape[1] // groups
+        system, spaces = solver.system, solver.spaces
+        batch, channels, *positions = x.axes
+        first, second, *taps = weight.axes
+        split = spaces.reshape([channels], [groups, n_in])
+        outer = spaces.reshape([first], [groups, n_in if transposed else n_out])
+        left = system.reshape(solver.of(x), solver.layouts_of([batch, *split, *positions]))
+        # Input channels within a group are summed over; the input does not vary along output channels. Without groups, that is all.
+        apart = {(0, 1), (1, 0)} if groups == 1 else ()
+        right = system.reshape(solver.of(weight, apart), solver.layouts_of([*outer, second, *taps]))
+        if not op.attrs["pointwise"]:
+            left = system.constant(left, range(3, len(left.layouts)))
+        right = system.constant(right, range(3, len(right.layouts)))
+        inner, out = (1, 2) if transposed else (2, 1)
+        joint = [left.layouts[0], left.layouts[1], right.layouts[out], left.layouts[2], *left.layouts[3:]]  # batch, group, out, in, …
+        labels = {0: 1, inner: 3, out: 2}
+        product = system.product(
+            system.lift(left, joint, [0, 1, 3, *range(4, len(joint))]), system.lift(right, joint, [labels[d] for d in range(3)])
+        )
+        short = system.constant(product, [3])
+        new = op.output.axes
+        wide = solver.layouts_of([batch, *spaces.reshape([new[1]], [groups, n_out]), *new[2:]])
+        lifted = system.lift(short, wide, range(len(short.layouts)))
+        solver.set(op.output, system.reshape(lifted, solver.layouts_of(new)))
+
     def emit(self, emitter: Emitter, op: Op) -> None:
         """A product over channels, group by group; positions of the taps are edge positions."""
         groups, rank = op.attrs["groups"], op.output.ndim - 2
@@ -71,6 +106,15 @@ class Resample(Operation):
         rest = iter(axis for d, axis in enumerate(x.axes) if d not in dims)
         system.record(tuple(axis for d, axis in enumerate(x.axes) if d not in dims))
         op.output.axes = tuple(system.axis(n, "position", cause) if d in dims else next(rest) for d, n in enumerate(op.output.shape))
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        """Weighted means and copies of positions pass any multiplier that is the same all along; a maximum, positive ones."""
+        (x,) = op.inputs
+        dims = op.attrs["dims"]
+        parity, degree = RESAMPLED.get(op.name, ("odd", 1) if op.name.endswith(" padding") else ("none", None))
+        short = solver.system.power(solver.system.constant(solver.of(x), dims), degree, parity)
+        kept = [d for d in range(x.ndim) if d not in dims]
+        solver.set(op.output, solver.system.lift(short, solver.layouts_of(op.output.axes), kept))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         (x,) = op.inputs

@@ -11,6 +11,7 @@ from paramgraph.symmetries.spaces import SpaceSystem
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Emitter
+    from paramgraph.compiler.scales import ScaleSolver
 
 
 class Feedback(Operation):
@@ -23,6 +24,11 @@ class Feedback(Operation):
         for a, b in zip(state.axes, value.axes, strict=True):
             system.unify(a, b)
         op.output.axes = value.axes
+
+    def scale(self, solver: ScaleSolver, op: Op) -> None:
+        state, value = (solver.of(operand) for operand in op.inputs)
+        solver.system.equal([state, solver.system.lift(value, state.layouts, range(len(state.layouts)))])
+        solver.set(op.output, solver.of(op.inputs[1]))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """Edges from the next value's nodes to the state's: the graph has a cycle, as the network has."""

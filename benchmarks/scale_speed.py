@@ -1,0 +1,81 @@
+"""Scales: the time of typing them beside that of typing permutations, and of acting on a state dict beside that of copying it.
+
+    python benchmarks/scale_speed.py                        typing and acting, all networks
+    python benchmarks/scale_speed.py torchvision:resnet50   some of them
+
+Targets: typing scales takes at most twice as long as finding the permutations (typing, group, certificate), acting at most three times as
+long as copying. Every number is the least processor time of the repeats, which other programs on the machine change least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from paramgraph.compiler.certificate import Certificate
+from paramgraph.compiler.pipeline import _solved, compile_trace
+from paramgraph.compiler.torch_export import Lowering
+from paramgraph.compiler.trace import trace
+from paramgraph.compiler.typing import type_program
+from paramgraph.models import resolve
+
+NETWORKS = ("torchvision:resnet50", "torchvision:vit_b_16", "torchvision:densenet121", "torchvision:shufflenet_v2_x1_0")
+TYPING, ACTING = 2.0, 3.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    table = Table("network", "permutations", "scales", "ratio", "copy", "act", "ratio")
+    for name in options.networks:
+        table.add_row(name, *measure(name, options.repeats))
+    console = Console(width=120)
+    console.print(table)
+    console.print(f"targets: typing ≤ {TYPING:g}, acting ≤ {ACTING:g}", highlight=False)
+
+
+def measure(name: str, repeats: int) -> list[str]:
+    """A row of the table."""
+    resolved = resolve(name)
+    traced = trace(resolved.model, resolved.inputs)
+    programs = (Lowering(traced.exported, traced.name, traced.state).run() for _ in range(repeats))
+    permutations = _least(programs, _type)
+    scales = _least((compile_trace(traced) for _ in range(repeats)), lambda graph: graph.symmetry.scales)
+    graph = compile_trace(traced)
+    state = graph.state_dict()
+    copy = _least(range(repeats), lambda _: {key: value.clone() for key, value in state.items()})
+    act = _least((graph.symmetry.sample(seed) for seed in range(repeats)), lambda element: element.act(state))
+    cells = [f"{seconds * 1e3:,.0f} ms" for seconds in (permutations, scales, copy, act)]
+    return [*cells[:2], f"{scales / permutations:.1f}", *cells[2:], f"{act / copy:.1f}"]
+
+
+def _type(program: Any) -> None:
+    typing, builder, _ = _solved(program, type_program(program))
+    if typing.dependencies.delicate:
+        Certificate(program, builder).check()
+
+
+def _least(items: Iterator[Any] | range, function: Callable[[Any], Any]) -> float:
+    times = []
+    for item in list(items):
+        gc.collect()
+        gc.disable()
+        start = time.process_time()
+        function(item)
+        times.append(time.process_time() - start)
+        gc.enable()
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()

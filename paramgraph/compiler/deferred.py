@@ -1,0 +1,66 @@
+"""Scale typing put off until scales are asked for: what it needs of a compilation, and no more, is kept until then."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from paramgraph.compiler.diagnose import module_path
+from paramgraph.compiler.emission import Component
+from paramgraph.compiler.garbage import no_collections
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.scales import solve_scales
+from paramgraph.graph import Diagnostic
+from paramgraph.symmetries.group import Scaling
+from paramgraph.symmetries.scale_solution import Spans, annotate
+from paramgraph.symmetries.scales import Scales
+from paramgraph.symmetries.spaces import SpaceSystem
+
+
+class DeferredScales:
+    """Scales and signs of a compiled program, solved for when called.
+
+    Args:
+        program: the typed program. It is taken over: operations keep the path of their module only, not the tracer's graph.
+        system: the spaces of its values' axes.
+        components: the nodes of each value.
+    """
+
+    def __init__(self, program: Program, system: SpaceSystem, components: Mapping[Value, Sequence[Component]]) -> None:
+        self.program, self.system = program, system
+        self.nodes: dict[str, tuple[Value, Spans]] = {}
+        for value, held in components.items():
+            for component in held:
+                name = component.ref.name
+                if name not in self.nodes and component.ref.index is None:  # later values have the same nodes after a function of them
+                    self.nodes[name] = (value, _spans(value, component))
+        for number, op in enumerate(program.ops):
+            op.where = (module_path(op.where), number)
+        program.unknown, program.lowered, program.results = [], [], {}
+
+    @no_collections()
+    def __call__(self) -> Scaling:
+        """No call crashes, and no wrong symmetry gets through: what cannot be solved gives no scales, and says so."""
+        try:
+            solver = solve_scales(self.program, self.system)
+            known = {name: solver.characters[value] for name, value in self.program.tensors.items() if value in solver.characters}
+            nodes = {name: (solver.characters[value], spans) for name, (value, spans) in self.nodes.items() if value in solver.characters}
+            return annotate(solver.system, known, nodes, [_diagnostic(op, cause) for op, cause in solver.unsupported])
+        except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+            cause = f"they could not be solved for, so none are in the group: {error!r}"
+            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), ()
+
+
+def _spans(value: Value, component: Component) -> Spans:
+    """Which digits of a value's dimensions a component's nodes are numbered by."""
+    out: dict[int, list[tuple[int, int]]] = {}
+    for d, i, unit in component.places:
+        if isinstance(d, int):
+            units = [space for space in value.axes[d] if space.size > 1]
+            step = math.prod(space.size for space in units[i + 1 :])
+            out.setdefault(d, []).append((step, step * unit.size))
+    return out
+
+
+def _diagnostic(op: Op, cause: str) -> Diagnostic:
+    return Diagnostic("note", f"scales of the operands of {op.name or op.kind}", f"nothing is scaled through it: {cause}", op.where[0])

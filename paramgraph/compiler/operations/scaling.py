@@ -1,0 +1,207 @@
+"""Scale rules of elementwise functions, normalisations and mixing, on characters that are aligned already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, SUMS, kind_of, number_kind
+from paramgraph.compiler.program import Op
+from paramgraph.symmetries.character import Character
+
+if TYPE_CHECKING:
+    from paramgraph.compiler.scales import ScaleSolver
+
+# Plain numbers up to this are there to keep a denominator away from zero: a scale that they alone forbid holds approximately.
+NEGLIGIBLE = 1e-2
+# Normalisations by mean and variance, and by the mean square alone.
+CENTRED = frozenset("batch_norm layer_norm group_norm instance_norm".split())
+UNCENTRED = frozenset(["rms_norm"])
+
+
+def elementwise(solver: ScaleSolver, op: Op, operands: Sequence[Character]) -> Character | None:
+    """The character of an elementwise function's result; None where nothing is known of the function."""
+    positional, keywords = _arguments(op, len(operands))
+    rule = RULES.get(op.name)
+    if rule is not None:
+        return rule(solver, op, operands, positional, keywords)
+    if len(operands) != 1:
+        return None
+    (x,) = operands
+    if op.name in ("clamp_min", "clamp") and _is_negligible(positional[1:2]) and len(positional) == 2 and not keywords:
+        solver.system.negligible(x)
+        return solver.system.power(x, 1, "none")
+    degree, parity = kind_of(op.name, positional, keywords)
+    return solver.system.power(x, degree, parity)
+
+
+def _arguments(op: Op, tensors: int) -> tuple[list[Any], dict[str, Any]]:
+    """Positional arguments, `"x"` in place of tensors, and plain keyword arguments."""
+    form = op.attrs.get("form")
+    positional = ["x"] * tensors if form is None else list(form)
+    if form is None:
+        positional += [a for a in op.attrs.get("args", ()) if not isinstance(a, tuple)]
+    keywords = {a[0]: a[1] for a in op.attrs.get("args", ()) if isinstance(a, tuple) and len(a) == 2 and isinstance(a[0], str)}
+    return positional, keywords
+
+
+def _is_negligible(numbers: Sequence[Any]) -> bool:
+    return all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < abs(n) <= NEGLIGIBLE for n in numbers)
+
+
+def _meet_numbers(solver: ScaleSolver, x: Character, numbers: Sequence[Any]) -> None:
+    """Plain numbers are added to, compared with or put in place of elements: these must have the numbers' character, 1."""
+    for number in numbers:
+        kind = number_kind(number) if isinstance(number, (int, float)) else "number"
+        if kind == "infinite":
+            solver.system.power(x, 1, "none")
+        elif kind == "number":
+            solver.system.be_trivial(x)
+
+
+def _sum(solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]) -> Character:
+    out = solver.system.equal(operands)
+    numbers = [a for a in positional[:2] if not isinstance(a, str)]
+    if len(numbers) == 1 and _is_negligible(numbers):
+        solver.system.negligible(out)
+        return solver.system.power(out, 1, "none")
+    _meet_numbers(solver, out, numbers)
+    return out
+
+
+def _product(solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]) -> Character:
+    out = operands[0]
+    for other in operands[1:]:
+        out = solver.system.product(out, other)
+    return out
+
+
+def _quotient(
+    solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]
+) -> Character | None:
+    if keywords.get("rounding_mode") is not None:
+        return None
+    if len(operands) == 2:
+        return solver.system.product(operands[0], operands[1], -1)
+    return operands[0] if positional[:1] == ["x"] else solver.system.power(operands[0], -1, "odd")
+
+
+def _extremum(solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]) -> Character:
+    out = solver.system.equal(operands)
+    _meet_numbers(solver, out, [a for a in positional if not isinstance(a, str)])
+    return solver.system.power(out, 1, "none")
+
+
+def _comparison(solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]) -> Character:
+    out = solver.system.equal(operands)
+    _meet_numbers(solver, out, [*(a for a in positional if not isinstance(a, str)), *keywords.values()])
+    return solver.system.power(out, 0, "even" if op.name in EQUALITIES else "none")
+
+
+def _where(
+    solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]
+) -> Character | None:
+    """Elements of one tensor or another, as a condition says."""
+    if len(positional) != 3 or keywords:
+        return None
+    place = 1 if op.name == "masked_fill" else 0
+    if positional[place] != "x":
+        return None
+    operands = list(operands)
+    condition = operands.pop(sum(a == "x" for a in positional[:place]))
+    solver.system.be_trivial(condition)
+    if not operands:
+        return condition
+    out = solver.system.equal(operands)
+    _meet_numbers(solver, out, [a for a in positional if not isinstance(a, str)])
+    return out
+
+
+def _lerp(
+    solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]
+) -> Character | None:
+    """`a + w (b - a)`, the weight a plain number or a tensor."""
+    if len(operands) < 2:
+        return None
+    for weight in operands[2:]:
+        solver.system.be_trivial(weight)
+    return solver.system.equal(operands[:2])
+
+
+def _added(
+    solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]
+) -> Character | None:
+    """`x + value · a · b`, or `a / b`."""
+    if len(operands) != 3:
+        return None
+    x, a, b = operands
+    return solver.system.equal([x, solver.system.product(a, b, 1 if op.name == "addcmul" else -1)])
+
+
+def _prelu(
+    solver: ScaleSolver, op: Op, operands: Sequence[Character], positional: list[Any], keywords: Mapping[str, Any]
+) -> Character | None:
+    if len(operands) != 2:
+        return None
+    solver.system.be_trivial(operands[1])
+    return solver.system.power(operands[0], 1, "none")
+
+
+RULES: dict[str, Any] = {
+    **dict.fromkeys(SUMS, _sum),
+    **dict.fromkeys(EXTREMA, _extremum),
+    **dict.fromkeys(COMPARISONS, _comparison),
+    "mul": _product,
+    "div": _quotient,
+    "true_divide": _quotient,
+    "where": _where,
+    "masked_fill": _where,
+    "lerp": _lerp,
+    "addcmul": _added,
+    "addcdiv": _added,
+    "prelu": _prelu,
+    "prelu_kernel": _prelu,
+}
+
+
+def normalize(solver: ScaleSolver, op: Op, x: Character, over: Sequence[int], operands: Mapping[str, Character]) -> Character | None:
+    """The character of a normalisation's result over the axes `over`; None where nothing is known of it.
+
+    With running statistics it is affine: the input's scale is the running mean's, and any is exact. Statistics of the input itself take
+    its magnitude away (exactly 1, as ε is added to it); with a mean, one sign common to all that is normalised together passes, without
+    one the sign of each element.
+    """
+    system = solver.system
+    if op.name not in CENTRED | UNCENTRED or not set(operands) <= {"gain", "offset", "running_mean", "running_var"}:
+        return None
+    if over:
+        system.negligible(system.constant(system.magnitudes_of(x), over))
+        x = system.signs_of(x)
+        if op.name in CENTRED:
+            system.constant(x, over)
+    if "running_mean" in operands:
+        x = system.equal([x, operands["running_mean"]])
+    if "running_var" in operands:
+        variance = operands["running_var"]
+        system.negligible(variance)
+        x = system.product(x, system.power(variance, Fraction(1, 2), "none"), -1)
+    if "gain" in operands:
+        x = system.product(x, operands["gain"])
+    return system.equal([x, operands["offset"]]) if "offset" in operands else x
+
+
+def reduction(solver: ScaleSolver, op: Op, x: Character, gone: Sequence[int]) -> Character | None:
+    """The character of a reduction over the axes `gone`; None where nothing is known of it."""
+    system = solver.system
+    if op.name in ("sum", "mean", "nansum", "nanmean"):
+        return system.constant(x, gone)
+    if op.name in ("amax", "amin", "max", "min"):
+        return system.power(system.constant(x, gone), 1, "none")
+    if op.name == "prod":
+        return system.product_along(x, gone)
+    if op.name in ("var", "std"):
+        return system.power(system.constant(x, gone), 2 if op.name == "var" else 1, "even")
+    if op.name == "norm" and op.attrs.get("order", 2) != 0:  # of absolute values
+        return system.constant(system.magnitudes_of(x), gone)
+    return None

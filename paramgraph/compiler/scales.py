@@ -1,0 +1,207 @@
+"""Scale typing of a program: give every tensor its character, by every operation's scale rule, and solve for the multipliers.
+
+Runs after permutation typing, on spaces of its own (`paramgraph.symmetries.scale_spaces`): which elements may be scaled has nothing to do
+with which may be permuted. The first pass runs the operations' typing rules on them; the second runs their scale rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.operations.base import operation
+from paramgraph.compiler.operations.functions import number_kind
+from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.typing import LAYOUT
+from paramgraph.errors import TraceError
+from paramgraph.symmetries.character import Character, Incompatible
+from paramgraph.symmetries.characters import CharacterSystem
+from paramgraph.symmetries.scale_spaces import Layout, Layouts, ScaleSpaces
+from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
+
+# Operations that are what they are whatever a rule calls them.
+MOVING = frozenset((*LAYOUT, "feedback"))
+# Constants with more elements are taken as having no zero, unread.
+MOST_READ = 1 << 22
+
+
+class ScaleSolver:
+    """What scale rules write in: characters of values, and the constraints on them.
+
+    Attributes:
+        spaces: the index spaces.
+        layouts: axes as blocks of atomic spaces.
+        system: unknowns and constraints.
+        characters: of the values met so far.
+        unsupported: operations whose operands were taken as unscalable, with the cause.
+    """
+
+    def __init__(self, spaces: ScaleSpaces) -> None:
+        self.spaces = spaces
+        self.layouts = Layouts(spaces)
+        self.system = CharacterSystem(self.layouts)
+        self.characters: dict[Value, Character] = {}
+        self.unsupported: list[tuple[Op, str]] = []
+
+    def layouts_of(self, axes: Sequence[Axis]) -> list[Layout]:
+        return [self.layouts.of(axis) for axis in axes]
+
+    def of(self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False) -> Character:
+        """The character of a value.
+
+        Args:
+            apart: for parameters met for the first time, pairs of axes on which no function of both can be.
+            square: for parameters met for the first time, whether their root will be taken.
+        """
+        found = self.characters.get(value)
+        if found is None:
+            found = self.characters[value] = self._leaf(value, apart, square)
+        return found
+
+    def set(self, value: Value, character: Character) -> None:
+        self.characters[value] = character
+
+    def _leaf(self, value: Value, apart: Collection[tuple[int, int]], square: bool) -> Character:
+        layouts = self.layouts_of(value.axes)
+        if value.kind in ("parameter", "buffer"):
+            return self.system.unknown(layouts, value.name, apart=apart, square=square)
+        if value.kind == "state":
+            return self.system.unknown(layouts)
+        if value.kind == "constant":
+            kind = number_kind(_read(value))
+            if kind != "number":
+                return self.system.unknown(layouts, sign=kind == "zero")
+        return self.system.trivial(layouts)
+
+    def unscalable(self, op: Op) -> None:
+        """Operands and result can have multipliers 1 only: what is right for any function."""
+        for value in op.inputs:
+            self.system.be_trivial(self.of(value))
+        self.set(op.output, self.system.trivial(self.layouts_of(op.output.axes)))
+
+    def aligned(self, op: Op) -> tuple[list[Any], list[Character]]:
+        """The labels of an operation, and its operands broadcast over all of them.
+
+        Raises:
+            Incompatible: aligned axes are cut differently.
+        """
+        table: dict[Any, Layout] = {}
+        for labels, value in zip(op.labels, op.inputs, strict=True):
+            for label, axis, n in zip(labels, value.axes, value.shape, strict=True):
+                if label not in table or (table[label].size == 1 and n > 1):
+                    table[label] = self.layouts.of(axis)
+        order = list(table)
+        place = {label: d for d, label in enumerate(order)}
+        layouts = list(table.values())
+        operands = [
+            self.system.lift(self.of(value), layouts, [place[label] for label in labels])
+            for labels, value in zip(op.labels, op.inputs, strict=True)
+        ]
+        return order, operands
+
+    def finish(self, op: Op, order: Sequence[Any], character: Character) -> None:
+        """Set the result's character from that over all labels: it must not vary along those that the result lacks."""
+        gone = [d for d, label in enumerate(order) if label not in op.out_labels]
+        kept = [label for label in order if label in op.out_labels]
+        short = self.system.constant(character, gone)
+        layouts = self.layouts_of(op.output.axes)
+        self.set(op.output, self.system.lift(short, layouts, [op.out_labels.index(label) for label in kept]))
+
+
+def _read(value: Value) -> np.ndarray | None:
+    if value.read is None or np.prod(value.shape, dtype=np.int64) > MOST_READ and value.name != "fill":
+        return None
+    try:
+        return value.read()
+    except TraceError:  # a constant on the meta device
+        return None
+
+
+def solve_scales(program: Program, system: SpaceSystem) -> ScaleSolver:
+    """Type the scales of a program that permutation typing has typed. The values' axes are left as they are.
+
+    Args:
+        program: the program.
+        system: the spaces that its values' axes are made of.
+    """
+    values = dict.fromkeys([*program.inputs, *program.tensors.values()])
+    values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
+    before = [(value, value.axes, value.indexes, value.virtual) for value in values]
+    try:
+        spaces = ScaleSpaces()
+        solver = ScaleSolver(spaces)
+        failed = _type(program, system, spaces, before)
+        for op in program.ops:
+            _apply(solver, op, failed.get(op))
+        for value, buffer in program.outputs:
+            character = solver.of(value)
+            if buffer is None:
+                solver.system.be_trivial(character)
+            else:
+                own = solver.of(buffer)
+                solver.system.equal([own, solver.system.lift(character, own.layouts, range(len(own.layouts)))])
+    finally:
+        for value, axes, indexes, virtual in before:
+            value.axes, value.indexes, value.virtual = axes, indexes, virtual
+    return solver
+
+
+def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
+    """Run all typing rules on spaces for scales. Returns the operations whose rule failed, with the cause."""
+    varying = _met_by_parameters(program, system)
+    inputs = set(program.inputs)
+    for value, axes, _, _ in before:
+        value.indexes, value.virtual = None, ()
+        if value.kind == "op":
+            continue
+        fixed = [value in inputs and varying.isdisjoint(_deep(system, axis)) for axis in axes]
+        value.axes = tuple(
+            spaces.axis(n, value.name, "no parameter meets it" if still else None) for n, still in zip(value.shape, fixed, strict=True)
+        )
+    failed: dict[Op, str] = {}
+    for op in program.ops:
+        try:
+            operation(op.kind).type_scales(spaces, op)
+        except Misaligned as error:  # what it aligned so far only makes spaces finer
+            failed[op] = str(error)
+            op.output.axes = tuple(spaces.axis(n, op.name, "the typing rule failed") for n in op.output.shape)
+    for value, buffer in program.outputs:
+        if buffer is not None:
+            for axis, other in zip(value.axes, buffer.axes, strict=True):
+                spaces.unify(axis, other)
+    return failed
+
+
+def _met_by_parameters(program: Program, system: SpaceSystem) -> set[Space]:
+    """Spaces along which some parameter varies: on others, nothing could be scaled."""
+    out = {space for value in program.tensors.values() for axis in value.axes for space in _deep(system, axis)}
+    size = -1
+    while size != len(out):  # fixed spaces that were cut without keeping how
+        size = len(out)
+        for whole, parts in system.plain_cuts:
+            if any(not out.isdisjoint(_deep(system, part)) for part in parts):
+                out.update(_deep(system, whole))
+    return out
+
+
+def _deep(system: SpaceSystem, axis: Axis) -> Iterator[Space]:
+    for unit in system.units(axis):
+        yield unit
+        for part in unit.parts or ():
+            yield from _deep(system, part)
+
+
+def _apply(solver: ScaleSolver, op: Op, failure: str | None) -> None:
+    """Run one operation's scale rule; where its axes cannot be aligned, or what it computes is not known, it is as one without a rule."""
+    if not op.exact and op.kind not in MOVING:
+        failure = "its rule says how it uses its tensors, not what it computes (register it with exact=True if it does)"
+    if failure is None:
+        try:
+            operation(op.kind).scale(solver, op)
+            return
+        except Incompatible as error:
+            failure = str(error)
+    solver.unsupported.append((op, failure))
+    solver.unscalable(op)

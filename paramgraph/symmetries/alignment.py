@@ -1,0 +1,102 @@
+"""Alignment: one network moved along its orbit toward another of the same structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from paramgraph.errors import GroupError
+from paramgraph.symmetries.canonical import balance, canonical_element, chosen
+from paramgraph.symmetries.element import GroupElement
+from paramgraph.symmetries.gauge import fitted
+from paramgraph.symmetries.matching import Matcher, product
+from paramgraph.symmetries.slices import compared, prepared
+
+if TYPE_CHECKING:
+    import torch
+
+    from paramgraph.graph import ParamGraph
+
+# Rounds of coordinate descent; it stops by itself long before.
+ROUNDS = 50
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """One network moved toward another.
+
+    Attributes:
+        graph: the network moved: the same function.
+        element: what moved it.
+        before: distance of the two networks' parameters (a Euclidean norm over floating-point tensors without running statistics).
+        after: distance after moving.
+    """
+
+    graph: ParamGraph
+    element: GroupElement
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        return f"{self.graph.name}: distance {self.before:.4g}, after alignment {self.after:.4g}"
+
+
+def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, rounds: int = ROUNDS) -> Alignment:
+    """Move `b` along its orbit toward `a`: the same function, with parameters as close to those of `a` as coordinate descent finds them.
+
+    Permutations and signs by weight matching: a linear assignment for each factor, within each element of what it depends on, the others
+    fixed, until nothing improves. Scales in closed form: the least-squares solution in the logarithms of the elements. With scales among
+    the kinds, both networks are balanced first, so that matching compares what scaling cannot change; magnitudes stay as they are where
+    that is closer. The descent starts from `b` as it is
+    and from canonical forms, and the better result counts: of two points of one orbit, the second finds the element between them, if no two
+    neurons are alike.
+
+    Args:
+        a: the network to come close to.
+        b: the network to move, of the same structure.
+        kinds: kinds of symmetries to use (`"permutation"`, `"scale"`, `"sign"`). None for all.
+        rounds: largest number of rounds over all factors.
+
+    Raises:
+        GroupError: the two networks have different structures, values on the meta device or different dtypes, or a kind is not known.
+    """
+    group, wanted = b.symmetry, chosen(b.symmetry, kinds)
+    names = _checked(a, b)
+    target, start = prepared(a, names), prepared(b, names)
+    starts = [group.identity(), canonical_element(group, target, wanted).inverse() @ canonical_element(group, start, wanted)]
+    goal = target
+    if "scale" in wanted:
+        goal = balance(group, target).act_on(target)
+        starts = [balance(group, begin.act_on(start)) @ begin for begin in starts]
+    matcher = Matcher(group, goal, wanted)
+    total, best = group.identity(), -float("inf")
+    for begin in starts:
+        element, state = matcher.match(begin.act_on(start), rounds)
+        reached = product(goal, state)
+        if reached > best + 1e-9 * abs(reached):
+            best, total = reached, element @ begin
+    if "scale" in wanted:
+        total = GroupElement.of_tables(group, fitted(group.scales, total.act_on(start), target)) @ total
+    # Closest logarithms are not closest numbers: between unrelated networks the magnitudes may do better as they are.
+    unscaled = GroupElement(group, {number: part for number, part in total.parts.items() if group.factor(number).kind != "scale"})
+    total = min((total, unscaled, group.identity()), key=lambda element: _distance(target, element.act_on(start)))
+    graph = b.with_values(total.act(b.state_dict()))
+    return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names)))
+
+
+def _checked(a: ParamGraph, b: ParamGraph) -> list[str]:
+    """Names of the tensors to compare."""
+    same = (a.symmetry.spaces, a.symmetry.permuting) == (b.symmetry.spaces, b.symmetry.permuting)
+    shapes = [{name: (tuple(value.shape), value.dtype) for name, value in graph.values.items()} for graph in (a, b)]
+    if not same or shapes[0] != shapes[1]:
+        raise GroupError(f"{a.name} and {b.name} differ in structure or dtypes: expected two networks that compile to the same graph.")
+    names = compared(b)
+    if any(graph.values[member].device.type == "meta" for graph in (a, b) for name in names for member in graph.symmetry.members(name)):
+        raise GroupError("networks on the meta device have no values to align: load them first.")
+    return names
+
+
+def _distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(float((a[name] - b[name]).double().square().sum()) for name in a))

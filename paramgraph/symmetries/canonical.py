@@ -1,0 +1,126 @@
+"""A canonical representative of a network's orbit: magnitudes balanced, signs fixed, elements sorted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from paramgraph.errors import GroupError
+from paramgraph.symmetries.action import Array
+from paramgraph.symmetries.element import GroupElement
+from paramgraph.symmetries.gauge import block_view, fitted
+from paramgraph.symmetries.group import KINDS
+from paramgraph.symmetries.matching import flipped, is_top, summed
+from paramgraph.symmetries.scales import ScaleBlock
+from paramgraph.symmetries.slices import compared, prepared, slices_of
+
+if TYPE_CHECKING:
+    from paramgraph.graph import ParamGraph
+    from paramgraph.symmetries.group import SymmetryGroup
+
+State = Mapping[str, torch.Tensor]
+
+
+def canonicalise(graph: ParamGraph, *, kinds: Iterable[str] | None = None) -> ParamGraph:
+    """The same function with canonical parameters: the same for every point of an orbit, up to ties and rounding errors.
+
+    Magnitudes are balanced (each neuron's ingoing and outgoing weights in their geometric means; zeros do not count), then signs are fixed by
+    sums of the elements that they multiply, then elements are sorted by moments of their weights. Ties are neurons that these sums do not
+    tell apart, and signs of tensors that share all their signs with others; they are left as they come.
+
+    Args:
+        graph: the network. Half precision is rounded; float64 repeats to about 1e-12.
+        kinds: kinds of symmetries to use up (`"permutation"`, `"scale"`, `"sign"`). None for all.
+
+    Raises:
+        GroupError: the values are on the meta device, or a kind is not known.
+    """
+    names = compared(graph)
+    if any(graph.values[member].device.type == "meta" for name in names for member in graph.symmetry.members(name)):
+        raise GroupError("a network on the meta device has no values to make canonical: load them first.")
+    element = canonical_element(graph.symmetry, prepared(graph, names), chosen(graph.symmetry, kinds))
+    return graph.with_values(element.act(graph.state_dict()))
+
+
+def chosen(group: SymmetryGroup, kinds: Iterable[str] | None) -> frozenset[str]:
+    """Kinds as a set; raises where one is not known."""
+    group.select((), kinds)
+    return frozenset(KINDS if kinds is None else [kinds] if isinstance(kinds, str) else kinds)
+
+
+def canonical_element(group: SymmetryGroup, state: State, kinds: frozenset[str]) -> GroupElement:
+    """The element that takes a state to its canonical representative."""
+    total = group.identity()
+    current = {name: value.double() for name, value in state.items()}
+    for kind, find in (("scale", balance), ("sign", _signed), ("permutation", _sorted)):
+        if kind in kinds:
+            element = find(group, current)
+            current, total = element.act_on(current), element @ total
+    return total
+
+
+def balance(group: SymmetryGroup, state: State) -> GroupElement:
+    """The scales under which the logarithms of a state's elements are least, in squares."""
+    return GroupElement.of_tables(group, fitted(group.scales, state))
+
+
+def _signed(group: SymmetryGroup, state: State) -> GroupElement:
+    """Signs that make sums positive: of a tensor's elements over all that have a sign in common, once its other signs are fixed."""
+    scales = group.scales
+    total = group.identity()
+    current = dict(state)
+    left = {number: frozenset(factor.variables) for number, factor in enumerate(group.factors) if factor.kind == "sign"}
+    while left:
+        number, found = _next_signs(group, left, current)
+        own = group.factors[number].variables
+        sums = [np.zeros(scales.variables[v].shape) for v in own]
+        if found is not None:
+            name, block = found
+            data = block_view(block, current[name])
+            for place, v in enumerate(own):
+                for term in block.terms:
+                    if v in term.variables:
+                        sums[place] = sums[place] + summed(data, term)
+        element = flipped(group, number, [values < 0 for values in sums])
+        current.update(element.act_on({n: current[n] for n in group.acted_on_by(number) if n in current}))
+        total = element @ total
+        del left[number]
+    return total
+
+
+def _next_signs(
+    group: SymmetryGroup, left: Mapping[int, frozenset[int]], state: State
+) -> tuple[int, tuple[str, ScaleBlock] | None]:
+    """The factor to fix next, and the block to fix it by: one whose other signs are fixed, if there is any."""
+    first: tuple[int, tuple[str, ScaleBlock] | None] | None = None
+    everything = frozenset().union(*left.values())
+    for number, own in left.items():
+        top = {v for v in own if is_top(group.scales.variables[v], [group.scales.variables[u] for u in own])}
+        for name, blocks in group.scales.blocks.items():
+            for block in blocks if name in state else ():
+                found = {v for term in block.terms for v in term.variables}
+                if not found >= top:
+                    continue
+                if found.isdisjoint(everything - own):
+                    return number, (name, block)
+                first = first or (number, (name, block))
+    return first or (next(iter(left)), None)
+
+
+def _sorted(group: SymmetryGroup, state: State) -> GroupElement:
+    """Elements by moments of their slices, which no other permutation changes."""
+    parts: dict[int, Array] = {}
+    for number, factor in enumerate(group.permuting):
+        keys = np.zeros((factor.copies, factor.size))
+        for place, slices in enumerate(slices_of(group, factor, state)):
+            data = slices.of(state[slices.name])
+            square = data * data
+            for power, moment in ((1, data.mean(2).cpu().numpy()), (2, square.mean(2).cpu().numpy()), (3, (square * data).mean(2).cpu().numpy())):
+                spread = float(np.abs(moment).max())
+                # Fixed weights without a pattern: one number stands for all moments.
+                keys += np.sin(1.0 + 3 * place + power) * (moment / spread if spread > 0 else moment)
+        parts[number] = keys.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return GroupElement(group, parts)

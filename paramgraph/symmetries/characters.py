@@ -1,0 +1,255 @@
+"""What operations make of characters: powers, products, sums, and other layouts of the same elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+
+from paramgraph.symmetries.character import NOTHING, Character, Incompatible, Key, Term, Terms
+from paramgraph.symmetries.constraints import Constraints
+from paramgraph.symmetries.elimination import EVEN, ZERO, plus, scaled
+from paramgraph.symmetries.scale_spaces import Layout
+
+
+class CharacterSystem(Constraints):
+    """Characters of the values of one program, with their constraints. Every method gives the character of an operation's result."""
+
+    # -- functions of characters ---------------------------------------------------------------------------------------
+
+    def power(self, x: Character, degree: int | Fraction | None, parity: str) -> Character:
+        """The character of `f(x)` where `f(qx) = q^degree f(x)`.
+
+        Args:
+            degree: for positive q; None where only q = 1 will do.
+            parity: `"odd"`, `"even"` or `"none"`: whether `f(-x)` is `-f(x)`, `f(x)` or neither.
+        """
+        if degree == 1 and parity == "odd":
+            return x
+        out = {}
+        for key in x.blocks:
+            terms: Terms = {}
+            for subset, term in x.terms(key).items():
+                if degree is None or parity == "none":
+                    self.vanish(subset, term, degree is None, parity == "none")
+                form = scaled(term[0], degree) if degree is not None else ZERO
+                sign = term[1] if parity == "odd" else EVEN
+                if form or sign:
+                    terms[subset] = (form, sign)
+            out[key] = terms
+        return Character(x.layouts, out.__getitem__)
+
+    def product(self, a: Character, b: Character, degree: int = 1) -> Character:
+        """The character of `a · b^degree` for `degree` ±1, element by element."""
+        out = {}
+        for key in a.blocks:
+            terms = dict(a.terms(key))
+            for subset, term in b.terms(key).items():
+                known = terms.get(subset)
+                if known is not None:
+                    terms[subset] = (plus(known[0], term[0], degree), known[1] ^ term[1])
+                else:
+                    terms[subset] = term if degree == 1 else (plus(ZERO, term[0], degree), term[1])
+            out[key] = terms
+        return Character(a.layouts, out.__getitem__)
+
+    def product_along(self, x: Character, dims: Iterable[int]) -> Character:
+        """The character of a product of all elements along `dims`; multipliers may differ from block to block along them."""
+        gone = set(dims)
+        kept = [d for d in range(len(x.layouts)) if d not in gone]
+        place = {d: e for e, d in enumerate(kept)}
+        out: dict[Key, Terms] = {}
+        for key in x.blocks:
+            count = math.prod(atom.size for d in gone for atom in x.layouts[d].blocks[key[d]].atoms)
+            terms = out.setdefault(tuple(key[d] for d in kept), {})
+            for subset, term in x.terms(key).items():
+                if any(d in gone for d, _ in subset):
+                    self.vanish(subset, term)
+                    continue
+                short = tuple((place[d], i) for d, i in subset)
+                form, parity = terms.get(short, NOTHING)
+                terms[short] = (plus(form, term[0], count), parity ^ term[1] if count % 2 else parity)
+        return Character([x.layouts[d] for d in kept], out.__getitem__)
+
+    def equal(self, operands: Sequence[Character]) -> Character:
+        """Operands of a sum have one character, element by element."""
+        first = operands[0]
+        for other in operands[1:]:
+            for key in first.blocks:
+                self.same(first.terms(key), other.terms(key))
+        return first
+
+    def constant(self, x: Character, dims: Iterable[int]) -> Character:
+        """The character along the other axes of a tensor that must have one multiplier all along `dims`."""
+        gone = set(dims)
+        if not gone:
+            return x
+        kept = [d for d in range(len(x.layouts)) if d not in gone]
+        place = {d: e for e, d in enumerate(kept)}
+        out: dict[Key, Terms] = {}
+        for key in x.blocks:
+            terms: Terms = {}
+            for subset, term in x.terms(key).items():
+                if not subset:
+                    terms[subset] = term
+                elif any([d in gone for d, _ in subset]):
+                    self.vanish(subset, term)
+                else:
+                    terms[tuple((place[d], i) for d, i in subset)] = term
+            short = tuple(key[d] for d in kept)
+            if short in out:
+                self.same(out[short], terms)
+            else:
+                out[short] = terms
+        return Character([x.layouts[d] for d in kept], out.__getitem__)
+
+    def signs_of(self, x: Character) -> Character:
+        """The character without its magnitudes."""
+        return _each(x, lambda term: (ZERO, term[1]))
+
+    def magnitudes_of(self, x: Character) -> Character:
+        """The character without its signs."""
+        return _each(x, lambda term: (term[0], EVEN))
+
+    # -- layout --------------------------------------------------------------------------------------------------------
+
+    def lift(self, x: Character, layouts: Sequence[Layout], dims: Sequence[int]) -> Character:
+        """A tensor broadcast into a larger one.
+
+        Args:
+            layouts: of the larger tensor's axes.
+            dims: per axis of `x`, the axis of the larger tensor that it is aligned with. Axes of one element are aligned with any.
+
+        Raises:
+            Incompatible: aligned axes are cut differently.
+        """
+        layouts = tuple(layouts)
+        used = [(d, to) for d, to in enumerate(dims) if x.layouts[d].size > 1]
+        if tuple(dims) == tuple(range(len(layouts))) and all(a is b for a, b in zip(x.layouts, layouts, strict=True)):
+            return x
+        if all([x.layouts[d] is layouts[to] for d, to in used]) and all([len(layout.blocks) == 1 for layout in layouts]):
+            own_key = (0,) * len(x.layouts)
+            if all([d == to for d, to in used]):
+                return Character(layouts, lambda key: x.terms(own_key))
+            to_axis = dict(used)
+            return Character(
+                layouts,
+                lambda key: {tuple(sorted([(to_axis[d], i) for d, i in subset])): term for subset, term in x.terms(own_key).items()},
+            )
+        maps = {}
+        renamed = False
+        for d, to in used:
+            found = self.layouts.match(layouts[to], x.layouts[d])
+            if found is None:
+                raise Incompatible("aligned axes are cut differently")
+            maps[d] = found
+            renamed = renamed or any(
+                block.atoms != x.layouts[d].blocks[number].atoms for block, number in zip(layouts[to].blocks, found, strict=True)
+            )
+        target = dict(used)
+        in_order = [to for _, to in used] == sorted(to for _, to in used)
+
+        def make(key: Key) -> Terms:
+            own = [0] * len(x.layouts)
+            for d, to in used:
+                own[d] = maps[d][key[to]]
+            out: Terms = {}
+            for subset, term in x.terms(tuple(own)).items():
+                if renamed and len(subset) > 1:
+                    self.vanish(subset, term)
+                    continue
+                moved = tuple((target[d], i) for d, i in subset)
+                out[moved if in_order else tuple(sorted(moved))] = term
+            return out
+
+        return Character(layouts, make)
+
+    def reshape(self, x: Character, layouts: Sequence[Layout]) -> Character:
+        """The same spaces, regrouped into other axes.
+
+        Raises:
+            Incompatible: they are not the same spaces in row-major order.
+        """
+        layouts = tuple(layouts)
+        before = [unit for layout in x.layouts for unit in layout.units]
+        after = [unit for layout in layouts for unit in layout.units]
+        if before != after:
+            if len(x.layouts) == len(layouts):
+                return self.lift(x, layouts, range(len(layouts)))
+            raise Incompatible("a reshaped tensor is made of other spaces")
+
+        if all([len(layout.blocks) == 1 for layout in layouts]):
+            own_key = (0,) * len(x.layouts)
+            old = [(d, i) for d, layout in enumerate(x.layouts) for i in range(len(layout.blocks[0].atoms))]
+            new = [(d, i) for d, layout in enumerate(layouts) for i in range(len(layout.blocks[0].atoms))]
+            if old == new:
+                return Character(layouts, lambda key: x.terms(own_key))
+            place = dict(zip(old, new, strict=True))
+            return Character(layouts, lambda key: {tuple([place[p] for p in subset]): term for subset, term in x.terms(own_key).items()})
+
+        def make(key: Key) -> Terms:
+            flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]
+            own, start = [], 0
+            for layout in x.layouts:
+                own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
+                start += len(layout.counts)
+            old = [(d, i) for d, n in enumerate(own) for i in range(len(x.layouts[d].blocks[n].atoms))]
+            new = [(d, i) for d, n in enumerate(key) for i in range(len(layouts[d].blocks[n].atoms))]
+            to = dict(zip(old, new, strict=True))
+            return {tuple(to[place] for place in subset): term for subset, term in x.terms(tuple(own)).items()}
+
+        return Character(layouts, make)
+
+    def with_axis(
+        self, x: Character, dim: int, layout: Layout, sources: Sequence[Sequence[tuple[Character, int]]], exact: Sequence[bool]
+    ) -> Character:
+        """A tensor whose axis `dim` is put together of blocks of others.
+
+        Args:
+            x: a tensor with the other axes of the result.
+            dim: the axis.
+            layout: of the axis.
+            sources: per block of the axis, the `(tensor, block)` that its elements are in.
+            exact: per block, whether it is one whole block, in order; else its multipliers must be the same all along.
+        """
+        layouts = tuple(layout if d == dim else other for d, other in enumerate(x.layouts))
+
+        def make(key: Key) -> Terms:
+            out: Terms | None = None
+            for tensor, number in sources[key[dim]]:
+                terms = tensor.terms((*key[:dim], number, *key[dim + 1 :]))
+                if not exact[key[dim]]:
+                    for subset, term in terms.items():
+                        if any(d == dim for d, _ in subset):
+                            self.vanish(subset, term)
+                    terms = {subset: term for subset, term in terms.items() if all(d != dim for d, _ in subset)}
+                if out is None:
+                    out = terms
+                else:
+                    self.same(out, terms)
+            return out or {}
+
+        return Character(layouts, make)
+
+
+def _each(x: Character, change: Callable[[Term], Term]) -> Character:
+    def make(key: Key) -> Terms:
+        out = {subset: change(term) for subset, term in x.terms(key).items()}
+        return {subset: term for subset, term in out.items() if term[0] or term[1]}
+
+    return Character(x.layouts, make)
+
+
+def _unravel(number: int, counts: Sequence[int]) -> list[int]:
+    out = []
+    for count in reversed(counts):
+        out.append(number % count)
+        number //= count
+    return out[::-1]
+
+
+def _ravel(numbers: Sequence[int], counts: Sequence[int]) -> int:
+    out = 0
+    for number, count in zip(numbers, counts, strict=True):
+        out = out * count + number
+    return out

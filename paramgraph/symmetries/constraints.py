@@ -1,0 +1,111 @@
+"""Unknown characters of a program's parameters, and the linear constraints that its operations put on them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+
+from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown
+from paramgraph.symmetries.elimination import EVEN, BinarySystem, Form, RationalSystem, plus
+from paramgraph.symmetries.scale_spaces import Layout, Layouts
+
+
+class Constraints:
+    """Unknowns and constraints of one program.
+
+    Attributes:
+        layouts: of its axes.
+        unknowns: of the parameters, by number.
+        magnitudes: constraints on magnitudes.
+        signs: constraints on signs.
+        exact: magnitudes that must be trivial, where they are so only for a constant that is meant to be negligible (ε).
+    """
+
+    def __init__(self, layouts: Layouts) -> None:
+        self.layouts = layouts
+        self.unknowns: list[Unknown] = []
+        self.magnitudes = RationalSystem()
+        self.signs = BinarySystem()
+        self.exact: list[Form] = []
+        self._auxiliary: dict[int, tuple[int, ...]] = {}
+
+    # -- making --------------------------------------------------------------------------------------------------------
+
+    def trivial(self, layouts: Sequence[Layout]) -> Character:
+        """Multipliers that are all 1."""
+        return Character(layouts, lambda key: {})
+
+    def unknown(
+        self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True, apart: Collection[tuple[int, int]] = (), square: bool = False
+    ) -> Character:
+        """Any multipliers.
+
+        Args:
+            layouts: of the tensor's axes.
+            name: of the parameter; None for tensors that are none.
+            sign: whether multipliers may be negative.
+            apart: pairs of axes on which no function of both can be: the constraints would say so, at a cost.
+            square: count the unknowns in halves, for tensors of which roots are taken: coefficients stay whole.
+        """
+        layouts = tuple(layouts)
+
+        def make(key: Key) -> Terms:
+            places = [(d, i) for d, number in enumerate(key) for i in layouts[d].blocks[number].free]
+            atoms = {(d, i): layouts[d].blocks[key[d]].atoms[i] for d, i in places}
+            most = len(places) if len(places) <= MOST_SPACES else 1
+            out: Terms = {}
+            for size in range(most + 1):
+                for subset in itertools.combinations(places, size):
+                    if size > 1 and any((a, b) in apart for a, _ in subset for b, _ in subset):
+                        continue
+                    spaces = tuple(sorted(atoms[place].id for place in subset))
+                    if len(set(spaces)) < len(spaces):
+                        continue  # a function on two occurrences of one space: which index is which would have to be told apart
+                    if name is None:
+                        number = AUXILIARY + len(self._auxiliary)
+                        self._auxiliary[number] = spaces
+                    else:
+                        number = len(self.unknowns)
+                        shape = tuple(atoms[place].size for place in subset)
+                        self.unknowns.append(Unknown(name, key, subset, shape, spaces))
+                    out[subset] = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
+            return out
+
+        return Character(layouts, make)
+
+    # -- constraints ---------------------------------------------------------------------------------------------------
+
+    def _spaces(self, unknown: int) -> tuple[int, ...]:
+        return self.unknowns[unknown].spaces if unknown < AUXILIARY else self._auxiliary[unknown]
+
+    def vanish(self, subset: Subset, term: Term, magnitude: bool = True, sign: bool = True) -> None:
+        """Let the function on a subset be zero."""
+        form, parity = term
+        if len(subset) > 1 and len({self._spaces(u) for u in (*form, *parity)}) > 1:
+            # Functions of several indices whose spaces are named differently: their indices may be aligned in another order.
+            for unknown in {*form, *parity}:
+                self.magnitudes.add({unknown: 1})
+                self.signs.add((unknown,))
+            return
+        if magnitude and form:
+            self.magnitudes.add(form)
+        if sign and parity:
+            self.signs.add(parity)
+
+    def same(self, a: Terms, b: Terms) -> None:
+        """Let two blocks have one character."""
+        for subset in {**a, **b}:
+            (form, parity), (other, other_parity) = a.get(subset, NOTHING), b.get(subset, NOTHING)
+            if form != other or parity != other_parity:
+                self.vanish(subset, (plus(form, other, -1), parity ^ other_parity))
+
+    def be_trivial(self, x: Character) -> None:
+        """Let all multipliers be 1."""
+        for key in x.blocks:
+            for subset, term in x.terms(key).items():
+                self.vanish(subset, term)
+
+    def negligible(self, x: Character) -> None:
+        """Let all magnitudes be 1 exactly; approximately they may be anything."""
+        for key in x.blocks:
+            self.exact.extend(form for form, _ in x.terms(key).values() if form)

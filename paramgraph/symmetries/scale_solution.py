@@ -1,0 +1,170 @@
+"""From solved characters to scales: free unknowns become variables, and every parameter's character is written in them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from paramgraph.graph import EXTENTS, Diagnostic, ScaleDomain
+from paramgraph.symmetries.action import Factor
+from paramgraph.symmetries.character import AUXILIARY, Character, Key, Subset, Terms
+from paramgraph.symmetries.characters import CharacterSystem
+from paramgraph.symmetries.elimination import Form, Parity
+from paramgraph.symmetries.scale_spaces import Layout
+from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.spaces import Axis
+
+# Per dimension of a tensor, the digits of it that nodes are numbered by: each from its step up to the next digit's step.
+Spans = Mapping[int, Sequence[tuple[int, int]]]
+_NONE, _SHARED, _EACH = EXTENTS
+
+
+def annotate(
+    system: CharacterSystem,
+    characters: Mapping[str, Character],
+    nodes: Mapping[str, tuple[Character, Spans]] | None = None,
+    diagnostics: Iterable[Diagnostic] = (),
+) -> tuple[Scales, tuple[Factor, ...]]:
+    """The scales of a solved system, and the factors that they are: those of one block of a tensor together.
+
+    Args:
+        system: all constraints of the program.
+        characters: of the parameters and buffers, by state-dict name.
+        nodes: per node set, the character of what its nodes hold, and where in the tensor the nodes are.
+        diagnostics: what was taken as unscalable, and why.
+    """
+    sizes = [unknown.dimension for unknown in system.unknowns]
+    before = set(system.magnitudes.solved)
+    for form in system.exact:
+        system.magnitudes.add(form)
+    approximate = sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
+    system.magnitudes.settle(AUXILIARY)
+    system.signs.settle(AUXILIARY)
+    scales = {number: 0 for number, size in enumerate(sizes) if size and number not in system.magnitudes.solved}
+    signs = {number: 0 for number, size in enumerate(sizes) if size and number not in system.signs.solved}
+    for place, number in enumerate(scales):
+        scales[number] = place
+    for place, number in enumerate(signs):
+        signs[number] = len(scales) + place
+    solved = _Solved(system, scales, signs)
+    blocks: dict[str, tuple[ScaleBlock, ...]] = {}
+    at: dict[tuple[str, Key], int] = {}
+    for name, character in characters.items():
+        found: list[ScaleBlock] = []
+        for key, terms in character.made.items():
+            scaled = _block(solved, character.layouts, key, terms)
+            if scaled is not None:
+                at[name, key] = len(found)
+                found.append(scaled)
+        if found:
+            blocks[name] = tuple(found)
+    variables = []
+    for kind, number in [*(("scale", n) for n in scales), *(("sign", n) for n in signs)]:
+        unknown = system.unknowns[number]
+        places = _places(characters[unknown.name].layouts, unknown.key, unknown.subset)
+        block = at[unknown.name, unknown.key]
+        shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
+        variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
+    domains = {name: _domain(solved, character, spans) for name, (character, spans) in (nodes or {}).items()}
+    return Scales(tuple(variables), blocks, approximate, domains, tuple(diagnostics)), tuple(_factors(variables))
+
+
+class _Solved:
+    """Forms in unknowns as forms in variables: `(variable, numerator, denominator)` each, sorted."""
+
+    def __init__(self, system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int]) -> None:
+        self.system, self.scales, self.signs = system, scales, signs
+        self._single: dict[int, tuple[tuple[int, int, int], ...]] = {}
+        self._signs: dict[Parity, tuple[int, ...]] = {}
+
+    def magnitudes(self, form: Form) -> tuple[tuple[int, int, int], ...]:
+        if len(form) != 1:
+            return self._reduced(form)
+        ((unknown, coefficient),) = form.items()
+        if coefficient != 1:
+            return self._reduced(form)
+        found = self._single.get(unknown)
+        if found is None:
+            found = self._single[unknown] = self._reduced(form)
+        return found
+
+    def _reduced(self, form: Form) -> tuple[tuple[int, int, int], ...]:
+        scales = self.scales
+        reduced = self.system.magnitudes.reduce(form).items()
+        return tuple(sorted([(scales[u], c.numerator, c.denominator) for u, c in reduced if u in scales]))
+
+    def negative(self, parity: Parity) -> tuple[int, ...]:
+        found = self._signs.get(parity)
+        if found is None:
+            found = tuple(sorted([self.signs[u] for u in self.system.signs.reduce(parity) if u in self.signs]))
+            self._signs[parity] = found
+        return found
+
+
+def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
+    """How the nodes that lie at `spans` of a tensor are scaled: not at all, by one multiplier for all of them, or by one for each."""
+    found = [_NONE, _NONE]
+    inside: list[set[tuple[Any, ...]]] = [set(), set()]
+    for key in character.blocks:
+        own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
+        whole: list[list[Any]] = [[], []]
+        for subset, (form_of, signs_of) in character.terms(key).items():
+            forms = (solved.magnitudes(form_of), solved.negative(signs_of))
+            along = any(_meets(own[d].atoms, i, spans.get(d, ())) for d, i in subset)
+            for which, form in enumerate(forms):
+                if form and along:
+                    found[which] = _EACH
+                elif form:
+                    whole[which].append((subset, form))
+        for which in range(2):
+            inside[which].add(tuple(whole[which]))
+    for which in range(2):
+        if found[which] == _NONE and inside[which] != {()}:
+            found[which] = _SHARED if len(inside[which]) == 1 else _EACH
+    return ScaleDomain(*found)
+
+
+def _meets(atoms: Axis, i: int, spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether one atom of an axis is (a part of) one of some digits of it, each from its step up to the next digit's."""
+    inner = math.prod(atom.size for atom in atoms[i + 1 :])
+    return any(inner < high and low < inner * atoms[i].size for low, high in spans)
+
+
+def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int, ...]:
+    """The spaces of a subset, numbered through all axes, in the order of their identities: the same in every tensor that holds them."""
+    own = [layout.blocks[number].atoms for layout, number in zip(layouts, key, strict=True)]
+    if len(subset) == 1:
+        ((d, i),) = subset
+        return (sum(map(len, own[:d])) + i,)
+    starts = [0, *itertools.accumulate(map(len, own))]
+    return tuple(starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]][place[1]].id))
+
+
+def _block(solved: _Solved, layouts: tuple[Layout, ...], key: Key, terms: Terms) -> ScaleBlock | None:
+    """A block's character in variables; None where it is trivial."""
+    found = []
+    for subset, (form_of, signs_of) in terms.items():
+        form, negative = solved.magnitudes(form_of), solved.negative(signs_of)
+        if form or negative:
+            variables = (*[v for v, _, _ in form], *negative)
+            exponents = (*[(top, bottom) for _, top, bottom in form], *[(1, 1)] * len(negative))
+            found.append(ScaleTerm(_places(layouts, key, subset), variables, exponents))
+    if not found:
+        return None
+    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+    sizes = tuple([tuple([atom.size for atom in block.atoms]) for block in own])
+    return ScaleBlock(tuple([block.positions for block in own]), sizes, tuple(found))
+
+
+def _factors(variables: list[ScaleVariable]) -> list[Factor]:
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for number, variable in enumerate(variables):
+        groups.setdefault((variable.kind, variable.tensor, variable.block), []).append(number)
+    out = []
+    for (kind, tensor, block), members in groups.items():
+        name = f"{kind} of {tensor}" + (f" ({block + 1})" if block else "")
+        dimension = sum(variables[number].dimension for number in members)
+        out.append(Factor(name, (), (), dimension, 1, kind, tuple(members)))
+    return out
