@@ -87,7 +87,8 @@ def population(folder: Path, cache: Path, count: int, device: str = "cpu", at_on
         parts = []
         for number, targets in enumerate(pictures.split(at_once)):
             parts.append({name: value.cpu() for name, value in fit(targets.to(device), seed=number).items()})
-            print(f"\rfitted {min(len(pictures), (number + 1) * at_once)} of {len(pictures)}, {time.perf_counter() - start:.0f} s", end="", flush=True)
+            done = min(len(pictures), (number + 1) * at_once)
+            print(f"\rfitted {done} of {len(pictures)}, {time.perf_counter() - start:.0f} s", end="", flush=True)
         print()
         cache.mkdir(parents=True, exist_ok=True)
         torch.save({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, file)

@@ -126,7 +126,7 @@ class _Rewiring:
         arriving = [found for e in into if e.name not in self.features and e.parameter is not None for found in self._arriving(e)]
         passed = [found for e in into if e.parameter is None for found in self._arriving(e)]
         features = [found for e in into if e.name in self.features for found in self._arriving(e)]
-        base = _distinct([*arriving, *passed]) or ([trivial(size)] if not features else [])
+        base = _distinct([*arriving, *passed]) or [_commonest(features) if features else trivial(size)]
         gains = [f for f in features if not f.domain.trivial]
         after = [potential + gain for potential in base for gain in gains]
         normalised = [potential for potential in after if any(potential.equals(f) for f in features)]
@@ -235,6 +235,11 @@ class _Rewiring:
 
 # The edge type of links between the copies of a node.
 COPY = "copy"
+
+
+def _commonest(characters: list[Character]) -> Character:
+    """The one that occurs most often, of those the first."""
+    return max(characters, key=lambda one: sum(one.equals(other) for other in characters))
 
 
 def _distinct(characters: list[Character]) -> list[Character]:

@@ -106,13 +106,14 @@ class EquivariantLinear(nn.Module):
             if set(spaces) <= set(source.spaces)
         ]
         counts = [1 + sum(t == number for _, t, _ in self.kept) for number in range(len(chain))]
-        self.maps = nn.ModuleList(nn.Linear(before[s], after, bias=False) for s, _, _ in self.kept)
-        self.pooled = nn.ModuleList(nn.Linear(sum(before), after) for _ in chain)
+        maps = [nn.Linear(before[s], after, bias=False) for s, _, _ in self.kept]
+        pooled = [nn.Linear(sum(before), after) for _ in chain]
+        # Sums of many maps keep the size of one.
+        targets = [*(t for _, t, _ in self.kept), *range(len(chain))]
         with torch.no_grad():
-            for (_, t, _), linear in zip(self.kept, self.maps, strict=True):
+            for linear, t in zip([*maps, *pooled], targets, strict=True):
                 linear.weight.mul_((3 / counts[t]) ** 0.5)
-            for t, linear in enumerate(self.pooled):
-                linear.weight.mul_((3 / counts[t]) ** 0.5)
+        self.maps, self.pooled = nn.ModuleList(maps), nn.ModuleList(pooled)
 
     def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Per tensor `(networks, before, *sizes)` to `(networks, after, *sizes)`."""
@@ -155,15 +156,16 @@ class _ChainNet(Baseline):
         first = [tensor.channels * factor + ends * 2 * len(tensor.spaces) for tensor in self.chain]
         widths = [first, *[[hidden] * len(self.chain)] * layers]
         self.layers = nn.ModuleList(EquivariantLinear(self.chain, widths[n], hidden, pooling) for n in range(layers))
-        self.norms = nn.ModuleList(nn.ModuleList(nn.GroupNorm(1, hidden) for _ in self.chain) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, hidden) for _ in range(layers) for _ in self.chain)
         self.mlp = perceptron([hidden * len(self.chain), hidden, out], dropout)
 
     def predict(self, networks: Parameters) -> torch.Tensor:
         """See `Baseline.predict`."""
         check_layout(networks, self.layout, type(self).__name__)
         tensors = [self._encoded(tensor, tensor.read(networks.values[tensor.name])) for tensor in self.chain]
-        for layer, norms in zip(self.layers, self.norms, strict=True):
-            tensors = [norm(torch.relu(value)) for norm, value in zip(norms, layer(tensors), strict=True)]
+        norms = iter(self.norms)
+        for layer in self.layers:
+            tensors = [next(norms)(torch.relu(value)) for value in layer(tensors)]
         pooled = [value.flatten(2).mean(2) if value.ndim > 2 else value for value in tensors]
         prediction: torch.Tensor = self.mlp(torch.cat(pooled, dim=1))
         return prediction

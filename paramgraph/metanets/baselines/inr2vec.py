@@ -37,7 +37,7 @@ class Inr2Vec(Baseline):
         chain_of(example, permute_ends=False)
         self.width = max(shape[1] for shape in self.layout.values() if len(shape) == 2)
         self.encoder = nn.ModuleList([nn.Linear(self.width + 1, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, 2 * hidden)])
-        self.norms = nn.ModuleList(nn.BatchNorm1d(layer.out_features) for layer in self.encoder)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in (hidden, hidden, 2 * hidden))
         self.decoder = perceptron([2 * hidden + 24 * places, 2 * hidden, 2 * hidden, 2 * hidden, values])
         self.mlp = perceptron([2 * hidden, hidden, out], dropout)
 
