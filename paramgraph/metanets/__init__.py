@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from paramgraph.metanets.edit import edited_state_dict
     from paramgraph.metanets.editor import Editor, run
     from paramgraph.metanets.gmn import GMN
+    from paramgraph.metanets.saving import load_metanet, save_metanet
     from paramgraph.metanets.scalegmn import ScaleGMN
     from paramgraph.metanets.stack import Stack
     from paramgraph.metanets.vocabulary import Vocabulary
@@ -26,10 +27,12 @@ _CONTENTS = {
     "Vocabulary": "paramgraph.metanets.vocabulary",
     "collate": "paramgraph.metanets.data",
     "edited_state_dict": "paramgraph.metanets.edit",
+    "load_metanet": "paramgraph.metanets.saving",
     "run": "paramgraph.metanets.editor",
+    "save_metanet": "paramgraph.metanets.saving",
 }
 
-__all__ = ["GMN", "Editor", "Population", "ScaleGMN", "Stack", "Vocabulary", "collate", "edited_state_dict", "run"]
+__all__ = ["GMN", "Editor", "Population", "ScaleGMN", "Stack", "Vocabulary", "collate", "edited_state_dict", "load_metanet", "run", "save_metanet"]
 
 
 def __getattr__(name: str) -> Any:

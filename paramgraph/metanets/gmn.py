@@ -16,6 +16,7 @@ from paramgraph.metanets.encoders import EdgeEncoder, NodeEncoder
 from paramgraph.metanets.gmn_layer import GMNLayer, LayerOptions, State, collected_features
 from paramgraph.metanets.heads import HEADS, Prediction
 from paramgraph.metanets.layout import Limits, feature_kind
+from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
@@ -23,7 +24,7 @@ from paramgraph.metanets.vocabulary import Vocabulary
 WHOLE = 2**62
 
 
-class GMN(nn.Module):
+class GMN(Remembers):
     """A graph metanetwork: reads parameter graphs of any architectures, and is equivariant under their permutation symmetries.
 
     Every layer computes, with two-layer MLPs and one global state u per graph,

@@ -17,6 +17,7 @@ from paramgraph.metanets.encoders import NodeEncoder
 from paramgraph.metanets.gmn import WHOLE, one_of
 from paramgraph.metanets.heads import Prediction
 from paramgraph.metanets.layout import Job, Layout, Limits
+from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
 from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, ScaledNodeSet, rewired
 from paramgraph.metanets.scale_encoders import ScaledEdgeEncoder
@@ -27,7 +28,7 @@ from paramgraph.metanets.structure import Structure
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
-class ScaleGMN(nn.Module):
+class ScaleGMN(Remembers):
     """A metanet that is equivariant under the permutations, scales and signs of the annotation, and invariant by its graph head.
 
     Each node set has the domain that the annotation gives it, so that positive, sign, real and trivial domains meet in one network. States of

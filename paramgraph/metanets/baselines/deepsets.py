@@ -18,12 +18,13 @@ from paramgraph.metanets.gmn import WHOLE
 from paramgraph.metanets.gmn_layer import per_count
 from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import Job, Limits
+from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Terms
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
-class DeepSets(nn.Module):
+class DeepSets(Remembers):
     """A perceptron of the mean of `φ(parameter, type, depth, position)`. It sees no edges: only which parameters there are.
 
     Args:

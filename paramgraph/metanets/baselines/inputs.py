@@ -10,6 +10,7 @@ from torch import nn
 
 from paramgraph.errors import MetanetError
 from paramgraph.metanets.batch import Group, Networks, Planner, check_graphs, check_values
+from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.stack import Stack
 
 Values = dict[str, torch.Tensor]
@@ -33,7 +34,7 @@ class Parameters:
         return torch.cat([value.flatten(1) for value in self.values.values()], dim=1)
 
 
-class Baseline(nn.Module):
+class Baseline(Remembers):
     """A map from networks to vectors that reads tensors; subclasses give `predict`."""
 
     def __init__(self) -> None:

@@ -19,12 +19,13 @@ from paramgraph.metanets.gmn import WHOLE
 from paramgraph.metanets.gmn_layer import collected_features, per_count
 from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import FEATURE, Job, Limits, feature_kind
+from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
-class NGGNN(nn.Module):
+class NGGNN(Remembers):
     """Biases are features of nodes, weights of edges; messages are modulated by the edges, aggregated in several ways, and edges are updated:
 
         m_ij = scale(e_ij) ⊙ φ(v_i, v_j) + shift(e_ij)
