@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
@@ -11,7 +12,8 @@ from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import solve_scales
 from paramgraph.graph import Diagnostic
-from paramgraph.symmetries.group import Scaling
+from paramgraph.symmetries.group import Scaling, SymmetryGroup
+from paramgraph.symmetries.normalised import unnormalised
 from paramgraph.symmetries.scale_solution import Spans, annotate
 from paramgraph.symmetries.scales import Scales
 from paramgraph.symmetries.spaces import SpaceSystem
@@ -36,16 +38,28 @@ class DeferredScales:
                     self.nodes[name] = (value, _spans(value, component))
         for number, op in enumerate(program.ops):
             op.where = (module_path(op.where), number)
+        self.gathers = any(op.output.virtual for op in program.ops)
         program.unknown, program.lowered, program.results = [], [], {}
 
     @no_collections()
-    def __call__(self) -> Scaling:
-        """No call crashes, and no wrong symmetry gets through: what cannot be solved gives no scales, and says so."""
+    def __call__(self, group: SymmetryGroup) -> Scaling:
+        """No call crashes, and no wrong symmetry gets through: what cannot be solved gives no scales, and says so.
+
+        Args:
+            group: the permutations.
+        """
         try:
             solver = solve_scales(self.program, self.system)
             known = {name: solver.characters[value] for name, value in self.program.tensors.items() if value in solver.characters}
             nodes = {name: (solver.characters[value], spans) for name, (value, spans) in self.nodes.items() if value in solver.characters}
-            return annotate(solver.system, known, nodes, [_diagnostic(op, cause) for op, cause in solver.unsupported])
+            found = [_diagnostic(op, cause) for op, cause in solver.unsupported]
+            scales, factors = annotate(solver.system, known, nodes, found)
+            while self.gathers and (wrong := unnormalised(group, scales)):
+                solver.system.fix(wrong, sum(variable.kind == "scale" for variable in scales.variables))
+                approximate = scales.approximate
+                scales, factors = annotate(solver.system, known, nodes, found)
+                scales = replace(scales, approximate=approximate)
+            return scales, factors
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
             cause = f"they could not be solved for, so none are in the group: {error!r}"
             return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), ()

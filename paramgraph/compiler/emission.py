@@ -467,6 +467,9 @@ class Emitter:
         params = [value for value in op.inputs if value.parametric and value.kind != "constant"]
         name = op.name or op.kind
         depth = max((self.depth(self.of(value)) for value in acts), default=0)
+        if not any(value.kind in ("parameter", "buffer") for value in params) and not any(map(self.of, acts)):
+            self.components[op.output] = self.fresh_components(op.output, name, name, depth + 2)
+            return  # nothing flows
         hub = Component((), Ref(self.add_nodes(f"{name}.through", "through", (), depth + 1)))
         for slot, value in enumerate(op.inputs):
             for c in self.of(value) if value in acts else ():

@@ -31,12 +31,13 @@ class Value:
         read: for constants, a function that returns the value as a numpy array.
         parametric: computed from parameters, buffers and constants only.
         integer: its elements are integers or booleans.
+        boolean: its elements are booleans.
         axes: its typed axes; set by typing.
         indexes: for index values, the axis whose elements it names; set by typing.
         virtual: for values gathered by an index, the spaces that the index names; set by typing.
     """
 
-    __slots__ = ("axes", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "virtual")
+    __slots__ = ("axes", "boolean", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "virtual")
 
     def __init__(self, shape: Sequence[int], kind: str = "op", name: str = "", read: Callable[[], np.ndarray] | None = None) -> None:
         self.shape = tuple(int(n) for n in shape)
@@ -45,7 +46,7 @@ class Value:
         self.read = read
         self.op: Op | None = None
         self.parametric = kind in ("parameter", "buffer", "constant")
-        self.integer = False
+        self.integer = self.boolean = False
         self.axes: tuple[Axis, ...] = ()
         self.indexes: Axis | None = None
         self.virtual: tuple[Virtual, ...] = ()

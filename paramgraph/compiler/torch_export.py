@@ -123,7 +123,7 @@ class Lowering:
         if not isinstance(meta, torch.Tensor):
             return meta
         value = Value(meta.shape, "input", node.name)
-        value.integer = not meta.is_floating_point()
+        value.integer, value.boolean = not meta.is_floating_point(), meta.dtype == torch.bool
         self.program.inputs.append(value)
         return value
 
@@ -256,7 +256,7 @@ class Lowering:
             if isinstance(value, Value) and isinstance(result, torch.Tensor) and value.shape != tuple(result.shape):
                 raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {tuple(result.shape)}.")
             if isinstance(value, Value) and isinstance(result, torch.Tensor) and value not in operands:
-                value.integer = not result.is_floating_point()
+                value.integer, value.boolean = not result.is_floating_point(), result.dtype == torch.bool
 
     def _fold(self, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
         """A result that depends on constants only, computed when it is read."""
@@ -293,7 +293,7 @@ class Lowering:
         operands = list(tensors_in(args)) + list(tensors_in(kwargs))
         try:
             with FakeTensorMode() as mode:
-                fakes = [torch.empty(v.shape, dtype=torch.int64 if v.integer else torch.float32) for v in operands]
+                fakes = [torch.empty(v.shape, dtype=torch.bool if v.boolean else torch.int64 if v.integer else torch.float32) for v in operands]
 
                 def call(*tensors: torch.Tensor) -> Any:
                     it = iter(tensors)

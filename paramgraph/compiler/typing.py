@@ -82,7 +82,7 @@ def _type_operations(
                 system.split(axis[0], *products[name, d])
     constants: dict[int, Value] = {}
     used: set[str] = set()
-    for op in program.ops:
+    for op in from_outputs(program):
         for value in op.inputs:
             if value.kind == "constant" and id(value) not in constants:
                 constants[id(value)] = value
@@ -116,6 +116,27 @@ def _type_operations(
             for axis in value.axes:
                 system.pin(axis, "no operation reads it")
     return system, pins, used
+
+
+def from_outputs(program: Program) -> list[Op]:
+    """The operations in the order in which a walk from the outputs needs them, operand by operand.
+
+    It follows from what is computed from what alone: two networks that only compute in another order are typed alike, also where families
+    would settle differently.
+    """
+    done: dict[Op, None] = {}
+    for root in (*(value.op for value, _ in program.outputs), *program.ops):
+        stack = [root]
+        while stack:
+            op = stack[-1]
+            needed = [] if op is None or op in done else [value.op for value in reversed(op.inputs) if value.op is not None and value.op not in done]
+            if needed:
+                stack += needed
+            else:
+                stack.pop()
+                if op is not None:
+                    done.setdefault(op)
+    return list(done)
 
 
 def _late_products(program: Program, system: SpaceSystem, known: Mapping[tuple[str, int], tuple[int, int]]) -> dict[tuple[str, int], tuple[int, int]]:

@@ -19,6 +19,7 @@ class Constraints:
         magnitudes: constraints on magnitudes.
         signs: constraints on signs.
         exact: magnitudes that must be trivial, where they are so only for a constant that is meant to be negligible (ε).
+        free: unknowns of the free scales, then of the free signs, when solved.
     """
 
     def __init__(self, layouts: Layouts) -> None:
@@ -27,6 +28,7 @@ class Constraints:
         self.magnitudes = RationalSystem()
         self.signs = BinarySystem()
         self.exact: list[Form] = []
+        self.free: list[int] = []
         self._auxiliary: dict[int, tuple[int, ...]] = {}
 
     # -- making --------------------------------------------------------------------------------------------------------
@@ -109,3 +111,16 @@ class Constraints:
         """Let all magnitudes be 1 exactly; approximately they may be anything."""
         for key in x.blocks:
             self.exact.extend(form for form, _ in x.terms(key).values() if form)
+
+    def fix(self, free: Collection[int], magnitudes: int) -> None:
+        """Let some free scales and signs be trivial.
+
+        Args:
+            free: their places among all that are free.
+            magnitudes: how many of those are scales.
+        """
+        for place in free:
+            if place < magnitudes:
+                self.magnitudes.add({self.free[place]: 1})
+            else:
+                self.signs.add((self.free[place],))

@@ -66,7 +66,7 @@ class SymmetryGroup:
         actions: Mapping[str, TensorAction],
         aliases: Mapping[str, Alias],
         stacks: Mapping[str, tuple[str, ...]],
-        solve: Callable[[], Scaling],
+        solve: Callable[[SymmetryGroup], Scaling],
     ) -> SymmetryGroup:
         """A group whose scales and signs are solved for when they are first asked for: permutations need none of them.
 
@@ -76,7 +76,7 @@ class SymmetryGroup:
             actions: as of the group.
             aliases: as of the group.
             stacks: as of the group.
-            solve: gives the scales and their factors; called once at most.
+            solve: gives the scales and their factors, from the group of permutations; called once at most.
         """
         group = object.__new__(cls)
         group.__dict__.update(spaces=spaces, actions=actions, aliases=aliases, stacks=stacks, permuting=permuting, _solve=solve)
@@ -87,7 +87,8 @@ class SymmetryGroup:
         def __getattr__(self, name: str) -> Any:
             if name not in ("factors", "scales") or "_solve" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            scales, scaling = self.__dict__["_solve"]()
+            permutations = SymmetryGroup(self.spaces, self.permuting, self.actions, self.aliases, self.stacks)
+            scales, scaling = self.__dict__["_solve"](permutations)
             self.__dict__.update(factors=(*self.permuting, *scaling), scales=scales)
             del self.__dict__["_solve"]
             return self.__dict__[name]

@@ -44,6 +44,7 @@ def annotate(
     system.signs.settle(AUXILIARY)
     scales = {number: 0 for number, size in enumerate(sizes) if size and number not in system.magnitudes.solved}
     signs = {number: 0 for number, size in enumerate(sizes) if size and number not in system.signs.solved}
+    system.free = [*scales, *signs]
     for place, number in enumerate(scales):
         scales[number] = place
     for place, number in enumerate(signs):

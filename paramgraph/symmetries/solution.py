@@ -109,7 +109,7 @@ class GroupBuilder:
         actions: Mapping[str, TensorAction],
         aliases: Mapping[str, Alias],
         stacks: Mapping[str, tuple[str, ...]] | None = None,
-        scaling: Callable[[], Scaling] | None = None,
+        scaling: Callable[[SymmetryGroup], Scaling] | None = None,
     ) -> SymmetryGroup:
         """The group.
 
@@ -117,7 +117,7 @@ class GroupBuilder:
             actions: per base tensor, or stack of them.
             aliases: names of views of base tensors.
             stacks: names of the tensors of each stack.
-            scaling: gives scales and signs, with their factors; called when they are first asked for. None where there are none.
+            scaling: gives scales and signs, with their factors, from the permutations; called when first asked for. None where there are none.
         """
         spaces, factors, held = tuple(self.spaces), tuple(self.factors), dict(stacks or {})
         if scaling is None:

@@ -48,12 +48,33 @@ def steps(h: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def under_mask(h: torch.Tensor, mask: torch.Tensor, values: torch.Tensor | float) -> torch.Tensor:
+    h = h.clone()
+    h[mask] = values
+    return h
+
+
+def kept_rows(h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    rows = h[mask]
+    torch._check(rows.shape[0] == h.shape[0])
+    return rows
+
+
+def put_back(h: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return under_mask(h, mask, kept_rows(h, mask).sin())
+
+
 # Nodes and edges of a graph are inputs; the units of the message are the units of the nodes.
 for _reduce in ("sum", "amax", "mean"):
     between(f"messages by {_reduce}", lam(6), lambda h, e, r=_reduce: messages(h, e, r), (7, 4), (7, (2, 11)))
 between("messages by index_add", lam(6), lambda h, e: h.index_add(0, e[1], h[e[0]].sin()), (7, 4), (7, (2, 11)))
 between("gathered positions", lam(6), lambda h, p: h.gather(1, p[..., None].expand(-1, -1, 6)), (3, 7, 4), (7, (3, 2)))
 between("rows at two indices", lam(6), lambda h, p: h[torch.arange(3), p], (3, 7, 4), (7, (3,)))
+# Under a mask: elements may be chosen one by one; chosen rows keep their order, and their units are those of the hidden layer.
+between("assignment under a mask", lam(6), lambda h: under_mask(h, h > 0.1, 0.5), (7, 4))
+between("rows assigned under a mask", lam(6), lambda h, p, t: under_mask(h, p == 0, t), (7, 4), (2, (7,)), tables=[(6,)])
+between("rows kept by a mask", lam(6), lambda h, p: kept_rows(h, p < 2), (7, 4), (2, (7,)))
+between("rows kept by a mask, put back", lam(6), lambda h, p: put_back(h, p < 2), (7, 4), (2, (7,)))
 # Entries of a table at computed places: its rows and columns are fixed, its depth is the width of the hidden layer.
 between("table at two indices", lam(6), lambda h, i, j, t: h + t[i, j], (3, 4), (5, (3,)), (7, (3,)), tables=[(5, 7, 6)])
 # Three summed entries for each unit; that they may also move for each row and column is missed: gathering drops what depends on them.

@@ -178,15 +178,17 @@ class Chains(Maker):
         super().__init__(Random(seed), 0)
         self.program.ops.clear()
         self.program.outputs.clear()
-        parameters = list(self.program.tensors.values())
+        parameters, ends = list(self.program.tensors.values()), {}
         for chain in order:
             self.random, self.pool = Random(seed * 31 + chain), list(parameters)
             for _ in range(3):
                 self.step()
+            before = len(self.program.outputs)
             self.finish()
+            ends[chain] = self.program.outputs[before:]
+        self.program.outputs[:] = [end for chain in sorted(ends) for end in ends[chain]]  # the same network, computed in another order
 
 
-# Random search finds programs (about one in four hundred of these) whose group is smaller, and still sound, in one order than in another.
 @pytest.mark.parametrize("shuffle", range(3))
 @pytest.mark.parametrize("seed", range(40))
 def test_the_order_of_operations_does_not_matter(seed: int, shuffle: int) -> None:

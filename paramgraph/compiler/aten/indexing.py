@@ -49,11 +49,31 @@ def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
         dim, mask = places[0]
         flat = b.reshape(x, [*x.shape[:dim], -1, *x.shape[dim + mask.ndim :]]) if x.shape[dim : dim + mask.ndim] == mask.shape else x
         return b.take(flat, dim, kept)
+    if len(places) == 1 and places[0][1].boolean:
+        dim, mask = places[0]
+        kept_labels, moved, own = _selection(x, dim, mask)
+        return b.contract(([moved, own], kept_labels), selected(b, mask, b.shapes[0][dim]), x, name="selected")
     if len(places) == 1 and places[0][1].shape != x.shape and b.shapes[0] == _indexed(x, *places[0]):
         return index_select(b, x, places[0][0], places[0][1])
     from paramgraph.compiler.aten.scatter import index_by_several
 
     return index_by_several(b, x, places)
+
+
+def selected(b: Builder, mask: Value, count: int) -> Value:
+    """Which elements a computed mask keeps, in order: a `(count, *mask.shape)` indicator. Its places are fixed, since their order tells."""
+    shape = (count, *mask.shape)
+    for op in b.program.ops:
+        if op.kind == "opaque" and op.name == "where true" and op.inputs == (mask,) and op.output.shape == shape:
+            return op.output  # read twice, it is one indicator still
+    return b.opaque("where true", [mask], shape, "a computed mask keeps some of its elements, in their order")
+
+
+def _selection(x: Value, dim: int, mask: Value) -> tuple[tuple[object, ...], tuple[object, ...], tuple[object, ...]]:
+    """Labels of `x[mask]`, of the indicator, and of `x`."""
+    own: tuple[object, ...] = tuple(range(x.ndim))
+    masked = own[dim : dim + mask.ndim]
+    return (*own[:dim], "n", *own[dim + mask.ndim :]), ("n", *masked), own
 
 
 def _mask(value: Value) -> np.ndarray | None:

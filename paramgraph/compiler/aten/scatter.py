@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from paramgraph.compiler.aten.elementwise import _counts_along
-from paramgraph.compiler.aten.indexing import readable
+from paramgraph.compiler.aten.indexing import readable, selected
 from paramgraph.compiler.aten.layout import _overwrite
 from paramgraph.compiler.program import Builder, Labels, Value
 from paramgraph.compiler.rules import exact_rule as rule
@@ -94,9 +94,11 @@ def index_add(b: Builder, x: Value, dim: int, index: Value, source: Value, *, al
 
 @rule("aten.index_put")
 def index_put(b: Builder, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
-    """Assignment at constant, distinct indices along one axis; anything else is left to the caller, who pins."""
+    """Assignment at constant, distinct indices along one axis, or under a mask; anything else is left to the caller, who pins."""
     places = [(d, value) for d, value in enumerate(indices) if value is not None]
     ((dim, index),) = places
+    if index.boolean and index.read is None:
+        return _put_under_mask(b, x, dim, index, values, accumulate)
     where = None if index.read is None else readable(index)
     shape = (*x.shape[:dim], *index.shape, *x.shape[dim + 1 :])
     if where is None or where.ndim != 1 or np.asarray(index.read and index.read()).dtype == bool or accumulate:
@@ -105,6 +107,22 @@ def index_put(b: Builder, x: Value, indices: Sequence[Value | None], values: Val
     if len(np.unique(chosen)) != len(chosen):
         raise ValueError("an element is assigned twice")
     return _overwrite(b, x, b.expand(values, shape), dim, chosen)
+
+
+def _put_under_mask(b: Builder, x: Value, dim: int, mask: Value, values: Value, accumulate: bool) -> Value:
+    behind = x.ndim - dim - mask.ndim
+    wide = b.reshape(mask, [*mask.shape, *[1] * behind])
+    if values.ndim > behind and values.shape[-1 - behind] != 1:
+        if values.ndim != behind + 1 or dim:
+            raise ValueError("values of another shape than the mask's elements")
+        own: tuple[object, ...] = tuple(range(x.ndim))
+        labels = (("n", *own[: mask.ndim]), ("n", *own[mask.ndim :]))
+        values = b.expand(values, (values.shape[0], *x.shape[mask.ndim :]))
+        values = b.contract((labels, own), selected(b, mask, values.shape[0]), values, name="put")
+    elif values.ndim > behind:
+        values = b.reshape(values, values.shape[:-1 - behind] + values.shape[values.ndim - behind :])
+    put = b.elementwise("add", x, values) if accumulate else values
+    return b.elementwise("where", wide, put, x)
 
 
 def index_by_several(b: Builder, x: Value, places: Sequence[tuple[int, Value]]) -> Value:
