@@ -30,9 +30,9 @@ def metanets(graph: pg.ParamGraph, hidden: int, layers: int, backend: str) -> di
     return {
         "MLP on all weights": lambda: FlatMLP(graph, 10, 256, dropout=0.2),
         "NFN (NP)": lambda: NFN(graph, 10, hidden),
-        "GMN": lambda: GMN(hidden, layers, backend=backend, out=10, residual=True, direction="both"),
-        "ScaleGMN": lambda: ScaleGMN(hidden, layers, backend=backend, out=10),
-        "ScaleGMN, both ways": lambda: ScaleGMN(hidden, layers, backend=backend, out=10, direction="both"),
+        "GMN": lambda: GMN(hidden, layers, backend=backend, out=10, residual=True, direction="both", readout_norm=True),
+        "ScaleGMN": lambda: ScaleGMN(hidden, layers, backend=backend, out=10, readout_norm=True),
+        "ScaleGMN, both ways": lambda: ScaleGMN(hidden, layers, backend=backend, out=10, direction="both", readout_norm=True),
     }
 
 

@@ -27,9 +27,11 @@ class GraphHead(nn.Module):
     The published head takes the mean over edges only; node means let it see graphs without edges and the last layer's messages.
     """
 
-    def __init__(self, width: int, out: int, use_global: bool) -> None:
+    def __init__(self, width: int, out: int, use_global: bool, batch_norm: bool = False) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear((3 if use_global else 2) * width, width), nn.ReLU(), nn.Linear(width, out))
+        inputs = (3 if use_global else 2) * width
+        self.norm = ReadoutNorm(inputs) if batch_norm else nn.Identity()
+        self.mlp = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, out))
 
     def forward(self, state: State) -> torch.Tensor:
         """`(graphs, out)`, in the order of the graphs as given."""
@@ -41,8 +43,17 @@ class GraphHead(nn.Module):
         read = [per_count(edges, layout.edges_per_graph), per_count(node_sums(state), layout.nodes_per_graph)]
         if state.globals_ is not None:
             read.append(state.globals_)
-        predictions: torch.Tensor = self.mlp(torch.cat(read, dim=-1))
+        predictions: torch.Tensor = self.mlp(self.norm(torch.cat(read, dim=-1)))
         return predictions[state.edges.batch.order]
+
+
+class ReadoutNorm(nn.BatchNorm1d):
+    """Batch normalisation of what is read off graphs. Networks of one architecture share most of it; what tells them apart is a small part,
+    which this brings to unit variance. A batch of one graph in training is left as it is."""
+
+    def forward(self, read: torch.Tensor) -> torch.Tensor:
+        """`(graphs, width)` to the same."""
+        return read if self.training and len(read) < 2 else super().forward(read)
 
 
 class NodeHead(nn.Module):

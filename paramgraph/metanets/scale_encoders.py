@@ -9,7 +9,7 @@ from torch import nn
 
 from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.embeddings import TypeEmbeddings
-from paramgraph.metanets.encoders import EdgeEncoder
+from paramgraph.metanets.encoders import EdgeEncoder, frequencies
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.rewiring import EdgeKind
 from paramgraph.metanets.scale_layers import unit_linear
@@ -32,7 +32,7 @@ class ScaledEdgeEncoder(nn.Module):
         # Values are encoded here; the coder does types, depths and positions.
         self.coder.value = nn.Identity()  # type: ignore[assignment]
         self.coefficients = nn.Sequential(nn.SiLU(), unit_linear(width, width))
-        self.frequency = nn.Parameter(torch.empty(width).normal_(std=4.0))
+        self.frequency = nn.Parameter(frequencies(width))
         self.phase = nn.Parameter(torch.empty(width).uniform_(-3.14, 3.14))
         self.width = width
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.gmn_layer import per_count
-from paramgraph.metanets.heads import Stacked, per_edge, per_node, separate
+from paramgraph.metanets.heads import ReadoutNorm, Stacked, per_edge, per_node, separate
 from paramgraph.metanets.job_pass import Tensors
 from paramgraph.metanets.layout import Job, Layout
 from paramgraph.metanets.passes import EdgeStates
@@ -43,10 +43,11 @@ class ScaledState:
 class ScaledGraphHead(nn.Module):
     """Invariant: DeepSets over the invariants of all nodes; pinned nodes are told apart by their order in those."""
 
-    def __init__(self, width: int, out: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, out: int, dropout: float = 0.0, batch_norm: bool = False) -> None:
         super().__init__()
         self.each = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.all = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, out))
+        norm = ReadoutNorm(width) if batch_norm else nn.LayerNorm(width)
+        self.all = nn.Sequential(norm, nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, out))
 
     def forward(self, state: ScaledState) -> torch.Tensor:
         """`(graphs, out)`, in the order of the graphs as given."""

@@ -21,7 +21,7 @@ from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
 from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, ScaledNodeSet, rewired
 from paramgraph.metanets.scale_encoders import ScaledEdgeEncoder
-from paramgraph.metanets.scale_heads import SCALED_HEADS, ScaledState
+from paramgraph.metanets.scale_heads import SCALED_HEADS, ScaledGraphHead, ScaledState
 from paramgraph.metanets.scale_layers import Invariant, InvariantMessage, ScaledEdgeUpdate, ScaledMessage, ScaledNodeUpdate
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.structure import Structure
@@ -53,6 +53,7 @@ class ScaleGMN(Remembers):
         out: length of each prediction.
         direction: `"forward"` sends messages along the edges, `"both"` also against them (bidirectional ScaleGMN).
         dropout: of the node updates and the graph head.
+        readout_norm: batch-normalise what the graph head reads; populations of one architecture train faster.
         vocabulary: the types to know, None takes those of the first batch. Types that only rewiring brings are known always.
         keep_edges: as for `GMN`, with all positions of a node pair counted.
         tile_edges: as for `GMN`.
@@ -74,6 +75,7 @@ class ScaleGMN(Remembers):
         *,
         direction: Literal["forward", "both"] = "forward",
         dropout: float = 0.0,
+        readout_norm: bool = False,
         vocabulary: Vocabulary | None = None,
         keep_edges: int | None = None,
         tile_edges: int | None = None,
@@ -95,7 +97,7 @@ class ScaleGMN(Remembers):
         self.read_norm = nn.LayerNorm(hidden)
         both = direction == "both"
         self.layers = nn.ModuleList(ScaleGMNLayer(hidden, both, layers, dropout, n == layers - 1 and head != "edge") for n in range(layers))
-        self.head = SCALED_HEADS[head](hidden, out, dropout)
+        self.head = ScaledGraphHead(hidden, out, dropout, readout_norm) if head == "graph" else SCALED_HEADS[head](hidden, out, dropout)
         self._planner = Planner()
         self._rewired = Rewired()
 

@@ -20,6 +20,7 @@ from torch import nn
 from paramgraph.errors import MetanetError
 from paramgraph.graph import ParamGraph
 from paramgraph.metanets.baselines.inputs import Baseline, Parameters, check_layout, layout_of, perceptron
+from paramgraph.metanets.encoders import frequencies as spread
 from paramgraph.metanets.stack import Stack
 
 
@@ -150,7 +151,7 @@ class _ChainNet(Baseline):
         self.layout = layout_of(example)
         self.chain = chain_of(example, permute_ends)
         self.permute_ends = permute_ends
-        self.frequencies = nn.Parameter(torch.randn(frequencies) * 3.0, requires_grad=False) if frequencies else None
+        self.frequencies = nn.Parameter(spread(frequencies), requires_grad=False) if frequencies else None
         factor = 1 + 2 * frequencies
         ends = 1 if permute_ends else 0
         first = [tensor.channels * factor + ends * 2 * len(tensor.spaces) for tensor in self.chain]
