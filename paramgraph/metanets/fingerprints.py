@@ -102,17 +102,17 @@ def _characters(graph: ParamGraph) -> dict[str, Character]:
     kinds = {factor.kind for factor in group.factors} if group is not None else set()
     floats = {name: tuple(value.shape) for name, value in graph.values.items() if value.is_floating_point()}
     rest = {name: torch.zeros(value.shape, dtype=value.dtype) for name, value in graph.values.items() if name not in floats}
-    ones = {name: torch.ones(shape, dtype=torch.float64) for name, shape in floats.items()}
 
-    def drawn(kind: str, seed: int) -> dict[str, torch.Tensor]:
+    def drawn(kind: str, seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        ones = {name: torch.ones(shape, dtype=dtype) for name, shape in floats.items()}
         moved = group.sample(seed, kinds=[kind]).act({**ones, **rest})
         return {name: moved[name] for name in floats}
 
     logs = {name: np.zeros(shape) for name, shape in floats.items()}
     bits = {name: np.zeros(shape, dtype=np.int64) for name, shape in floats.items()}
     if "scale" in kinds:
-        logs = {name: value.log().numpy() for name, value in drawn("scale", 0).items()}
+        logs = {name: value.log().numpy() for name, value in drawn("scale", 0, torch.float64).items()}
     for draw in range(DRAWS if "sign" in kinds else 0):
-        for name, value in drawn("sign", 1 + draw).items():
+        for name, value in drawn("sign", 1 + draw, torch.float32).items():
             bits[name] |= (value < 0).numpy().astype(np.int64) << draw
     return {name: Character(logs[name], bits[name]) for name in floats}
