@@ -10,8 +10,10 @@ from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
+from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import solve_scales
+from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.group import Scaling, SymmetryGroup
 from paramgraph.symmetries.normalised import unnormalised
@@ -60,10 +62,10 @@ class DeferredScales:
                 approximate = scales.approximate
                 scales, factors = annotate(solver.system, known, nodes, found)
                 scales = replace(scales, approximate=approximate)
-            return scales, factors
+            return scales, factors, lambda: (*MatrixFinder(self.program, solver).run(), *find_translations(self.program, solver))
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
             cause = f"they could not be solved for, so none are in the group: {error!r}"
-            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), ()
+            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), (), tuple
 
 
 def _spans(value: Value, component: Component) -> Spans:

@@ -70,7 +70,7 @@ class ScaleSolver:
         if value.kind == "state":
             return self.system.unknown(layouts)
         if value.kind == "constant":
-            kind = number_kind(_read(value))
+            kind = number_kind(constant_of(value))
             if kind != "number":
                 return self.system.unknown(layouts, sign=kind == "zero")
         return self.system.trivial(layouts)
@@ -110,7 +110,8 @@ class ScaleSolver:
         self.set(op.output, self.system.lift(short, layouts, [op.out_labels.index(label) for label in kept]))
 
 
-def _read(value: Value) -> np.ndarray | None:
+def constant_of(value: Value) -> np.ndarray | None:
+    """The values of a constant; None where they cannot be read."""
     if value.read is None or np.prod(value.shape, dtype=np.int64) > MOST_READ and value.name != "fill":
         return None
     try:

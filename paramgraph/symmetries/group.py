@@ -18,9 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paramgraph.errors import GroupError
+from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
 from paramgraph.symmetries.element import GroupElement, Part, Tables
+from paramgraph.symmetries.matrices import MatrixFactor
+from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.scales import Scales, drawn
+from paramgraph.symmetries.translations import TranslationFactor
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +36,8 @@ __all__ = ["ActionBlock", "Factor", "GroupElement", "IndexSpace", "SymmetryGroup
 KINDS = ("permutation", "scale", "sign")
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
-# What scale typing gives: variables and characters, and their factors.
-Scaling = tuple[Scales, tuple[Factor, ...]]
+# What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
+Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[MatrixFactor | TranslationFactor, ...]]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class SymmetryGroup:
         stacks: state-dict names of tensors that are acted on together, by a name for them all: those of parallel branches, laid side by
             side in row-major order of the action's leading axes.
         scales: the variables of scales and signs, and the characters of the tensors that they scale, by the names of the actions.
+        continuous: matrix groups, which hold some of the scales and permutations, and translations: elements of them are drawn by `move`.
     """
 
     spaces: tuple[IndexSpace, ...]
@@ -57,6 +62,7 @@ class SymmetryGroup:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
+    continuous: tuple[MatrixFactor | TranslationFactor, ...] = field(default_factory=tuple)
 
     @classmethod
     def deferred(
@@ -82,20 +88,33 @@ class SymmetryGroup:
         group.__dict__.update(spaces=spaces, actions=actions, aliases=aliases, stacks=stacks, permuting=permuting, _solve=solve)
         return group
 
-    if not TYPE_CHECKING:  # the two fields that a deferred group lacks at first
+    if not TYPE_CHECKING:  # the fields that a deferred group lacks at first
 
         def __getattr__(self, name: str) -> Any:
-            if name not in ("factors", "scales") or "_solve" not in self.__dict__:
+            if name in ("factors", "scales") and "_solve" in self.__dict__:
+                permutations = SymmetryGroup(self.spaces, self.permuting, self.actions, self.aliases, self.stacks)
+                scales, scaling, find = self.__dict__["_solve"](permutations)
+                self.__dict__.update(factors=(*self.permuting, *scaling), scales=scales, _find=find)
+                del self.__dict__["_solve"]
+            elif name == "continuous" and {"_solve", "_find"} & self.__dict__.keys():
+                self.__dict__["continuous"] = self._found()
+            if name not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            permutations = SymmetryGroup(self.spaces, self.permuting, self.actions, self.aliases, self.stacks)
-            scales, scaling = self.__dict__["_solve"](permutations)
-            self.__dict__.update(factors=(*self.permuting, *scaling), scales=scales)
-            del self.__dict__["_solve"]
             return self.__dict__[name]
+
+    def _found(self) -> tuple[MatrixFactor | TranslationFactor, ...]:
+        """Matrix groups and translations. No call crashes: a search that fails finds none, and says so."""
+        scales = self.scales
+        try:
+            return tuple(self.__dict__.pop("_find")())
+        except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+            said = Diagnostic("note", "matrix groups and translations", f"they could not be searched for, so none are in the group: {error!r}")
+            self.__dict__["scales"] = replace(scales, diagnostics=(*scales.diagnostics, said))
+            return ()
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: what is deferred is solved."""
-        return {"scales": self.scales, **self.__dict__}
+        return {"scales": self.scales, "continuous": self.continuous, **self.__dict__}
 
     @property
     def is_solved(self) -> bool:
@@ -164,6 +183,30 @@ class SymmetryGroup:
             noise = torch.rand((factor.copies, factor.size), generator=generator, dtype=torch.float64, device="cpu")
             parts[number] = noise.argsort(dim=1).numpy()
         return GroupElement(self, parts)
+
+    def move(
+        self, seed: int | torch.Generator | None = None, factors: Iterable[int] | None = None, sigma: float = SIGMA
+    ) -> Motion:
+        """A random element of the continuous factors: matrices whose singular values have normal logarithms, and normal translations.
+
+        Args:
+            seed: as of `sample`.
+            factors: numbers of continuous factors; None for all.
+            sigma: standard deviation of the logarithm of a singular value, and of what is added.
+
+        Raises:
+            GroupError: a factor is not in the group.
+        """
+        import torch
+
+        generator = seed if isinstance(seed, torch.Generator) else None
+        if isinstance(seed, int):
+            generator = torch.Generator().manual_seed(seed)
+        chosen = list(range(len(self.continuous)) if factors is None else factors)
+        for number in chosen:
+            if not 0 <= number < len(self.continuous):
+                raise GroupError(f"unknown continuous factor {number!r}: pass numbers below {len(self.continuous)}.")
+        return Motion(self, tuple((number, self.continuous[number].draw(generator, sigma)) for number in chosen))
 
     def _draw(self, factor: Factor, generator: torch.Generator | None, sigma: float) -> Tables:
         import torch

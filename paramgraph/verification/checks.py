@@ -14,6 +14,7 @@ from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import act_on, deviation, without_nan
 from paramgraph.verification.execute import Execution, Outputs
+from paramgraph.verification.maximality import maximality
 from paramgraph.verification.original import compare_original
 from paramgraph.verification.randomise import Randomiser, draw_inputs, has_values
 from paramgraph.verification.report import FactorReport, Report
@@ -26,6 +27,8 @@ CHANGE = 1e-6
 FLOOR_32 = 2e-6
 # Random elements of a factor that are tried until one moves every tensor that the factor claims to move.
 TRIES = 40
+# Tests of matrix groups per input; more groups are tested together.
+BUNDLES = 12
 # Permutations outside the group that are tried.
 OUTSIDE = 3
 
@@ -66,7 +69,8 @@ class Checks:
         report = self.report
         report.movable = len(self.movable)
         leave_out = len(self.movable) if leave_out is None else min(leave_out, len(self.movable))
-        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1)) + 2 + leave_out + OUTSIDE
+        moves = min(BUNDLES, len(self.group.continuous))
+        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1) + moves) + 2 + leave_out + OUTSIDE
         settled = self._settle()
         if settled is None:
             return
@@ -86,6 +90,7 @@ class Checks:
                 self._factors(bundle, state, inputs, base, worst, moved)
             if self.group.factors:
                 self._whole(state, inputs, base)
+            self._motions(state, inputs, base)
             if number == report.inputs - 1:
                 self._outside(state, inputs, base)
                 self._leave_out(leave_out, state, inputs)
@@ -269,6 +274,21 @@ class Checks:
             found = self._compare(element, base, self._run(acted, inputs, "whole group"))
             self.report.whole = max(self.report.whole, found)
 
+    def _motions(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
+        """Random matrices of each matrix group; where there are many, of a bundle of them."""
+        bundles = np.array_split(range(len(self.group.continuous)), min(BUNDLES, len(self.group.continuous))) if self.group.continuous else []
+        for numbers in bundles:
+            names = {m for n in numbers for action in self.group.continuous[n].tensors for m in self.group.members(action)}
+            acted = self.group.move(self.generator, numbers.tolist()).act({name: state[name] for name in names})
+            found = deviation(base.values, self._run(self._with(state, acted), inputs, "matrices", base, names).values)
+            label = ", ".join(str(self.group.continuous[n]) for n in numbers)
+            self.report.matrices[label] = max(self.report.matrices.get(label, 0.0), found)
+            if found > self.report.tolerance:
+                self._problem(f"{label} changes the outputs by {found:.1e}")
+            still = [name for name in names if torch.equal(acted[name], state[name])]
+            if still:
+                self._problem(f"{label} claims to move {', '.join(sorted(still))}, but leaves it as it is")
+
     def _laws(self) -> None:
         """Composition, inverse and identity, on tensors whose elements are all different; scales are exact up to rounding."""
         laws = {"(gh)θ = g(hθ)": True, "g⁻¹(gθ) = θ": True, "eθ = θ": True}
@@ -409,6 +429,16 @@ class Checks:
         return (found, True) if found else (others, False)
 
     # -- the exported graph --------------------------------------------------------------------------------------------
+
+    def count(self) -> None:
+        """Continuous symmetries, declared and not."""
+        found = maximality(self.graph, self.execution, self._state(), self.read,
+                           lambda: draw_inputs(self.examples, self.generator, self.keep_integers))
+        self.report.maximality = found
+        if found.declared > found.nullity or found.change > CHANGE:
+            self._problem(f"a declared continuous symmetry changes the outputs: {found}")
+        elif not found.complete:
+            self.report.notes.append("some continuous symmetries are not declared, or the function is not analytic")
 
     def _original(self, model: nn.Module | None, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """The exported graph must be the network itself."""

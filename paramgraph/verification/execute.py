@@ -80,7 +80,7 @@ class Execution:
         return {name for node, name in self._states.items() if node.users}
 
     def run(self, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], base: Outputs | None = None,
-            changed: set[str] | None = None, keep: bool = False) -> Outputs:
+            changed: set[str] | None = None, keep: bool = False, grad: bool = False) -> Outputs:
         """Run the graph.
 
         Args:
@@ -89,13 +89,14 @@ class Execution:
             base: a run on the same inputs that kept its nodes: what does not depend on `changed` is taken from it.
             changed: names whose values differ from those of `base`.
             keep: keep the values of all nodes, if they fit.
+            grad: record what derivatives by the state need.
         """
         env: dict[torch.fx.Node, Any] = {}
         known = base.nodes if base is not None and changed is not None else {}
         dirty: set[torch.fx.Node] = set()
         given = dict(zip(self._inputs, inputs, strict=True))
         room = self.keep_bytes if keep else 0
-        with torch.no_grad(), default_float64():
+        with torch.set_grad_enabled(grad), default_float64():
             for number, node in enumerate(self.module.graph.nodes):
                 if node.op == "output":
                     return self._outputs(node, env, env if keep and room > 0 else {})
@@ -147,6 +148,11 @@ class Execution:
                 self.stochastic.add("dropout")
             return (args[0], torch.ones_like(args[0], dtype=torch.bool)) if name == "aten::native_dropout" else args[0]
         args, kwargs = tree_map(_rewrite, (args, kwargs))
+        if torch.is_grad_enabled():  # torch's own have no derivatives by the statistics
+            if name == "aten::batch_norm" and not args[5]:
+                return _batch_norm(args[:5], args[7])
+            if name == "aten::_native_batch_norm_legit_no_training":
+                return _batch_norm(args[:5], args[6]), None, None
         seeded = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
         if not seeded:
             return tree_map(wide, target(*args, **kwargs))
@@ -212,6 +218,15 @@ class _Inner:
 def wide(value: Any) -> Any:
     """Floating-point and complex tensors in double precision; everything else as it is."""
     return value.to(_WIDE[value.dtype]) if isinstance(value, torch.Tensor) and value.dtype in _WIDE else value
+
+
+def _batch_norm(operands: Sequence[Any], epsilon: float) -> Any:
+    """Batch normalisation in inference by its formula."""
+    x, gain, offset, mean, variance = operands
+    shape = [-1, *[1] * (x.ndim - 2)]
+    out = (x - mean.reshape(shape)) / torch.sqrt(variance.reshape(shape) + epsilon)
+    out = out if gain is None else out * gain.reshape(shape)
+    return out if offset is None else out + offset.reshape(shape)
 
 
 def _rewrite(value: Any) -> Any:

@@ -22,6 +22,37 @@ class FactorReport:
     together: int = 1
 
 
+@dataclass(frozen=True)
+class Maximality:
+    """Continuous symmetries found at one point of a network's parameters, beside those declared.
+
+    Attributes:
+        parameters: number of parameters, and of elements of buffers, that the function reads.
+        nullity: directions in which no output changes, to first order: parameters less the rank of the Jacobian.
+        declared: how many of them the group's scales and matrices span.
+        gap: the least singular value that counts as one over the largest that does not; small gaps leave the rank in doubt.
+        change: largest relative change of the outputs along a declared direction, to first order.
+        missing: per tensor, its share in the directions that are not declared.
+    """
+
+    parameters: int
+    nullity: int
+    declared: int
+    gap: float
+    change: float
+    missing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every direction is declared."""
+        return self.declared == self.nullity
+
+    def __str__(self) -> str:
+        tensors = ", ".join(f"{name} ({share:.0%})" for name, share in list(self.missing.items())[:6])
+        return (f"{self.declared} of {self.nullity} dimensions of {self.parameters} parameters are declared (spectral gap {self.gap:.0e})"
+                + (f"; the others move {tensors}" if self.missing else ""))
+
+
 @dataclass
 class Report:
     """The result of `paramgraph.verify`. It passed if it has no problems; `notes` say what was covered and what was not.
@@ -31,6 +62,7 @@ class Report:
         tolerance: largest relative deviation that counts as unchanged.
         factors: per factor, its deviation and the tensors that it moved.
         whole: worst relative deviation under random elements of the whole group.
+        matrices: per matrix group, or several tested together, the worst relative deviation under random matrices.
         laws: the group laws that were checked on the network's tensors, by name.
         left_out: per tensor left out of the action, how much that changed the outputs.
         movable: number of tensors that the group moves.
@@ -40,6 +72,7 @@ class Report:
         rounding: deviation under parameters perturbed in their last bit: what rounding errors alone amount to.
         elements: group elements per factor.
         inputs: random inputs per element.
+        maximality: the continuous symmetries counted, if that was asked for.
         runs: how often the network was run.
         seconds: how long it took.
         notes: what was covered, and what was not.
@@ -50,6 +83,7 @@ class Report:
     tolerance: float
     factors: list[FactorReport] = field(default_factory=list)
     whole: float = 0.0
+    matrices: dict[str, float] = field(default_factory=dict)
     laws: dict[str, bool] = field(default_factory=dict)
     left_out: dict[str, float] = field(default_factory=dict)
     movable: int = 0
@@ -59,6 +93,7 @@ class Report:
     rounding: float = 0.0
     elements: int = 0
     inputs: int = 0
+    maximality: Maximality | None = None
     runs: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
@@ -71,7 +106,7 @@ class Report:
     @property
     def max_deviation(self) -> float:
         """Worst relative deviation over all factors and the whole group."""
-        return max([self.whole, *(factor.deviation for factor in self.factors)])
+        return max([self.whole, *self.matrices.values(), *(factor.deviation for factor in self.factors)])
 
     @property
     def outside_changed(self) -> bool:
@@ -90,6 +125,7 @@ class Report:
             ("exported graph is the network", "one input", exported),
             ("each factor", f"{len(self.factors)} factors ({alone} alone), {covered}", f"worst deviation {worst:.1e}"),
             ("whole group", covered, f"worst deviation {self.whole:.1e}"),
+            ("matrix groups", f"{len(self.matrices)} tests, {self.inputs} inputs", f"worst deviation {max(self.matrices.values(), default=0.0):.1e}"),
             ("group laws", ", ".join(self.laws) or "none", "hold" if self.laws and all(self.laws.values()) else "not shown"),
             ("one tensor left out", f"{len(self.left_out)} of {self.movable} tensors", f"least change {smallest:.1e}"),
             ("outside the group", f"{len(self.outside)} permutations", f"least change {outside:.1e}"),
@@ -100,6 +136,7 @@ class Report:
         head = (f"verification of {self.network} {verdict}: worst relative deviation {self.max_deviation:.1e} "
                 f"(tolerance {self.tolerance:.0e}), {self.runs} runs in {self.seconds:.1f} s")
         lines = [f"  {check}: {covered}: {result}" for check, covered, result in self.rows()]
+        lines += [f"  continuous dimensions: {self.maximality}"] if self.maximality is not None else []
         lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  problem: {problem}" for problem in self.problems]
         return "\n".join([head, *lines])

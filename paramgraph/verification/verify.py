@@ -42,6 +42,7 @@ def verify(
     leave_one_out: Literal["sample", "all"] | int = "sample",
     bundles: int = BUNDLES,
     tolerance: float = TOLERANCE,
+    maximality: bool = False,
     progress: Progress | None = None,
     dimensions: Mapping[str, Any] | None = None,
 ) -> Report:
@@ -65,6 +66,8 @@ def verify(
         leave_one_out: how many tensors to leave out of the action, one at a time: `"sample"` for 16, `"all"`, or a number.
         bundles: largest number of tests per element and input: a bundle that fails is taken apart.
         tolerance: largest relative deviation that counts as unchanged.
+        maximality: also count the continuous symmetries at a random point, and how many of them the group declares: `report.maximality`.
+            For networks of up to a few thousand parameters whose functions are analytic; piecewise linear ones may have more than any group.
         progress: called as `progress(done, total, what)`.
         dimensions: sizes of an ONNX model's open dimensions, as for `paramgraph.compile`.
 
@@ -74,7 +77,7 @@ def verify(
     Raises:
         TraceError: the network cannot be traced, or needs values that are on the meta device.
         StateDictError: the graph is not this network's.
-        GroupError: there is nothing to draw.
+        GroupError: there is nothing to draw, or the network is too large for counting its continuous symmetries.
     """
     if min(elements, inputs, bundles) < 1:
         raise GroupError(f"expected at least one element, input and bundle, got elements={elements}, inputs={inputs}, bundles={bundles}.")
@@ -94,6 +97,8 @@ def verify(
     checks = Checks(graph, report, Execution(traced.exported), Randomiser(program, traced.state), _leaves(traced, example_inputs, kwargs),
                     generator, bundles, progress)
     checks.run(model if isinstance(model, nn.Module) else None, _count(leave_one_out))
+    if maximality:
+        checks.count()
     report.seconds = time.perf_counter() - start
     return report
 

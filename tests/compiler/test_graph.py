@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import networkx as nx
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from paramgraph.graph import EdgeSet, NodeSet
 from paramgraph.symmetries.group import GroupElement
 from tests.support import attention, branches, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
 from tests.support.automorphisms import log_automorphisms
-from tests.support.cases import CASES, Case
+from tests.support.cases import CASES, Case, compiled
 
 # igraph counts up to this many edges in about a second.
 SMALL = [case for case in CASES.values()]
@@ -38,15 +36,9 @@ def keyed(edges: EdgeSet, source: np.ndarray, target: np.ndarray, sizes: tuple[i
     return (source * sizes[1] + target) * edges.shape[3] + position
 
 
-@functools.cache
-def compiled(case: Case) -> tuple[pg.ParamGraph, nn.Module]:
-    model, inputs = case.build()
-    return pg.compile(model, inputs), model
-
-
 @pytest.fixture(params=SMALL, ids=lambda case: case.name)
 def graph(request: pytest.FixtureRequest) -> pg.ParamGraph:
-    return compiled(request.param)[0]
+    return compiled(request.param.name)[2]
 
 
 def test_every_element_is_on_exactly_one_edge(graph: pg.ParamGraph) -> None:
@@ -89,7 +81,7 @@ def test_group_elements_are_automorphisms_that_carry_the_values(graph: pg.ParamG
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_automorphisms_are_the_group(case: Case) -> None:
-    graph, _ = compiled(case)
+    _, _, graph = compiled(case.name)
     if graph.num_edges > 30_000:
         pytest.fail(f"{case.name} is too large to count: make it smaller")
     assert graph.symmetry.log_order == pytest.approx(case.log_order, abs=1e-6)
@@ -122,7 +114,7 @@ def test_gate_and_up_projections_are_of_different_types() -> None:
 
 
 def test_deepsets_matrices_are_of_different_types() -> None:
-    graph, _ = compiled(CASES["DeepSets"] if "DeepSets" in CASES else next(c for n, c in CASES.items() if "deep" in n.lower() and "set" in n.lower()))
+    _, _, graph = compiled(next(name for name in CASES if "deep" in name.lower() and "set" in name.lower()))
     pairs: dict[tuple[str, str], list[str]] = {}
     for edges in graph.parameter_edges():
         pairs.setdefault((graph.node_sets[edges.source].type, edges.target), []).append(edges.type)

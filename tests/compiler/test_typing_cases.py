@@ -8,25 +8,18 @@ import torch
 import paramgraph as pg
 from tests.support import attention, branches, gathered, groups, indexing, layers, layouts, values  # noqa: F401  register the cases
 from tests.support.attention import T5, Attention
-from tests.support.cases import CASES
+from tests.support.cases import CASES, compiled
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_order_and_function(name: str) -> None:
-    model, inputs = CASES[name].build()
-    graph = pg.compile(model, inputs)
+    model, inputs, graph = compiled(name)
     assert [d for d in graph.diagnostics if d.kind == "unknown-operation"] == []
     report = pg.verify(graph, model, inputs, elements=2, inputs=2, leave_one_out="all")
     assert report.passed, str(report)
     assert report.exported is not None
     assert report.exported < 1e-10
     assert graph.symmetry.log_order == pytest.approx(CASES[name].log_order, abs=1e-9), str(graph.symmetry)
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_pins_have_causes(name: str) -> None:
-    model, inputs = CASES[name].build()
-    graph = pg.compile(model, inputs)
     assert all(space.cause for space in graph.symmetry.spaces if space.pinned)
     assert all(d.cause for d in graph.diagnostics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+import paramgraph as pg
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,13 @@ class Case:
 
 
 CASES: dict[str, Case] = {}
+
+
+@functools.cache
+def compiled(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], pg.ParamGraph]:
+    """A case's network, inputs and graph, made once for all tests of a process: they are to be read only."""
+    model, inputs = CASES[name].build()
+    return model, inputs, pg.compile(model, inputs)
 
 
 def case(name: str, log_order: float, *shapes: Any) -> Callable[[Any], Any]:

@@ -22,7 +22,7 @@ UNCENTRED = frozenset(["rms_norm"])
 
 def elementwise(solver: ScaleSolver, op: Op, operands: Sequence[Character]) -> Character | None:
     """The character of an elementwise function's result; None where nothing is known of the function."""
-    positional, keywords = _arguments(op, len(operands))
+    positional, keywords = arguments(op, len(operands))
     rule = RULES.get(op.name)
     if rule is not None:
         return rule(solver, op, operands, positional, keywords)
@@ -36,7 +36,7 @@ def elementwise(solver: ScaleSolver, op: Op, operands: Sequence[Character]) -> C
     return solver.system.power(x, degree, parity)
 
 
-def _arguments(op: Op, tensors: int) -> tuple[list[Any], dict[str, Any]]:
+def arguments(op: Op, tensors: int) -> tuple[list[Any], dict[str, Any]]:
     """Positional arguments, `"x"` in place of tensors, and plain keyword arguments."""
     form = op.attrs.get("form")
     positional = ["x"] * tensors if form is None else list(form)

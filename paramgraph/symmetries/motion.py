@@ -1,0 +1,77 @@
+"""Elements of the continuous groups beyond scales: words of matrices and translations, applied one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from paramgraph.errors import GroupError, StateDictError
+
+if TYPE_CHECKING:
+    import torch
+
+    from paramgraph.symmetries.group import SymmetryGroup
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A product of elements of continuous factors.
+
+    Attributes:
+        group: the group it belongs to.
+        steps: `(number of the continuous factor, matrices or what is added)`, the first applied first.
+    """
+
+    group: SymmetryGroup
+    steps: tuple[tuple[int, torch.Tensor], ...]
+
+    def act(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A new state dict with the motion applied; tensors are computed in float64 and rounded to their own type.
+
+        Raises:
+            StateDictError: a tensor is missing, has another shape, or holds no floating-point numbers.
+        """
+        import torch
+
+        group = self.group
+        names = {name for number, _ in self.steps for name in group.continuous[number].tensors}
+        current = {}
+        for name in names:
+            for member in group.members(name):
+                if member not in state_dict or tuple(state_dict[member].shape) != group.member_shape(name):
+                    raise StateDictError(f"expected a tensor {member!r} of shape {group.member_shape(name)} in the state dict.")
+                if not state_dict[member].is_floating_point():
+                    raise StateDictError(f"{member}: expected floating-point numbers, got {state_dict[member].dtype}. Convert the tensor first.")
+            tensors = [state_dict[member].detach() for member in group.members(name)]
+            current[name] = tensors[0] if name not in group.stacks else torch.stack(tensors).reshape(group.actions[name].shape)
+        for number, step in self.steps:
+            current.update(group.continuous[number].act(step, current))
+        out: dict[str, torch.Tensor] = {}
+        for name, tensor in current.items():
+            parts = [tensor] if name not in group.stacks else tensor.reshape(-1, *group.member_shape(name)).unbind()
+            out.update(zip(group.members(name), (part.clone() for part in parts), strict=True))
+        bases = {**{name: tensor.detach().clone() for name, tensor in state_dict.items()}, **out}
+        return {name: group.aliases[name].read(bases) if name in group.aliases else bases[name] for name in state_dict}
+
+    def inverse(self) -> Motion:
+        return Motion(self.group, tuple((number, self.group.continuous[number].inverse(step)) for number, step in reversed(self.steps)))
+
+    def __matmul__(self, other: Motion) -> Motion:
+        """Composition: `(g @ h).act(x) == g.act(h.act(x))`; neighbouring steps of one factor become one."""
+        if not isinstance(other, Motion):
+            return NotImplemented
+        if other.group is not self.group:
+            raise GroupError("motions of two different groups cannot be composed: draw both from one graph's symmetry.")
+        steps = list(other.steps)
+        for number, step in self.steps:
+            if steps and steps[-1][0] == number:
+                steps[-1] = (number, self.group.continuous[number].product(steps[-1][1], step))
+            else:
+                steps.append((number, step))
+        return Motion(self.group, tuple(steps))
+
+    def __str__(self) -> str:
+        return f"motion by {len(self.steps)} of {len(self.group.continuous)} continuous factors"
+
+    __repr__ = __str__

@@ -1,0 +1,155 @@
+"""Continuous symmetries counted: the null space of the outputs' Jacobian by the parameters, beside what the group declares.
+
+At a generic point, a direction of the parameters in which no output changes to first order, whatever the input, is tangent to a continuous
+symmetry if the function is analytic. Piecewise linear functions have more such directions: there the count is an upper bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from paramgraph.errors import GroupError
+from paramgraph.symmetries.element import GroupElement
+from paramgraph.symmetries.matrices import MatrixFactor
+from paramgraph.verification.report import Maximality
+
+if TYPE_CHECKING:
+    from paramgraph.graph import ParamGraph
+    from paramgraph.symmetries.group import SymmetryGroup
+    from paramgraph.verification.execute import Execution
+
+State = Mapping[str, torch.Tensor]
+
+# Jacobians of more columns are not computed.
+MOST = 5000
+# Rows of the Jacobian for each column, and random inputs that they are taken from.
+ROWS, INPUTS = 1.5, 40
+# Singular values below this, relative to the largest, are zero.
+ZERO = 1e-9
+
+
+def maximality(graph: ParamGraph, execution: Execution, state: State, read: set[str], draw: Callable[[], Sequence[Any]]) -> Maximality:
+    """Count the directions in which no output changes, and those of them that the group declares.
+
+    Args:
+        graph: the network's graph.
+        execution: its program.
+        state: a generic state, float64, aliases included.
+        read: names of the base tensors that the program reads.
+        draw: gives random inputs.
+
+    Raises:
+        GroupError: the network has too many parameters.
+    """
+    names = [name for name, value in graph.values.items() if name in read and value.is_floating_point()]
+    kept = _read_elements(graph, names)
+    total = int(sum(mask.sum() for mask in kept.values()))
+    if total > MOST:
+        raise GroupError(f"maximality is counted for up to {MOST:,} parameters, {graph.name} has {total:,}: take a narrower network of its kind.")
+    jacobian = _jacobian(graph, execution, state, names, kept, draw, math.ceil(ROWS * total) + 16)
+    size = torch.linalg.vector_norm(jacobian)
+    columns = torch.linalg.vector_norm(jacobian, dim=0)
+    # Columns of one size, so that parameters of little influence do not hide.
+    scale = torch.where(columns > 1e-12 * columns.max(), columns, torch.ones_like(columns))
+    _, values, right = torch.linalg.svd(jacobian / scale, full_matrices=True)
+    rank = int((values > ZERO * values[0]).sum()) if len(values) else 0
+    gap = float(values[rank - 1] / values[rank].clamp(min=1e-300)) if 0 < rank < len(values) else math.inf
+    null = torch.linalg.qr(right[rank:].T / scale[:, None])[0]
+    tangents = [_flat(tangent, names, kept) for tangent in _tangents(graph.symmetry, state)]
+    declared = torch.stack(tangents) if tangents else torch.zeros(0, total, dtype=torch.float64)
+    declared = declared / torch.linalg.vector_norm(declared, dim=1, keepdim=True).clamp(min=1e-300)
+    change = float((torch.linalg.vector_norm(declared @ jacobian.T, dim=1) / size).max()) if len(declared) else 0.0
+    _, found, span = torch.linalg.svd(declared, full_matrices=False)
+    spanned = int((found > ZERO * found[0]).sum()) if len(found) else 0
+    missing: dict[str, float] = {}
+    if spanned < null.shape[1]:
+        basis = span[:spanned].T
+        rest = null - basis @ (basis.T @ null)
+        left, sizes, _ = torch.linalg.svd(rest, full_matrices=False)
+        missing = _shares(left[:, sizes > 1e-6], names, kept)
+    return Maximality(total, null.shape[1], spanned, gap, change, missing)
+
+
+def _read_elements(graph: ParamGraph, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Per tensor, which of its elements some operation reads."""
+    group, out = graph.symmetry, {name: np.ones(graph.values[name].shape, dtype=bool) for name in names}
+    for name, action in group.actions.items():
+        if action.unread is None:
+            continue
+        mask = np.ones(action.shape, dtype=bool)
+        mask.reshape(-1)[action.unread] = False
+        for member, part in zip(group.members(name), mask.reshape(-1, *group.member_shape(name)), strict=True):
+            if member in out:
+                out[member] = part
+    return out
+
+
+def _jacobian(graph: ParamGraph, execution: Execution, state: State, names: Sequence[str], kept: Mapping[str, np.ndarray],
+              draw: Callable[[], Sequence[Any]], wanted: int) -> torch.Tensor:
+    """Derivatives of outputs by parameters at random inputs, shape `(rows, parameters)`."""
+    rows: list[torch.Tensor] = []
+    while len(rows) < wanted:
+        leaves = {name: state[name].detach().clone().requires_grad_() for name in names}
+        full = {**state, **leaves}
+        full.update({name: alias.read(full) for name, alias in graph.aliases.items() if name in state})
+        outputs = execution.run(full, draw(), grad=True)
+        values = [v for v in outputs.values if isinstance(v, torch.Tensor) and v.requires_grad]
+        if not values:
+            raise GroupError(f"{graph.name} has no outputs that depend on its parameters: there is nothing to count.")
+        flat = torch.cat([torch.view_as_real(v).reshape(-1) if v.is_complex() else v.reshape(-1) for v in values])
+        for number in torch.randperm(len(flat))[: min(wanted - len(rows), -(-wanted // INPUTS))].tolist():
+            found = torch.autograd.grad(flat[number], list(leaves.values()), retain_graph=True, allow_unused=True)
+            grads = {name: torch.zeros_like(state[name]) if g is None else g for name, g in zip(names, found, strict=True)}
+            rows.append(_flat(grads, names, kept))
+    return torch.stack(rows)
+
+
+def _flat(tensors: Mapping[str, torch.Tensor], names: Sequence[str], kept: Mapping[str, np.ndarray]) -> torch.Tensor:
+    """One vector of all elements that are read; tensors left out are zero."""
+    parts = [tensors[n][torch.from_numpy(kept[n])] if n in tensors else torch.zeros(int(kept[n].sum()), dtype=torch.float64) for n in names]
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def _tangents(group: SymmetryGroup, state: State) -> Iterator[dict[str, torch.Tensor]]:
+    """The directions that the group declares: of each free scale, and of each entry of each matrix."""
+    wide = {
+        name: torch.stack([state[member] for member in group.members(name)]).reshape(action.shape)
+        for name, action in group.actions.items() if all(member in state for member in group.members(name))
+    }  # fmt: skip
+    for number, variable in enumerate(group.scales.variables):
+        if variable.kind != "scale":
+            continue
+        ones = {name: torch.ones_like(wide[name], dtype=torch.float64) for name in group.scales.tensors.get(number, ()) if name in wide}
+        for place in np.ndindex(*(n - 1 for n in variable.shape)):
+            table = np.zeros(variable.shape)
+            table[tuple(i + 1 for i in place)] = 1.0
+            acted = GroupElement.of_tables(group, {number: table}).act_on(ones)
+            yield _members(group, {name: acted[name].log() * wide[name] for name in acted})
+    for factor in group.continuous:
+        shape = (factor.copies, factor.size, factor.size) if isinstance(factor, MatrixFactor) else factor.shape
+        for place in np.ndindex(*shape):
+            direction = torch.zeros(shape, dtype=torch.float64)
+            direction[place] = 1.0
+            yield _members(group, factor.tangent(direction, wide))
+
+
+def _members(group: SymmetryGroup, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        out.update(zip(group.members(name), tensor.reshape(-1, *group.member_shape(name)), strict=True))
+    return out
+
+
+def _shares(directions: torch.Tensor, names: Sequence[str], kept: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Each tensor's share in some orthonormal directions, the largest first."""
+    found, start = {}, 0
+    for name in names:
+        count = int(kept[name].sum())
+        found[name] = float(directions[start : start + count].square().sum()) / max(directions.shape[1], 1)
+        start += count
+    return {name: share for name, share in sorted(found.items(), key=lambda item: -item[1]) if share > 1e-3}

@@ -1,0 +1,78 @@
+"""Continuous symmetries counted by the Jacobian, beside what groups declare."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import paramgraph as pg
+from paramgraph.errors import GroupError
+from paramgraph.symmetries.matrices import MatrixFactor
+from paramgraph.verification.report import Maximality
+from tests.support.cases import CASES
+from tests.support.scales import SCALES
+from tests.symmetries.test_scales import compiled
+
+
+def counted(name: str) -> Maximality:
+    model, inputs = (SCALES if name in SCALES else CASES)[name].build()
+    report = pg.verify(pg.compile(model, inputs), model, inputs, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.passed, str(report)
+    assert report.maximality is not None
+    assert report.maximality.gap > 1e4
+    return report.maximality
+
+
+@pytest.mark.parametrize("name", ["mlp, tanh", "mlp, gelu", "mlp, square", "mlp, cube", "mlp, sigmoid", "swiglu", "linear attention",
+                                  "branches multiplied, tanh"])  # fmt: skip
+def test_analytic_networks_have_no_others(name: str) -> None:
+    assert counted(name).complete
+
+
+# Networks with symmetries that are declared nowhere yet, and the tensors that they move.
+@pytest.mark.parametrize(("name", "nullity", "declared", "moved"), [
+    ("llama block, tied", 50, 46, {"q.weight", "k.weight"}),  # rotations in each rotary plane
+    ("lstm", 12, 0, {"layer.bias_ih_l0", "layer.bias_hh_l0"}),  # two biases merely added
+])  # fmt: skip
+def test_what_is_missing_is_named(name: str, nullity: int, declared: int, moved: set[str]) -> None:
+    found = counted(name)
+    assert (found.nullity, found.declared) == (nullity, declared)
+    assert set(found.missing) == moved
+    assert "the others move" in str(found)
+
+
+def test_running_statistics_count() -> None:
+    found = counted("batch norm, tanh")
+    assert found.parameters == 47  # the count of batches is no number of the function
+    assert {"1.running_mean", "1.running_var"} <= set(found.missing)
+
+
+def test_a_wrong_declaration_is_found() -> None:
+    linear = compiled("mlp, identity")[2].symmetry.continuous
+    model, inputs = SCALES["mlp, tanh"].build()
+    graph = pg.compile(model, inputs)
+    group = replace(graph.symmetry, continuous=linear)
+    report = pg.verify(replace(graph, symmetry=group), model, inputs, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert any("continuous symmetry changes the outputs" in problem for problem in report.problems)
+
+
+def test_matrices_are_verified() -> None:
+    model, inputs, graph = compiled("two-head attention")
+    report = pg.verify(graph, model, inputs, elements=1, inputs=1, leave_one_out=0)
+    assert report.passed
+    assert len(report.matrices) == 3
+    q, v, _ = graph.symmetry.continuous
+    assert isinstance(q, MatrixFactor) and isinstance(v, MatrixFactor)
+    crossed = replace(q, parts=(*(p for p in q.parts if not p.dual), *(p for p in v.parts if p.dual != v.parts[0].dual)))
+    wrong = replace(graph, symmetry=replace(graph.symmetry, continuous=(crossed, v)))
+    report = pg.verify(wrong, model, inputs, elements=1, inputs=1, leave_one_out=0)
+    assert any("GL(4)^2" in problem and "changes the outputs" in problem for problem in report.problems)
+
+
+def test_large_networks_are_refused() -> None:
+    model, x = nn.Linear(100, 100), torch.randn(2, 100)
+    with pytest.raises(GroupError, match="narrower network"):
+        pg.verify(pg.compile(model, x), model, x, maximality=True)
