@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from paramgraph.metanets.edit import edited_state_dict
     from paramgraph.metanets.editor import Editor, run
     from paramgraph.metanets.gmn import GMN
+    from paramgraph.metanets.saving import load_metanet, save_metanet
+    from paramgraph.metanets.scalegmn import ScaleGMN
     from paramgraph.metanets.stack import Stack
     from paramgraph.metanets.vocabulary import Vocabulary
 
@@ -20,14 +22,17 @@ _CONTENTS = {
     "Editor": "paramgraph.metanets.editor",
     "GMN": "paramgraph.metanets.gmn",
     "Population": "paramgraph.metanets.data",
+    "ScaleGMN": "paramgraph.metanets.scalegmn",
     "Stack": "paramgraph.metanets.stack",
     "Vocabulary": "paramgraph.metanets.vocabulary",
     "collate": "paramgraph.metanets.data",
     "edited_state_dict": "paramgraph.metanets.edit",
+    "load_metanet": "paramgraph.metanets.saving",
     "run": "paramgraph.metanets.editor",
+    "save_metanet": "paramgraph.metanets.saving",
 }
 
-__all__ = ["GMN", "Editor", "Population", "Stack", "Vocabulary", "collate", "edited_state_dict", "run"]
+__all__ = ["GMN", "Editor", "Population", "ScaleGMN", "Stack", "Vocabulary", "collate", "edited_state_dict", "load_metanet", "run", "save_metanet"]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,6 +55,10 @@ class Editor(nn.Module):
         self.mode = mode
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self._edits = is_trained if edits is None else edits
+        self.edits_by_default = edits is None
+        # Residuals are multiplied as the parameters are, masks are not; a head that tells them apart is told which columns are masks.
+        if hasattr(head, "masks"):
+            head.masks = {"residual": (), "mask": (0,), "both": (1,)}[mode]  # type: ignore[union-attr]
         head.begin_at_zero()  # type: ignore[union-attr]
 
     @overload

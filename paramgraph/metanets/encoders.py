@@ -18,6 +18,7 @@ from paramgraph.metanets.structure import EdgeTable, NodeTable
 
 ORDER_FREQUENCIES = 16
 LONGEST_WAVE = 1e6
+HIGHEST_FREQUENCY = 100.0
 
 
 def fourier(order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -29,6 +30,14 @@ def fourier(order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     exponents = torch.arange(ORDER_FREQUENCIES, dtype=torch.float64, device=order.device) / (ORDER_FREQUENCIES - 1)
     angles = order.to(torch.float64)[:, None] * LONGEST_WAVE**-exponents
     return torch.cat([angles.sin(), angles.cos()], dim=1).to(dtype)
+
+
+def frequencies(count: int) -> torch.Tensor:
+    """Frequencies for values, `(count,)`, of random sign and log-uniform between 1 and `HIGHEST_FREQUENCY`.
+
+    Trained weights are of the order 0.1, those between sines of frequency 30 of 0.01: some sines should be far from linear in either.
+    """
+    return torch.exp(torch.rand(count) * math.log(HIGHEST_FREQUENCY)) * (1 - 2 * torch.randint(0, 2, (count,)))
 
 
 class NodeEncoder(nn.Module):
@@ -63,9 +72,8 @@ class EdgeEncoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.value = nn.Linear(1, width)
-        # As wide as weights are small: trained weights are of the order 0.1, and the sine should not be linear in all of them.
         with torch.no_grad():
-            self.value.weight.normal_(std=4.0)
+            self.value.weight.copy_(frequencies(width)[:, None])
         self.depth = nn.Linear(1, width)
         self.position = nn.Linear(3, width)
         with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.batch import Batch
 from paramgraph.metanets.gmn_layer import State, node_sums, per_count
+from paramgraph.metanets.job_pass import Emits
 from paramgraph.metanets.layout import Job, Layout
 from paramgraph.metanets.passes import EdgeStates
 
@@ -25,9 +27,11 @@ class GraphHead(nn.Module):
     The published head takes the mean over edges only; node means let it see graphs without edges and the last layer's messages.
     """
 
-    def __init__(self, width: int, out: int, use_global: bool) -> None:
+    def __init__(self, width: int, out: int, use_global: bool, batch_norm: bool = False) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear((3 if use_global else 2) * width, width), nn.ReLU(), nn.Linear(width, out))
+        inputs = (3 if use_global else 2) * width
+        self.norm = ReadoutNorm(inputs) if batch_norm else nn.Identity()
+        self.mlp = nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, out))
 
     def forward(self, state: State) -> torch.Tensor:
         """`(graphs, out)`, in the order of the graphs as given."""
@@ -39,8 +43,17 @@ class GraphHead(nn.Module):
         read = [per_count(edges, layout.edges_per_graph), per_count(node_sums(state), layout.nodes_per_graph)]
         if state.globals_ is not None:
             read.append(state.globals_)
-        predictions: torch.Tensor = self.mlp(torch.cat(read, dim=-1))
+        predictions: torch.Tensor = self.mlp(self.norm(torch.cat(read, dim=-1)))
         return predictions[state.edges.batch.order]
+
+
+class ReadoutNorm(nn.BatchNorm1d):
+    """Batch normalisation of what is read off graphs. Networks of one architecture share most of it; what tells them apart is a small part,
+    which this brings to unit variance. A batch of one graph in training is left as it is."""
+
+    def forward(self, read: torch.Tensor) -> torch.Tensor:
+        """`(graphs, width)` to the same."""
+        return read if self.training and len(read) < 2 else super().forward(read)
 
 
 class NodeHead(nn.Module):
@@ -103,10 +116,19 @@ def per_node(layout: Layout, rows: torch.Tensor, order: Sequence[int]) -> list[d
     return [predictions[number] for number in order]
 
 
-def per_edge(edges: EdgeStates, head: nn.Module) -> Stacked:
+class EdgeWiseHead(Emits, Protocol):
+    """A head that predicts per edge."""
+
+    @property
+    def out(self) -> int:
+        """Length of each prediction."""
+        ...
+
+
+def per_edge(edges: EdgeStates, head: EdgeWiseHead) -> Stacked:
     """Run an edge head over the edges; see `EdgeHead.stacked`."""
-    out: int = head.out  # type: ignore[assignment]
-    emitted = edges.reduce(emit=(head, out)).emitted  # type: ignore[arg-type]
+    out = head.out
+    emitted = edges.reduce(emit=(head, out)).emitted
     batch, layout = edges.batch, edges.batch.layout
     found: Stacked = [{} for _ in batch.groups]
     number_of = {id(group): number for number, group in enumerate(batch.groups)}
@@ -119,7 +141,7 @@ def per_edge(edges: EdgeStates, head: nn.Module) -> Stacked:
                 continue
             seen.add(key)
             if rows is None:  # an edge set without edges
-                values = next(head.parameters()).new_zeros(0)
+                values = head.edge_tensors()[0].new_zeros(0)
             else:
                 # The networks of a group follow each other in a packed job.
                 values = rows[0, part.start : part.start + group.count * part.edges.num_edges] if job.packed else rows

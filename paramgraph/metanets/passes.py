@@ -269,7 +269,7 @@ class _Totals:
         """The sums, `(graphs, width)`."""
         sums = like.new_zeros(self._layout.num_graphs, self._width)
         if self._blocks:
-            sums = sums.index_add(0, torch.as_tensor(self._numbers, device=like.device), torch.cat(self._blocks))
+            sums = sums.index_add(0, torch.as_tensor(self._numbers, device=like.device), torch.cat(self._blocks).to(sums.dtype))
         if self._table is not None:
-            sums = sums.index_add(0, self._layout.graph_of_row, self._table)
+            sums = sums.index_add(0, self._layout.graph_of_row, self._table.to(sums.dtype))
         return sums

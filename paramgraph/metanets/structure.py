@@ -166,11 +166,11 @@ class StructureCache:
 
 def structure_key(graph: ParamGraph) -> tuple[Any, ...]:
     """Equal for graphs whose node sets and edge sets agree in all that a metanet sees, values apart."""
-    nodes = tuple((n.name, n.type, n.size, n.depth, n.activation, _digest(n.order)) for n in graph.node_sets.values())
+    nodes = tuple((n.name, n.type, n.size, n.depth, n.activation, _digest(n.order), getattr(n, "domain", None)) for n in graph.node_sets.values())
     edges = tuple(
         (
             *(e.name, e.type, e.source, e.target, e.shape, e.depth, e.parameter is None),
-            *(_digest(e.source_index), _digest(e.target_index), _digest(e.positions)),
+            *(_digest(e.source_index), _digest(e.target_index), _digest(e.positions), getattr(e, "kind", None)),
         )
         for e in graph.edge_sets.values()
     )

@@ -1,0 +1,103 @@
+"""Parameters of networks as plain tensors with a leading axis, for baselines that know no graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paramgraph.errors import MetanetError
+from paramgraph.metanets.batch import Group, Networks, Planner, check_graphs, check_values
+from paramgraph.metanets.options import Remembers
+from paramgraph.metanets.stack import Stack
+
+Values = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Networks of one structure.
+
+    Attributes:
+        name: of the networks, for messages.
+        values: per base name, `(networks, *shape)`, floating-point tensors only.
+    """
+
+    name: str
+    values: Values
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """All parameters after each other, `(networks, parameters)`."""
+        return torch.cat([value.flatten(1) for value in self.values.values()], dim=1)
+
+
+class Baseline(Remembers):
+    """A map from networks to vectors that reads tensors; subclasses give `predict`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._planner = Planner()
+
+    def forward(self, networks: Networks | Stack) -> torch.Tensor:
+        """`(networks, out)`, in the order given.
+
+        Raises:
+            MetanetError: the batch is empty, a network does not fit, or values are not finite, on another device or of another dtype.
+        """
+        return self.mapped(networks, self.predict)
+
+    def mapped(self, networks: Networks | Stack, function: Callable[[Parameters], torch.Tensor]) -> torch.Tensor:
+        """A function of networks of one structure, over all networks, in the order given: `(networks, …)`."""
+        groups, order = self._planner.grouped(check_graphs(networks))
+        reference = next(self.parameters())
+        found = []
+        for group, _ in groups:
+            check_values(group, reference.dtype, reference.device)
+            found.append(function(parameters(group)))
+        return torch.cat(found)[order]
+
+    def predict(self, networks: Parameters) -> torch.Tensor:
+        """`(networks, out)` of networks of one structure."""
+        raise NotImplementedError
+
+
+def parameters(group: Group) -> Parameters:
+    """The floating-point tensors of a group; `MetanetError` if they are not finite."""
+    values = {}
+    for name, tensors in group.bases().items():
+        if tensors[0].is_floating_point():
+            values[name] = tensors[0] if group.stack is not None else torch.stack(tensors)
+            if not bool(torch.isfinite(values[name].detach()).all()):
+                raise MetanetError(f"graph {group.graph.name!r}: {name!r} has NaN or infinite values; a metanet cannot read them.")
+    return Parameters(group.graph.name, values)
+
+
+def check_layout(networks: Parameters, layout: dict[str, tuple[int, ...]], reader: str) -> None:
+    """Raise `MetanetError` unless networks have the one layout that a baseline was made for."""
+    found = {name: tuple(value.shape[1:]) for name, value in networks.values.items()}
+    if found != layout:
+        differing = next((n for n in {**layout, **found} if layout.get(n) != found.get(n)), "the order")
+        raise MetanetError(
+            f"graph {networks.name!r}: {reader} reads networks of one layout only; {differing!r} is {found.get(differing)}, "
+            f"expected {layout.get(differing)}. Use a metanet that reads graphs for mixed architectures."
+        )
+
+
+def layout_of(example: object) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the floating-point tensors of a graph or stack."""
+    graph = example.graph if isinstance(example, Stack) else check_graphs([example])[0]
+    assert not isinstance(graph, Stack)
+    return {name: tuple(value.shape) for name, value in graph.values.items() if value.is_floating_point()}
+
+
+def perceptron(widths: list[int], dropout: float = 0.0) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        layers.append(nn.Linear(before, after))
+        if number < len(widths) - 2:
+            layers += [nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers)

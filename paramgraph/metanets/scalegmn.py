@@ -1,0 +1,267 @@
+"""ScaleGMN: the scale equivariant graph metanetwork of Kalogeropoulos et al. 2024 (arXiv:2406.10685), on any backend and any graph."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from paramgraph.backends.protocol import Backend
+from paramgraph.backends.registry import get_backend
+from paramgraph.graph import EdgeSet, ParamGraph
+from paramgraph.metanets.batch import Batch, Networks, Planner, check_graphs, count_edges, structures_of
+from paramgraph.metanets.embeddings import TypeEmbeddings
+from paramgraph.metanets.encoders import NodeEncoder
+from paramgraph.metanets.gmn import WHOLE, one_of
+from paramgraph.metanets.heads import Prediction
+from paramgraph.metanets.layout import Job, Layout, Limits
+from paramgraph.metanets.options import Remembers
+from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
+from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, ScaledNodeSet, rewired
+from paramgraph.metanets.scale_encoders import ScaledEdgeEncoder
+from paramgraph.metanets.scale_heads import SCALED_HEADS, ScaledGraphHead, ScaledState
+from paramgraph.metanets.scale_layers import Invariant, InvariantMessage, ScaledEdgeUpdate, ScaledMessage, ScaledNodeUpdate
+from paramgraph.metanets.stack import Stack
+from paramgraph.metanets.structure import Structure
+from paramgraph.metanets.vocabulary import Vocabulary
+
+
+class ScaleGMN(Remembers):
+    """A metanet that is equivariant under the permutations, scales and signs of the annotation, and invariant by its graph head.
+
+    Each node set has the domain that the annotation gives it, so that positive, sign, real and trivial domains meet in one network. States of
+    nodes and edges are vectors that are multiplied as their nodes' values and their parameters are:
+
+        m_i  = Σ_j r_ij ⊙ φ(inv x_i, inv r_ij)     r_ij = (Γ₁ x_j) ⊙ (Γ₂ e_ij)
+        x_i  ← x_i + (W [x_i, m_i]) ⊙ φ(inv x_i, inv m_i)
+        e_ij ← e_ij + (W e_ij) ⊙ φ(inv x_i, inv x_j)
+
+    with inv(x) = x/‖x‖ under magnitudes and ρ(x) + ρ(−x) or |x| under signs. A kernel's positions share one vector. Edges whose value is
+    multiplied by something else than their ends are read through invariants (see `rewiring`).
+
+    It differs from the paper in that updates are added, so that signals neither vanish nor grow with depth; in reversed edges, which are
+    e/‖e‖²; in that biases are edges from a node of their own; and in that the functions of edges are computed at the nodes as far as they
+    depend on one node only.
+
+    Args:
+        hidden: length of all states.
+        layers: number of layers.
+        backend: name of an engine or an instance.
+        head: `"graph"`, `"node"` or `"edge"`, returning what `GMN` does.
+        out: length of each prediction.
+        direction: `"forward"` sends messages along the edges, `"both"` also against them (bidirectional ScaleGMN).
+        dropout: of the node updates and the graph head.
+        readout_norm: batch-normalise what the graph head reads; populations of one architecture train faster.
+        vocabulary: the types to know, None takes those of the first batch. Types that only rewiring brings are known always.
+        keep_edges: as for `GMN`, with all positions of a node pair counted.
+        tile_edges: as for `GMN`.
+        pack_edges: as for `GMN`.
+        recompute: as for `GMN`, but by default: functions of edges have many intermediate results.
+
+    Raises:
+        UnknownNameError: backend, head or direction is not known.
+        MissingDependencyError: the backend's engine is not installed.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 64,
+        layers: int = 4,
+        backend: str | Backend = "dgl",
+        head: Literal["graph", "node", "edge"] = "graph",
+        out: int = 1,
+        *,
+        direction: Literal["forward", "both"] = "forward",
+        dropout: float = 0.0,
+        readout_norm: bool = False,
+        vocabulary: Vocabulary | None = None,
+        keep_edges: int | None = None,
+        tile_edges: int | None = None,
+        pack_edges: int | None = None,
+        recompute: bool = True,
+    ) -> None:
+        super().__init__()
+        one_of("head", head, tuple(SCALED_HEADS))
+        one_of("direction", direction, ("forward", "both"))
+        self.backend = get_backend(backend)
+        self.keep_edges = max(1, 2**28 // (hidden * max(layers, 1))) if keep_edges is None else keep_edges
+        self.tile_edges = max(1, 2**20 // hidden) if tile_edges is None else max(1, tile_edges)
+        self.pack_edges = 2**19 // hidden if pack_edges is None else pack_edges
+        self.recompute = recompute
+        self.embeddings = TypeEmbeddings(hidden, None if vocabulary is None else with_copies(vocabulary))
+        self.node_encoder = NodeEncoder(hidden)
+        self.edge_encoder = ScaledEdgeEncoder(hidden)
+        self.read = Invariant(hidden)
+        self.read_norm = nn.LayerNorm(hidden)
+        both = direction == "both"
+        self.layers = nn.ModuleList(ScaleGMNLayer(hidden, both, layers, dropout, n == layers - 1 and head != "edge") for n in range(layers))
+        self.head = ScaledGraphHead(hidden, out, dropout, readout_norm) if head == "graph" else SCALED_HEADS[head](hidden, out, dropout)
+        self._planner = Planner()
+        self._rewired = Rewired()
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The types this metanet knows, or None before its first batch."""
+        return self.embeddings.vocabulary
+
+    def forward(self, graphs: Networks | Stack) -> Prediction:
+        """Predictions for a batch of graphs and stacks, one per network, in the order given; see the class.
+
+        Raises:
+            MetanetError: as for `GMN`.
+            MissingDependencyError: the backend cannot run on the metanet's device.
+        """
+        prediction: Prediction = self.head(self.states(graphs))
+        return prediction
+
+    def states(self, graphs: Networks | Stack) -> ScaledState:
+        """The states after the last layer, for heads of your own."""
+        batch, keep = self._batch(graphs)
+        layout = batch.layout
+        codes = self.edge_encoder.codes(self.embeddings, layout.edges)
+        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes), codes.shape[-1], fold=True)
+        edges = EdgeStates(self.backend, batch, encoding, keep, self.recompute)
+        magnitude, sign = domains_of_rows(layout)
+        inner = self.node_encoder(self.embeddings, layout.nodes)
+        # Nodes that something multiplies begin at zero: what they are told by is in their inner states.
+        states = torch.where(magnitude | sign, 0.0, inner)
+        for layer in self.layers:
+            states, inner = layer(states, inner, self._invariants(states, inner, magnitude, sign), edges, magnitude, sign)
+        return ScaledState(states, self._invariants(states, inner, magnitude, sign), edges, codes)
+
+    def _invariants(self, states: torch.Tensor, inner: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+        read: torch.Tensor = self.read_norm(self.read(states, magnitude, sign) + inner)
+        return read
+
+    def _batch(self, graphs: Networks | Stack) -> tuple[Batch, bool]:
+        """The checked batch, and whether its edge states are kept."""
+        networks = [self._rewired(network) for network in check_graphs(graphs)]
+        reference = self.node_encoder.no_order
+        self.backend.check_device(reference.device)
+        vocabulary = self.vocabulary or with_copies(Vocabulary.from_graphs(structures_of(networks)))
+        keep = count_edges(networks) <= self.keep_edges
+        limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, fold=True, kind=edge_kind)
+        batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
+        if self.vocabulary is None:
+            self.embeddings.materialize(vocabulary)
+        return batch, keep
+
+    def extra_repr(self) -> str:
+        return f"backend={self.backend.name!r}, keep_edges={self.keep_edges}, tile_edges={self.tile_edges}"
+
+
+class ScaleGMNLayer(nn.Module):
+    """Messages, an update of the nodes, and one of the edges.
+
+    Args:
+        width: length of all states.
+        both: messages also run against the edges.
+        layers: of the metanet: every update is weighed by the root of one over their number.
+        dropout: of the node update.
+        last: no edge update follows.
+    """
+
+    def __init__(self, width: int, both: bool, layers: int, dropout: float, last: bool) -> None:
+        super().__init__()
+        strength = max(layers, 1) ** -0.5
+        self.width = width
+        self.forward_message = ScaledMessage(width)
+        self.backward_message = ScaledMessage(width) if both else None
+        self.forward_read = InvariantMessage(width)
+        self.backward_read = InvariantMessage(width) if both else None
+        self.node_update = ScaledNodeUpdate(width, 1 + both, strength, invariants=True, dropout=dropout)
+        self.edge_update = None if last else ScaledEdgeUpdate(width, strength)
+
+    def forward(
+        self,
+        states: torch.Tensor,
+        inner: torch.Tensor,
+        invariants: torch.Tensor,
+        edges: EdgeStates,
+        magnitude: torch.Tensor,
+        sign: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """New states and inner states of the nodes; `edges` are advanced."""
+        layout = edges.batch.layout
+        # Only magnitudes forbid to normalise what is sent.
+        sent = torch.where(magnitude, states, states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6))
+        forward, backward = self.forward_message, self.backward_message
+        moved = edges.reduce(
+            Step(forward, Terms(layout, *forward.at_nodes(sent, invariants, False)), self.width),
+            None if backward is None else Step(backward, Terms(layout, *backward.at_nodes(sent, invariants, True)), self.width),
+            only=transports,
+        )
+        read_forward, read_backward = self.forward_read, self.backward_read
+        read = edges.reduce(
+            Step(read_forward, Terms(layout, *read_forward.at_nodes(invariants)), self.width),
+            None if read_backward is None else Step(read_backward, Terms(layout, *read_backward.at_nodes(invariants)), self.width),
+            only=lambda job: not transports(job),
+        )
+        assert moved.target is not None and read.target is not None
+        messages, invariant_messages = [forward.finish(moved.target, layout.in_degree)], [read_forward.finish(read.target, layout.in_degree)]
+        if backward is not None and read_backward is not None:
+            assert moved.source is not None and read.source is not None
+            messages.append(backward.finish(moved.source, layout.out_degree))
+            invariant_messages.append(read_backward.finish(read.source, layout.out_degree))
+        states, inner = self.node_update(states, inner, invariants, messages, invariant_messages, magnitude, sign)
+        if self.edge_update is not None:
+            edges.advance(self.edge_update, Terms(layout, *self.edge_update.at_nodes(invariants)))
+        return states, inner
+
+
+class Rewired:
+    """Networks rewired for ScaleGMN; each annotation is looked at once.
+
+    Args:
+        size: annotations to keep.
+    """
+
+    def __init__(self, size: int = 512) -> None:
+        self._size = size
+        self._known: OrderedDict[tuple[int, int, int], tuple[ParamGraph, ParamGraph]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._size,)  # copies and pickles start empty
+
+    def __call__(self, network: ParamGraph | Stack) -> ParamGraph | Stack:
+        """The network with nodes and edges as ScaleGMN needs them, over the same values."""
+        graph = network.graph if isinstance(network, Stack) else network
+        key = (id(graph.node_sets), id(graph.edge_sets), id(graph.symmetry))
+        if key not in self._known:
+            # The graph is held so that the ids stay its own.
+            self._known[key] = graph, rewired(graph)
+            if len(self._known) > self._size:
+                self._known.popitem(last=False)
+        made = self._known[key][1]
+        if isinstance(network, Stack):
+            return Stack(made, network.values)
+        return ParamGraph(
+            graph.name, made.node_sets, made.edge_sets, graph.symmetry, graph.values, graph.aliases, graph.names, graph.diagnostics
+        )
+
+
+def edge_kind(structure: Structure, edges: EdgeSet) -> EdgeKind:
+    """`Limits.kind` of ScaleGMN."""
+    assert isinstance(edges, ScaledEdgeSet)
+    return edges.kind
+
+
+def transports(job: Job) -> bool:
+    """Whether a job's edges carry states from potential to potential."""
+    return isinstance(job.kind, EdgeKind) and job.kind.transport != "none"
+
+
+def domains_of_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether magnitudes and whether signs multiply each row of a layout, `(rows, 1)` each."""
+    sets = [nodes for structure, _ in layout.groups for nodes in structure.nodes]
+    domains = [nodes.domain for nodes in sets if isinstance(nodes, ScaledNodeSet)]
+    flags = torch.tensor([(d.magnitude, d.sign) for d in domains], dtype=torch.bool, device=layout.device).reshape(-1, 2)
+    rows = flags.repeat_interleave(layout.nodes.sizes, dim=0)
+    return rows[:, :1], rows[:, 1:]
+
+
+def with_copies(vocabulary: Vocabulary) -> Vocabulary:
+    """The vocabulary with the types that rewiring brings."""
+    return vocabulary.merged(Vocabulary(edge_types=(COPY,)))

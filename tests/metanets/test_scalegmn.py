@@ -1,0 +1,285 @@
+"""ScaleGMN: exact under the whole annotated group, on every backend, at any scale; stable at depth; finite with zeros."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import paramgraph as pg
+from paramgraph.metanets import GMN, Editor, ScaleGMN, Stack, run
+from paramgraph.metanets.fingerprints import Domain
+from paramgraph.metanets.rewiring import rewired
+
+from .test_gmn import deviation, tensors
+
+BACKENDS = ["torch", "dgl", "pyg"]
+
+
+class Siren(nn.Module):
+    def __init__(self, width=6):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(2, width), nn.Linear(width, width), nn.Linear(width, 1)
+
+    def forward(self, x):
+        return self.c(torch.sin(30 * self.b(torch.sin(30 * self.a(x))))) + 0.5
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def convolutions(activation, flatten=False):
+    head = [nn.Flatten(), nn.Linear(5 * 16, 3)] if flatten else [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)]
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), activation(), nn.Conv2d(4, 5, 3, padding=1), activation(), *head)
+
+
+def perceptron(*activations):
+    return nn.Sequential(*(layer for made in activations for layer in (nn.Linear(3, 3), made())), nn.Linear(3, 2))
+
+
+class Block(nn.Module):
+    """A residual block with norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.norms[0](self.stem(x)))
+        x = torch.relu(x + self.norms[2](self.second(torch.relu(self.norms[1](self.first(x))))))
+        return self.head(x.mean((2, 3)))
+
+
+NETWORKS = {
+    "SIREN": (Siren, (4, 2)),
+    "ReLU, tanh, GELU": (lambda: perceptron(nn.ReLU, nn.Tanh, nn.GELU), (2, 3)),
+    "small CNN": (lambda: convolutions(nn.ReLU), (2, 1, 4, 4)),
+    "small CNN, tanh": (lambda: convolutions(nn.Tanh), (2, 1, 4, 4)),
+    "flattened CNN": (lambda: convolutions(nn.ReLU, flatten=True), (2, 1, 4, 4)),
+    "residual block": (Block, (2, 1, 4, 4)),
+    "transformer layer": (lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), (2, 5, 8)),
+    "LSTM": (Recurrent, (2, 5, 3)),
+}
+
+
+def compiled(name, seed=0):
+    torch.manual_seed(seed)
+    make, shape = NETWORKS[name]
+    model, x = make().double().eval(), torch.randn(*shape, dtype=torch.float64)
+    for tensor_name, tensor in model.state_dict().items():
+        if "running_var" in tensor_name:
+            tensor.uniform_(0.5, 2)
+        elif "running_mean" in tensor_name or "bias" in tensor_name:
+            tensor.normal_(std=0.2)
+    return model, x, pg.compile(model, x, name=name)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {name: compiled(name) for name in NETWORKS}
+
+
+def net(head="graph", backend="torch", layers=3, randomised=True, graphs=(), **options):
+    torch.manual_seed(0)
+    made = ScaleGMN(8, layers, backend=backend, head=head, out=2, **options).double()
+    made(list(graphs))
+    if randomised:
+        for name, parameter in made.named_parameters():
+            if "embeddings" not in name:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+@pytest.mark.parametrize("sigma", [1.0, 6.0])
+@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_invariant_and_equivariant(networks, name, direction, sigma):
+    graph = networks[name][2]
+    element = graph.symmetry.sample(1, kinds=sorted({f.kind for f in graph.symmetry.factors} & {"permutation", "scale", "sign"}), sigma=sigma)
+    assert not element.is_identity() and element.tables
+    moved = graph.with_values(element.act(graph.values))
+    made = net(graphs=[graph], direction=direction)
+    assert deviation(made([moved]), made([graph])) < 1e-10
+    other = graph.with_values({n: v * (1 + 0.3 * torch.rand_like(v)) if v.is_floating_point() else v for n, v in graph.values.items()})
+    assert deviation(made([other]), made([graph])) > 1e-6
+    editing = net("edge", graphs=[graph], direction=direction)
+    before, after = (editing([g])[0] for g in (graph, moved))
+    for column in range(2):
+        expected = element.act({**graph.values, **assembled(graph, before, column)})
+        for key, found in assembled(graph, after, column).items():
+            # Each element against its own size: magnitudes spread over many orders.
+            assert float(((found - expected[key]).detach().abs() / expected[key].detach().abs().clamp(min=1e-300)).max()) < 1e-6, key
+            assert found.detach().abs().max() > 0
+
+
+def assembled(graph, predictions, column):
+    """A column of predictions per edge as tensors of the network."""
+    from paramgraph.metanets.edit import changes
+
+    found = {name: values[..., column].reshape(1, *graph.edge_sets[name].shape) for name, values in predictions.items()}
+    return {name: change[0] for name, change in changes(graph, found).items()}
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("head", ["graph", "node", "edge"])
+def test_all_ways_to_compute_agree(networks, head, direction):
+    graphs = [networks[name][2] for name in ("SIREN", "flattened CNN", "LSTM", "residual block")]
+    expected = net(head, graphs=graphs, direction=direction, recompute=False)(graphs)
+    ways = [{"recompute": True}, {"pack_edges": 0}, {"pack_edges": 0, "keep_edges": 0, "tile_edges": 37}, {"keep_edges": 0, "tile_edges": 50}]
+    for backend in BACKENDS:
+        for way in ways if backend == "torch" else ways[:1]:
+            found = net(head, backend, graphs=graphs, direction=direction, **way)(graphs)
+            assert deviation(tensors(found), tensors(expected)) < 1e-10, (backend, way)
+
+
+def test_gradients_agree_streamed_and_kept(networks):
+    graphs = [networks[name][2] for name in ("SIREN", "small CNN")]
+    found = []
+    for way in ({"recompute": False}, {"recompute": True}, {"keep_edges": 0, "tile_edges": 50, "pack_edges": 30}):
+        made = net(graphs=graphs, direction="both", **way)
+        made(graphs).square().sum().backward()
+        found.append([p.grad if p.grad is not None else torch.zeros_like(p) for p in made.parameters()])
+    assert deviation(found[1], found[0]) < 1e-10 and deviation(found[2], found[0]) < 1e-10
+
+
+def test_domains_are_the_annotations(networks):
+    for name in NETWORKS:
+        graph = networks[name][2]
+        nodes = rewired(graph).node_sets
+        for node_set in graph.node_sets:
+            known = graph.domain(node_set)
+            wanted = Domain(known.magnitude != "none", known.sign != "none")
+            copies = [n.domain for key, n in nodes.items() if key == node_set or key.startswith(node_set + "@")]
+            if not wanted.trivial:
+                assert wanted in copies, (name, node_set, copies)
+
+
+def test_every_parameter_but_few_transports(networks):
+    """What is read through invariants alone: variances, and values that no scale acts on."""
+    for name in NETWORKS:
+        for edges in rewired(networks[name][2]).edge_sets.values():
+            if edges.parameter is not None and edges.kind.transport == "none":
+                assert edges.kind.edge.trivial, (name, edges.name)
+
+
+def test_rewiring_keeps_every_parameter_once(networks):
+    for name in NETWORKS:
+        graph = networks[name][2]
+        made = rewired(graph)
+        for edges in graph.edge_sets.values():
+            if edges.parameter is not None:
+                assert torch.equal(made.edge_values(made.edge_sets[edges.name]).reshape(-1), graph.edge_values(edges).reshape(-1))
+        assert sum(e.parameter is not None for e in made.edge_sets.values()) == sum(e.parameter is not None for e in graph.edge_sets.values())
+
+
+def test_graphs_that_look_alike_with_other_groups_are_told_apart():
+    """hardtanh(−1, 1) is odd, hardtanh(−1, 2) is not; both are called alike in the graph."""
+    torch.manual_seed(0)
+    graphs = []
+    for top in (1.0, 2.0):
+        model = nn.Sequential(nn.Linear(2, 4), nn.Hardtanh(-1, top), nn.Linear(4, 2)).double()
+        graphs.append(pg.compile(model, torch.randn(3, 2, dtype=torch.float64)))
+    made = net(graphs=graphs)
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+    for graph, invariant in zip(graphs, (True, False), strict=True):
+        values = {"0.weight": graph.values["0.weight"] * signs[:, None], "0.bias": graph.values["0.bias"] * signs}
+        flipped = graph.with_values({**graph.values, **values, "2.weight": graph.values["2.weight"] * signs})
+        assert (deviation(made([flipped]), made([graph])) < 1e-10) == invariant
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("name", ["SIREN", "small CNN"])
+def test_signals_neither_vanish_nor_grow(networks, name, direction):
+    graph = networks[name][2]
+    sizes = []
+    for layers in (1, 10):
+        torch.manual_seed(0)
+        made = ScaleGMN(64, layers, backend="torch", direction=direction, recompute=False).double()
+        with torch.no_grad():
+            state = made.states([graph])
+        from paramgraph.metanets.scalegmn import domains_of_rows
+
+        rows = torch.logical_or(*domains_of_rows(state.layout))[:, 0]
+        sizes.append(float(state.nodes[rows].square().mean().sqrt()))
+    # One layer of ten weighs its update by the root of a tenth, a single one by one.
+    assert 0.1 < sizes[1] / sizes[0] < 10
+
+
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_zeros_are_finite(networks, direction):
+    graph = networks["small CNN"][2]
+    values = {n: v.clone().float() for n, v in graph.values.items()}
+    values["2.weight"][0], values["0.weight"][1] = 0, 0
+    values["0.bias"][:], values["2.weight"][1] = 0, 1e-42
+    zeros = {n: torch.zeros_like(v) for n, v in values.items()}
+    torch.manual_seed(0)
+    made = ScaleGMN(8, 3, backend="torch", direction=direction)
+    score = made([graph.with_values(values), graph.with_values(zeros)])
+    score.sum().backward()
+    assert torch.isfinite(score).all()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("mode", ["residual", "mask", "both"])
+def test_editing_commutes_with_the_group(networks, mode):
+    model, x, graph = networks["flattened CNN"]
+    torch.manual_seed(0)
+    made = Editor(ScaleGMN(8, 2, backend="torch", head="edge", out=2 if mode == "both" else 1, direction="both").double(), mode, scale=0.1)
+    assert all(torch.equal(v, graph.values[n]) for n, v in made.double()([graph])[0].values.items())
+    for parameter in made.metanet.head.parameters():
+        nn.init.normal_(parameter)
+    element = graph.symmetry.sample(1, sigma=0.5)
+    edited = made([graph])[0]
+    expected = element.act({n: v.detach() for n, v in edited.values.items()})
+    found = made([graph.with_values(element.act(graph.values))])[0]
+    assert deviation(dict(found.values), expected) < 1e-10
+    assert deviation(run(model, found, x), run(model, edited, x)) < 1e-8
+    assert deviation(run(model, edited, x), run(model, graph, x)) > 1e-4
+
+
+def test_stacks_mixtures_and_copies(networks):
+    graphs = [compiled("SIREN", seed)[2] for seed in range(3)]
+    other = networks["LSTM"][2]
+    made = net(graphs=[*graphs, other])
+    alone = torch.cat([made([g]) for g in (other, *graphs)])
+    assert deviation(made([other, Stack.of(graphs[0], [g.values for g in graphs])]), alone) < 1e-10
+    for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert torch.equal(twin([other, *graphs]), made([other, *graphs]))
+
+
+def test_permutations_alone_do_not_make_it_so(networks):
+    """GMN is not invariant under signs: the check can fail."""
+    graph = networks["SIREN"][2]
+    moved = graph.with_values(graph.symmetry.sample(1).act(graph.values))
+    torch.manual_seed(0)
+    gmn = GMN(8, 2, backend="torch").double()
+    assert deviation(gmn([moved]), gmn([graph])) > 1e-6
+
+
+def test_it_learns():
+    graphs = [compiled("SIREN", seed)[2] for seed in range(16)]
+    labels = torch.stack([g.values["b.weight"].abs().mean() for g in graphs])[:, None] * 20
+    labels = (labels - labels.mean()) / labels.std()
+    torch.manual_seed(0)
+    made = ScaleGMN(16, 2, backend="torch", direction="both").double()
+    stack = Stack.of(graphs[0], [g.values for g in graphs])
+    made(stack)
+    optimiser = torch.optim.Adam(made.parameters(), 5e-3)
+    losses = []
+    for _ in range(80):
+        loss = (made(stack) - labels).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
