@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.operations.functions import number_kind
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
 
@@ -61,6 +62,8 @@ def _same_along(value: Value) -> frozenset[int]:
     try:
         data = np.asarray(value.read()).reshape(value.shape)
     except TraceError:  # on the meta device
+        return frozenset()
+    if number_kind(data) != "number":  # zeros and infinities scale as what they meet does, each apart
         return frozenset()
     return frozenset(d for d in range(value.ndim) if (data == data.take([0], d)).all())
 

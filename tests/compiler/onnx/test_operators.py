@@ -67,6 +67,15 @@ MODELS: dict[str, tuple[Any, float]] = {
     "channels last": (model([node("Transpose", "x", "i", perm=[0, 3, 1, 2]), node("Conv", "i a b", "h"),
                              node("Transpose", "h", "l", perm=[0, 2, 3, 1]), node("Relu", "l", "r"), node("MatMul", "r c", "y")],
                             {"x": (2, 5, 5, 3)}, weights(a=(6, 3, 3, 3), b=(6,), c=(6, 4))), lam(6)),
+    # Rows are added up where an input says.
+    "scattered": (model([node("MatMul", "x a", "h"), node("Sin", "h", "s"), node("Cast", "i", "k", to=7),
+                         node("ScatterND", "h k s", "t", reduction="add"), node("Tanh", "t", "r"), node("MatMul", "r c", "y")],
+                        {"x": (9, 4), "i": (9, 1)}, weights(a=(4, 6), c=(6, 3))), lam(6)),
+    # Units in another order, written as two slices side by side, and padded with a number.
+    "rolled": (model([node("MatMul", "x a", "h"), node("Slice", "h two six one", "p"), node("Slice", "h zero two one", "q"),
+                      node("Concat", "p q", "l", axis=1), node("Relu", "l", "r"), node("Pad", "r pads half", "w"), node("MatMul", "w c", "y")],
+                     {"x": (5, 4)}, weights(a=(4, 6), c=(7, 3)) | {"pads": np.array([0, 0, 0, 1]), "half": np.array(0.5, np.float32)}
+                     | {name: np.array([n]) for name, n in (("zero", 0), ("one", 1), ("two", 2), ("six", 6))}), lam(6)),
     # An operator that ONNX defines by others: a rule of its own is not needed.
     "defined by others": (model([node("MatMul", "x a", "h"), node("Celu", "h", "r", alpha=2.0), node("HardSwish", "r", "s"),
                                  node("MatMul", "s c", "y")], {"x": (5, 4)}, weights(a=(4, 6), c=(6, 3))), lam(6)),
