@@ -33,11 +33,13 @@ def fourier(order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def frequencies(count: int) -> torch.Tensor:
-    """Frequencies for values, `(count,)`, of random sign and log-uniform between 1 and `HIGHEST_FREQUENCY`.
+    """Frequencies for values, `(count,)`: half normal, for weights of the order of one, half log-uniform up to `HIGHEST_FREQUENCY`.
 
-    Trained weights are of the order 0.1, those between sines of frequency 30 of 0.01: some sines should be far from linear in either.
+    Trained weights are of the order 0.1, those between sines of frequency 30 of 0.01: some sines should be far from linear in them, without
+    too many of them noise to larger weights.
     """
-    return torch.exp(torch.rand(count) * math.log(HIGHEST_FREQUENCY)) * (1 - 2 * torch.randint(0, 2, (count,)))
+    high = torch.exp(torch.rand(count // 2) * math.log(HIGHEST_FREQUENCY)) * (1 - 2 * torch.randint(0, 2, (count // 2,)))
+    return torch.cat([torch.randn(count - count // 2) * 2.0, high])
 
 
 class NodeEncoder(nn.Module):
@@ -72,8 +74,9 @@ class EdgeEncoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.value = nn.Linear(1, width)
+        # As wide as weights are small: trained weights are of the order 0.1, and the sine should not be linear in all of them.
         with torch.no_grad():
-            self.value.weight.copy_(frequencies(width)[:, None])
+            self.value.weight.normal_(std=4.0)
         self.depth = nn.Linear(1, width)
         self.position = nn.Linear(3, width)
         with torch.no_grad():
