@@ -108,9 +108,9 @@ def test_unknown_names(name: str, message: str, package: ModuleType) -> None:
 
 
 def test_files_of_other_kinds(tmp_path: Path) -> None:
-    (tmp_path / "a.onnx").write_bytes(b"")
-    with pytest.raises(UnknownNameError, match=r"expected a \.pt2 file"):
-        resolve(str(tmp_path / "a.onnx"))
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(UnknownNameError, match=r"expected a \.pt2 file .*\.onnx file"):
+        resolve(str(tmp_path / "a.pth"))
 
 
 def test_shapes() -> None:
