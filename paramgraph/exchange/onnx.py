@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from paramgraph.errors import FileFormatError, StateDictError
 from paramgraph.exchange.files import written_whole
+from paramgraph.onnx_messages import tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def to_onnx(graph: ParamGraph, path: str | Path) -> Path:
     message = type(given)()
     message.CopyFrom(given)
     tensors = _parameters(message, graph)
-    locations = sorted({_entry(tensor, "location") for tensor in _all_tensors(message) if _is_external(tensor)})
+    locations = sorted({_entry(tensor, "location") for tensor in tensors_of(message) if _is_external(tensor)})
     names = {location: path.name + (".data" if len(locations) == 1 else f".{number}.data") for number, location in enumerate(locations)}
     with ExitStack() as stack:
         copies = {}
@@ -64,7 +64,7 @@ def to_onnx(graph: ParamGraph, path: str | Path) -> Path:
                 _write_external(tensor, graph.values[name], copies[_entry(tensor, "location")], name)
             else:
                 _write_inside(tensor, graph.values[name])
-        for tensor in _all_tensors(message):
+        for tensor in tensors_of(message):
             if _is_external(tensor):
                 _set_location(tensor, names)
         with written_whole(path) as temporary:
@@ -148,25 +148,3 @@ def _is_external(tensor: Any) -> bool:
 
 def _entry(tensor: Any, key: str) -> str:
     return next((str(entry.value) for entry in tensor.external_data if entry.key == key), "")
-
-
-def _all_tensors(message: Any) -> Iterator[Any]:
-    yield from _of_graph(message.graph)
-    for function in message.functions:
-        for node in function.node:
-            yield from _of_node(node)
-
-
-def _of_graph(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for node in graph.node:
-        yield from _of_node(node)
-
-
-def _of_node(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-            yield from _of_graph(graph)

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from paramgraph.compiler.onnx.leaves import DTYPES
-from paramgraph.compiler.onnx.source import OnnxSource, require, tensors_of
+from paramgraph.compiler.onnx.source import OnnxSource, require
 from paramgraph.errors import MissingDependencyError, TraceError, first_line
+from paramgraph.onnx_messages import tensors_of
 from paramgraph.verification.execute import Outputs
 
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)

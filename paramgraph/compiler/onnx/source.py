@@ -6,13 +6,13 @@ Nothing outside the model's own folder is read, no weights are read, and nothing
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
+from paramgraph.onnx_messages import tensors_of
 
 # Operators of older sets say what they do in ways that this front end does not read.
 OLDEST_OPSET = 7
@@ -187,34 +187,6 @@ def _check_external(message: Any, folder: Path | None, what: str) -> None:
             raise FileFormatError(
                 f"{what}: the data of {tensor.name!r} end at byte {end} of {location!r}, which has {os.path.getsize(target)}. Copy it again."
             )
-
-
-def tensors_of(message: Any) -> Iterator[Any]:
-    """All `TensorProto` of a model: initialisers and attributes, in subgraphs and functions too."""
-    yield from _graph_tensors(message.graph)
-    for function in message.functions:
-        for node in function.node:
-            yield from _node_tensors(node)
-
-
-def _graph_tensors(graph: Any) -> Iterator[Any]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    for node in graph.node:
-        yield from _node_tensors(node)
-
-
-def _node_tensors(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        if attribute.HasField("g"):
-            yield from _graph_tensors(attribute.g)
-        for graph in attribute.graphs:
-            yield from _graph_tensors(graph)
 
 
 def _put_in_order(graph: Any, what: str) -> None:
