@@ -190,7 +190,7 @@ class Chains(Maker):
 
 
 @pytest.mark.parametrize("shuffle", range(3))
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(30), 1393, 1400, 1514, 1596, 2213, 2270, 2307])  # the last differ if typed in the order given
 def test_the_order_of_operations_does_not_matter(seed: int, shuffle: int) -> None:
     order = list(range(4))
     Random(shuffle).shuffle(order)
