@@ -152,6 +152,12 @@ class Concat(Operation):
     keeps_indices = True
 
     def type(self, system: SpaceSystem, op: Op) -> None:
+        if op.attrs.get("padded"):
+            beside = next(value for value in op.inputs if value.kind != "constant")
+            for value in op.inputs:
+                for d, axis in enumerate(value.axes if value.kind == "constant" else ()):
+                    if d != op.attrs["dim"]:
+                        system.unify(beside.axes[d], axis)
         op.output.axes = tuple(system.concat([value.axes for value in op.inputs], op.attrs["dim"]))
         named = [value.indexes for value in op.inputs if value.indexes is not None]
         for other in named[1:]:
