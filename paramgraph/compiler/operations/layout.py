@@ -25,7 +25,8 @@ class Reshape(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
-        op.output.axes = tuple(system.reshape(x.axes, op.output.shape))
+        # How elements of a parameter lie in it is kept, to the last reader.
+        op.output.axes = tuple(system.reshape(x.axes, op.output.shape, renumber=not (x.parametric or x.virtual)))
         moved = (factor.reshaped(x.shape, op.output.shape) for factor in x.virtual)
         op.output.virtual = tuple(factor for factor in moved if factor is not None)
         op.output.indexes = x.indexes
@@ -44,10 +45,15 @@ class Reshape(Operation):
             return
         before = [(d, i, unit) for d, axis in enumerate(x.axes) for i, unit in enumerate(axis)]
         after = [(d, i, unit) for d, axis in enumerate(op.output.axes) for i, unit in enumerate(axis)]
-        if [p[2] for p in before] != [p[2] for p in after]:
+        same = min(len(before), len(after))
+        first = next((i for i in range(same) if before[i][2] is not after[i][2]), same)
+        last = next((i for i in range(same - first) if before[-1 - i][2] is not after[-1 - i][2]), same - first)
+        between = (*before[first : len(before) - last], *after[first : len(after) - last])
+        if any(emitter.is_node(unit) or not unit.pinned for _, _, unit in between):
             emitter.reconnect(op)
             return
-        renamed = dict(zip(before, after, strict=True))
+        # Positions under a new numbering: the nodes are what they were at each of them.
+        renamed = dict(zip(before[:first], after[:first], strict=True)) | dict(zip(before[len(before) - last :], after[len(after) - last :], strict=True))
         renamed.update(emitter.kept_factors(op, lambda factor: factor.reshaped(x.shape, op.output.shape)))
         emitter.pass_on(op, [(tuple(renamed[p] for p in c.places), c) for c in emitter.of(x)])
 
