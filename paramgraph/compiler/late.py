@@ -15,7 +15,8 @@ MANY_MEMBERS = 100
 
 def late_fixed(program: Program, system: SpaceSystem) -> dict[tuple[Value, int], str]:
     """Axes of parameters and constants that are fixed now, by value and dimension, with the cause, if families vary over any of them."""
-    if sum(not all(map(system.is_fixed, system.units((system.spaces[base],)))) for base, _ in system.members) < MANY_MEMBERS:
+    free = [base for base, _ in system.members if not all(map(system.is_fixed, system.units((system.spaces[base],))))]
+    if len(free) < MANY_MEMBERS:
         return {}
     varied: set[Space] = set()
     for over in {over for _, assign in system.members for over, _ in assign}:

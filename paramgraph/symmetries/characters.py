@@ -10,7 +10,7 @@ from paramgraph.symmetries.character import NOTHING, Character, Incompatible, Ke
 from paramgraph.symmetries.constraints import Constraints
 from paramgraph.symmetries.elimination import EVEN, ZERO, plus, scaled
 from paramgraph.symmetries.scale_spaces import Layout
-from paramgraph.symmetries.space import Space
+from paramgraph.symmetries.space import Space, common_ends
 
 
 class CharacterSystem(Constraints):
@@ -282,8 +282,6 @@ def _ravel(numbers: Sequence[int], counts: Sequence[int]) -> int:
 
 def _renumbered(before: Sequence[Space], after: Sequence[Space]) -> tuple[int, int] | None:
     """How many spaces are the same at either end, if those between are fixed on both sides; else None."""
-    least = min(len(before), len(after))
-    first = next((i for i in range(least) if before[i] is not after[i]), least)
-    last = next((i for i in range(least - first) if before[-1 - i] is not after[-1 - i]), least - first)
+    first, last = common_ends(before, after)
     between = [before[first : len(before) - last], after[first : len(after) - last]]
     return (first, last) if all(own and all(unit.pinned and unit.parts is None for unit in own) for own in between) else None

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.attention_names import name_attention
+from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch

@@ -11,6 +11,7 @@ from paramgraph.compiler.parameters import Place, name_places
 from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.scale_spaces import blocks_holding
+from paramgraph.symmetries.space import common_ends
 from paramgraph.symmetries.spaces import SpaceSystem, as_array
 
 if TYPE_CHECKING:
@@ -45,15 +46,14 @@ class Reshape(Operation):
             return
         before = [(d, i, unit) for d, axis in enumerate(x.axes) for i, unit in enumerate(axis)]
         after = [(d, i, unit) for d, axis in enumerate(op.output.axes) for i, unit in enumerate(axis)]
-        same = min(len(before), len(after))
-        first = next((i for i in range(same) if before[i][2] is not after[i][2]), same)
-        last = next((i for i in range(same - first) if before[-1 - i][2] is not after[-1 - i][2]), same - first)
-        between = (*before[first : len(before) - last], *after[first : len(after) - last])
+        first, last = common_ends([unit for _, _, unit in before], [unit for _, _, unit in after])
+        ends = [(side[:first], side[first : len(side) - last], side[len(side) - last :]) for side in (before, after)]
+        between = (*ends[0][1], *ends[1][1])
         if any(emitter.is_node(unit) or not unit.pinned for _, _, unit in between):
             emitter.reconnect(op)
             return
         # Positions under a new numbering: the nodes are what they were at each of them.
-        renamed = dict(zip(before[:first], after[:first], strict=True)) | dict(zip(before[len(before) - last :], after[len(after) - last :], strict=True))
+        renamed = {old: new for part in (0, 2) for old, new in zip(ends[0][part], ends[1][part], strict=True)}
         renamed.update(emitter.kept_factors(op, lambda factor: factor.reshaped(x.shape, op.output.shape)))
         emitter.pass_on(op, [(tuple(renamed[p] for p in c.places), c) for c in emitter.of(x)])
 
