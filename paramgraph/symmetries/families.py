@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain, combinations, permutations
 from typing import Any
 
@@ -271,34 +270,30 @@ class Families(Blocks):
         return True
 
     def _collapse(self) -> bool:
-        """A family whose members over the finest parts are all the same space is that space; so is a member over several of these."""
+        """A family whose members over the finest parts are all the same space is that space, and so are its members over several of these."""
         system, changed = self.system, False
         families: dict[tuple[int, Assign, int], dict[bytes, Space]] = {}
         for (base_id, assign), member in system.members.items():
             for entry in assign:
                 families.setdefault((base_id, assign - {entry}, entry[0]), {})[entry[1]] = member
-        finest: dict[int, list[tuple[bytes, frozenset[int]]]] = {}
+        finest: dict[int, list[bytes]] = {}
         for (base_id, rest, over_id), members in families.items():
             over = system.spaces[over_id]
             if over.parts is None:
                 continue
             if over_id not in finest:
-                leaves = [np.sort(positions).astype(np.int64) for _, positions in system.leaves(over)]
-                finest[over_id] = [(positions.tobytes(), frozenset(positions.tolist())) for positions in leaves]
-            parts = finest[over_id]
-            known = {data for data, _ in parts if data in members}
-            for data in members.keys() - known:
-                where = set(np.frombuffer(data, dtype=np.int64).tolist())
-                inside = [part for part, elements in parts if elements <= where]
-                if inside and known.issuperset(inside) and self._are_one([members[part] for part in inside]):
-                    changed = self._same((members[data],), (members[inside[0]],)) or changed
-            if len(known) == len(parts) and self._are_one([members[part] for part in known]):
-                changed = self._same((members[parts[0][0]],), (self._member(system.spaces[base_id], rest),)) or changed
+                finest[over_id] = [np.sort(positions).astype(np.int64).tobytes() for _, positions in system.leaves(over)]
+            # The finest parts decide: members over several of them follow. Members over what were finest parts before count as well.
+            parts = [members.get(part) for part in finest[over_id]]
+            if None in parts and len(members) >= len(parts):
+                parts = list(members.values())
+            first = parts[0]
+            if first is None or any(part is None or system.units((part,)) != system.units((first,)) for part in parts):
+                continue
+            for member in members.values():
+                changed = self._same((member,), (first,)) or changed
+            changed = self._same((first,), (self._member(system.spaces[base_id], rest),)) or changed
         return changed
-
-    def _are_one(self, members: Sequence[Space]) -> bool:
-        first = self.system.units((members[0],))
-        return all(self.system.units((member,)) == first for member in members[1:])
 
     def _fix_families(self) -> None:
         """A family of which every member is fixed is fixed itself."""

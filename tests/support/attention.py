@@ -225,3 +225,32 @@ def shifted() -> nn.Module:
 @case("relative positions by shifting, long", HIDDEN + TWO_HEADS + lam(6), (3, 24, 5))
 def shifted_long() -> nn.Module:
     return Shifted(24)
+
+
+class ShiftedByConcatenation(Shifted):
+    """The same with a fixed table, and zeros laid beside the scores."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length)
+        self.register_buffer("table", self.table, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.i(x))
+        b, t, _ = x.shape
+        q, k, v = (layer(x).view(b, t, 2, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        scores = (q + self.bias) @ self.p(self.table).view(-1, 2, 4).permute(1, 2, 0)
+        padded = torch.cat([torch.zeros(b, 2, t, 1), scores], -1)
+        shifted = padded.view(b, 2, -1, t)[:, :, 1:].reshape(b, 2, t, -1)[..., :t]
+        y = (q @ k.transpose(-1, -2) + shifted).softmax(-1) @ v
+        return self.o(y.transpose(1, 2).reshape(b, t, -1))
+
+
+# The fixed table tells its columns apart.
+@case("relative positions by shifting, fixed table", HIDDEN + TWO_HEADS, (3, 5, 5))
+def shifted_fixed() -> nn.Module:
+    return ShiftedByConcatenation(5)
+
+
+@case("relative positions by shifting, fixed table, long", HIDDEN + TWO_HEADS, (3, 34, 5))
+def shifted_fixed_long() -> nn.Module:
+    return ShiftedByConcatenation(34)
