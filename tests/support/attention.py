@@ -251,6 +251,6 @@ def shifted_fixed() -> nn.Module:
     return ShiftedByConcatenation(5)
 
 
-@case("relative positions by shifting, fixed table, long", HIDDEN + TWO_HEADS, (3, 34, 5))
+@case("relative positions by shifting, fixed table, longer", HIDDEN + TWO_HEADS, (3, 13, 5))
 def shifted_fixed_long() -> nn.Module:
-    return ShiftedByConcatenation(34)
+    return ShiftedByConcatenation(13)
