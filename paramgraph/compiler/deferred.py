@@ -39,10 +39,14 @@ class DeferredScales:
                 name = component.ref.name
                 if name not in self.nodes and component.ref.index is None:  # later values have the same nodes after a function of them
                     self.nodes[name] = (value, _spans(value, component))
+        path, last = "", None
         for number, op in enumerate(program.ops):
-            op.where = (module_path(op.where), number)
+            if op.where is not last:  # operations of one call come one after the other
+                path, last = module_path(op.where), op.where
+            op.where = (path, number)
         self.gathers = any(op.output.virtual for op in program.ops)
         program.unknown, program.lowered, program.lineage = [], [], NoLineage()
+        system.settle()
 
     @no_collections()
     def __call__(self, group: SymmetryGroup) -> Scaling:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,7 @@ class Emitter:
         self._node_like = node_like_spaces(program, typing, group)
         self._own_places: dict[Value, list[Place]] = {}
         self._names: dict[tuple[bool, str], int] = {}
-        self._path = ""
-        self._blocks: dict[Axis, list[Block]] = {}
+        self._where: Any = None
         self._layouts: dict[Axis, tuple[NodeBlocks, np.ndarray | range | None]] = {}
         self._related: dict[tuple[Axis, Axis], bool] = {}
         self._atoms: dict[Space, frozenset[int]] = {}
@@ -113,7 +113,7 @@ class Emitter:
         for value in self.program.inputs:
             self.components[value] = self.fresh_components(value, "input", value.name or "input", 0)
         for op in self.program.ops:
-            self._path = module_path(op.where)
+            self._where = op.where
             if self._loses_factor(op):
                 self.reconnect(op)
             else:
@@ -422,7 +422,8 @@ class Emitter:
 
     def new_component(self, places: Sequence[Place], name: str, depth: int, type_: str | None = None) -> Component:
         """A new node set for the given places."""
-        full = f"{self._path}.{name}" if self._path else name
+        path = module_path(self._where)
+        full = f"{path}.{name}" if path else name
         return Component(tuple(places), Ref(self.add_nodes(full, type_ or name, tuple(place[2] for place in places), depth)))
 
     def referring(self, places: tuple[Place, ...], name: str, index: np.ndarray | None) -> Component:
@@ -559,7 +560,7 @@ class Emitter:
             k_target = _arranged(target, [list(target.places)], (1, m))
         else:
             k_target = _arranged(target, [both, rows], (groups, m))
-        coordinates = _coordinates([sizes[i] for i in rest])
+        coordinates = _coordinates(tuple([sizes[i] for i in rest]))
         source_index = _arranged(source, [both, own], (groups, k)) if source.places else None
         broadcast = m if (missing and not (rows or both)) else 0
         for view, shape_index in self.uses.views(leaf, [*order, *rest], (groups, m if not broadcast else 1, k, p), role, sizes):
@@ -614,11 +615,8 @@ class Emitter:
     # -- freezing ------------------------------------------------------------------------------------------------------
 
     def blocks(self, units: Axis) -> list[Block]:
-        """The row-major product of some units as blocks of atomic spaces; node sets of one product share them."""
-        found = self._blocks.get(units)
-        if found is None:
-            found = self._blocks[units] = self.typing.dependencies.blocks([units]) if units else []
-        return found
+        """The row-major product of some units as blocks of atomic spaces."""
+        return self.typing.dependencies.blocks([units]) if units else []
 
     def _freeze(self, record: NodeRecord) -> NodeSet:
         found = self._layouts.get(record.units)
@@ -665,7 +663,7 @@ class Emitter:
 
 def _is_plain(labels: Sequence[Any]) -> bool:
     """Whether every dimension has one label for all of its spaces."""
-    return not any(isinstance(label, (Split, Matched)) for label in labels)
+    return not any([isinstance(label, (Split, Matched)) for label in labels])
 
 
 def _large(units: Axis) -> Axis:
@@ -697,15 +695,18 @@ def _arranged(component: Component, parts: Sequence[Sequence[Place]], shape: tup
     return np.ascontiguousarray(numbers.transpose(order).reshape(shape))
 
 
-def _coordinates(sizes: Sequence[int]) -> np.ndarray | None:
+@lru_cache(maxsize=64)
+def _coordinates(sizes: tuple[int, ...]) -> np.ndarray | None:
     """Coordinates in [-1, 1] of the row-major product of position axes, shape `(positions, axes)`; None for one position."""
-    sizes = [n for n in sizes if n > 1]
+    sizes = tuple([n for n in sizes if n > 1])
     if not sizes:
         return None
     if len(sizes) > 3:
-        sizes = [math.prod(sizes[:-2]), *sizes[-2:]]
+        sizes = (math.prod(sizes[:-2]), *sizes[-2:])
     axes = [np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in sizes]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sizes))
+    out = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sizes))
+    out.flags.writeable = False  # edge sets share it
+    return out
 
 
 def only_activations(op: Op) -> list[tuple[int, Value]]:

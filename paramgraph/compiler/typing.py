@@ -155,6 +155,8 @@ def _late_products(program: Program, system: SpaceSystem, known: Mapping[tuple[s
 def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[Space, Space]]:
     """Fixed spaces that an operation aligned without making them one: a space with a rearrangement of itself."""
     for op in program.ops:
+        if len(op.inputs) < 2 and (not op.labels or len(set(op.labels[0])) == len(op.labels[0])):
+            continue  # nothing is aligned
         first: dict[Any, Axis] = {}
         for labels, value in zip(op.labels, op.inputs, strict=False):
             for label, axis in zip(labels, value.axes, strict=True):

@@ -34,9 +34,20 @@ class Blocks(Keys):
     def __init__(self, system: SpaceSystem) -> None:
         super().__init__(system)
         self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
+        # Blocks by axes, from when spaces no longer change.
+        self._known: dict[tuple[Axis, ...], list[Block]] | None = None
 
     def blocks(self, axes: Sequence[Axis]) -> list[Block]:
         """The tensor as blocks of atomic spaces, families resolved."""
+        if self._known is None:
+            return self._resolved(axes)
+        key = tuple(axes)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._resolved(axes)
+        return found
+
+    def _resolved(self, axes: Sequence[Axis]) -> list[Block]:
         start = Block((None,) * len(axes), tuple(self.system.units(axis) for axis in axes))
         done, todo = [], [start]
         while todo:
