@@ -224,6 +224,8 @@ class Emitter:
     def labelled(self, value: Value, labels: Sequence[Any]) -> list[Component]:
         """The components of a value with its dimensions renamed to labels."""
         if _is_plain(labels) and not value.virtual:
+            if tuple(labels) == tuple(range(value.ndim)):
+                return list(self.of(value))
             return [Component(tuple([(labels[d], i, unit) for d, i, unit in c.places]), c.ref) for c in self.of(value)]
         renamed: dict[Any, Place] = {
             (dim, i): place
@@ -444,6 +446,13 @@ class Emitter:
     def finish(self, op: Op, components: Sequence[Component], labels: Sequence[Any]) -> None:
         """Give the result its components, with labels turned back into dimensions."""
         axes = op.output.axes
+        if tuple(labels) == tuple(range(len(axes))) and not op.output.virtual and all(
+            isinstance(d, int) and d < len(axes) and i < len(axes[d]) and axes[d][i] is unit for c in components for d, i, unit in c.places
+        ):
+            self.components[op.output] = list(components)
+            if op.kind == "take":
+                self._copied(op)
+            return
         if _is_plain(labels):
             back = {(label, i): (dim, i, unit) for dim, (label, units) in enumerate(zip(labels, axes, strict=True)) for i, unit in enumerate(units)}
         else:
@@ -510,13 +519,13 @@ class Emitter:
         tags = leaf.places(self.system)
         known_t = {place for c in targets for place in c.places}
         known_s = {place for c in sources for place in c.places}
-        to = [place for place in tags if place is not None and place in known_t]
-        loose = [p for p in tags if p is not None and p not in known_t and p not in known_s]
+        to = [place for place in tags if place in known_t]
+        loose = [p for p in tags if p not in known_t and p not in known_s]
         hidden = [p for p in loose if self.is_node(p[2]) and not p[2].pinned]
         if hidden:  # with the fixed ones that these depend on
             hidden = [p for p in loose if p in hidden or (self.is_node(p[2]) and self.related([p], hidden))]
         both = [p for p in to if p in known_s] if sources else []
-        from_ = [p for p in tags if p is not None and p in known_s and p not in to]
+        from_ = [p for p in tags if p in known_s and p not in to]
         base = leaf.value.name
         if hidden:
             made = self.uses.hidden(self, hidden, base, [*targets, *sources])
@@ -546,15 +555,15 @@ class Emitter:
         self.parameter_edges(leaf, tags, role, source, target, both, own)
 
     def parameter_edges(
-        self, leaf: Leaf, tags: list[Place | None], role: str, source: Component, target: Component, both: list[Place], own: list[Place]
+        self, leaf: Leaf, tags: list[Place], role: str, source: Component, target: Component, both: list[Place], own: list[Place]
     ) -> None:
         """The edge set(s) of one leaf between two components; `both` are the places that the two share, `own` the source's others."""
         rows = [place for place in target.places if place in tags and place not in both]
         missing = [place for place in target.places if place not in tags]
         order = [tags.index(place) for place in (*both, *rows, *own)]
         rest = [i for i in range(len(tags)) if i not in order]
-        sizes = leaf.sizes(self.system)
-        groups, m, k, p = (math.prod(sizes[i] for i in part) for part in _cut(order, len(both), len(rows), rest))
+        sizes = [unit.size for _, _, unit in tags]
+        groups, m, k, p = [math.prod([sizes[i] for i in part]) for part in _cut(order, len(both), len(rows), rest)]
         if missing and not (rows or both):
             m = target.size
             k_target = _arranged(target, [list(target.places)], (1, m))

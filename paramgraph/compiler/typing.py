@@ -162,6 +162,8 @@ def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[
             for label, axis in zip(labels, value.axes, strict=True):
                 if not axis or (known := first.setdefault(label, axis)) == axis:
                     continue
+                if len(axis) == len(known) == 1 and system.find(axis[0]) is system.find(known[0]):
+                    continue
                 for a, b in zip(system.units(known), system.units(axis), strict=False):
                     if a is not b and a.size == b.size and system.is_fixed(a) and system.is_fixed(b):
                         yield a, b

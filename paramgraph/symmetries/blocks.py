@@ -69,7 +69,7 @@ class Blocks(Keys):
         grid = np.arange(length(axis)).reshape(before, unit.size, after)
         out = []
         for part, positions in self.system.leaves(unit):
-            entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
+            entry = (unit.id, np.sort(positions).tobytes())
             inner = self._restricted(part, block.entries)
             axes = [self._restricted(other, (entry,)) for other in block.axes]
             axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))

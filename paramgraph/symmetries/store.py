@@ -182,9 +182,12 @@ class SpaceStore:
         if everything in self._occurring:
             return
         self._occurring.add(everything)
+        self.changes += 1
         for unit in units:
             if everything not in unit.together:
-                self._set(unit, together=(*unit.together, everything))
+                if self._trail is not None:
+                    self._trail.append((unit, "together", unit.together))
+                unit.together = (*unit.together, everything)
 
     def is_crowded(self, over: Space) -> bool:
         """Whether a space has more finest parts than families may have."""
