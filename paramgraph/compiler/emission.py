@@ -108,6 +108,8 @@ class Emitter:
         self._layouts: dict[Axis, tuple[NodeBlocks, np.ndarray | range | None]] = {}
         self._related: dict[tuple[Axis, Axis], bool] = {}
         self._atoms: dict[Space, frozenset[int]] = {}
+        # Nodes that hold one value for all nodes of a set, with that set.
+        self._held_for: dict[str, str] = {}
 
     def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
         for value in self.program.inputs:
@@ -151,7 +153,7 @@ class Emitter:
             if edges.parameter is None:
                 continue
             source = "" if self.nodes[edges.source].type == f"{edges.type}.node" else edges.source
-            key = (edges.type, source, edges.target)
+            key = (edges.type, source, self._held_for.get(edges.target, edges.target))
             times = seen[key] = seen.get(key, 0) + 1
             if times > 1:
                 self.edges[name] = replace(edges, type=f"{edges.type}~{times}")
@@ -595,6 +597,7 @@ class Emitter:
         if broadcast:  # one value for all nodes: it is held by a node of its own, linked to every node
             made = Component((), Ref(self.add_nodes(f"{view.name}.shared", "factor", (), self.nodes[target.ref.name].depth)))
             self.structural("factor", made, target)
+            self._held_for[made.ref.name] = target.ref.name
             self.add_edges(role, source.ref.name, made.ref.name, (1, 1, k, p), source_index, None, view, positions, (), name)
             return
         if elements is None:

@@ -334,11 +334,11 @@ class Builder:
         shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]
         return self._op("take", [x], shape, dim=dim, index=index, alone=alone)
 
-    def select(self, x: Value, dim: int, index: int) -> Value:
-        """`x.select(dim, index)`."""
+    def select(self, x: Value, dim: int, index: int, alone: bool = False) -> Value:
+        """`x.select(dim, index)`; `alone` as for `take`."""
         dim %= x.ndim
         index %= x.shape[dim]
-        part = self.take(x, dim, range(index, index + 1))
+        part = self.take(x, dim, range(index, index + 1), alone)
         return self.reshape(part, [n for d, n in enumerate(x.shape) if d != dim])
 
     def concat(self, values: Sequence[Value], dim: int) -> Value:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.calls import CALL, find_call
+from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
 from paramgraph.compiler.program import Builder, Program, Value
@@ -109,7 +110,9 @@ class Lowering:
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
+        fold_layouts(self.program)
         thin_constants(self.program)
+        mark_padding(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

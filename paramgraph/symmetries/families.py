@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain, combinations, permutations
 from typing import Any
 
@@ -170,7 +171,7 @@ class Families(Blocks):
 
     def _refine(self, base: Space, assign: Assign, member: Space) -> bool:
         """Link a member over a part that was cut further with the members over its finest parts."""
-        system, changed = self.system, False
+        system, changed = self.system, self._link_factors(base, assign, member)
         for entry in assign:
             if self._is_finest(entry):
                 continue
@@ -193,6 +194,22 @@ class Families(Blocks):
                 deeper = self._restrict_all((member,), frozenset({(unit.id, local_positions.tobytes())}))
                 changed = self._same((finest,), deeper) or changed
         return changed
+
+    def _link_factors(self, base: Space, assign: Assign, member: Space) -> bool:
+        """Link a member over a part that is a product, and over some of its factors, with the member over the whole part."""
+        system = self.system
+        if len(assign) < 2:
+            return False
+        inner: set[int] = set()
+        for id, data in assign:
+            for axis, positions in system.leaves(system.spaces[id]):
+                if len(axis) > 1 and np.sort(positions).astype(np.int64).tobytes() == data:
+                    inner.update(unit.id for unit in axis)
+        whole = frozenset(entry for entry in assign if entry[0] not in inner)
+        above = system.members.get((base.id, whole))
+        if not whole or len(whole) == len(assign) or above is None or not self._is_new(base.id, assign, self._state(above), self._state(member)):
+            return False
+        return self._same((member,), self._restrict_all((above,), assign - whole))
 
     def _is_finest(self, entry: Entry) -> bool:
         """Whether the elements of an entry are one finest part. Parts found once per pass: what changes within it is seen in the next."""
@@ -254,25 +271,34 @@ class Families(Blocks):
         return True
 
     def _collapse(self) -> bool:
-        """A family whose members are all the same space is that space."""
+        """A family whose members over the finest parts are all the same space is that space; so is a member over several of these."""
         system, changed = self.system, False
-        families: dict[tuple[int, Assign, int], list[Space]] = {}
+        families: dict[tuple[int, Assign, int], dict[bytes, Space]] = {}
         for (base_id, assign), member in system.members.items():
             for entry in assign:
-                families.setdefault((base_id, assign - {entry}, entry[0]), []).append(member)
-        count: dict[int, int] = {}
+                families.setdefault((base_id, assign - {entry}, entry[0]), {})[entry[1]] = member
+        finest: dict[int, list[tuple[bytes, frozenset[int]]]] = {}
         for (base_id, rest, over_id), members in families.items():
             over = system.spaces[over_id]
             if over.parts is None:
                 continue
-            if over_id not in count:
-                count[over_id] = len(system.leaves(over))
-            first = system.units((members[0],))
-            if len(members) < count[over_id]:
-                continue
-            if all(system.units((member,)) == first for member in members[1:]):
-                changed = self._same((members[0],), (self._member(system.spaces[base_id], rest),)) or changed
+            if over_id not in finest:
+                leaves = [np.sort(positions).astype(np.int64) for _, positions in system.leaves(over)]
+                finest[over_id] = [(positions.tobytes(), frozenset(positions.tolist())) for positions in leaves]
+            parts = finest[over_id]
+            known = {data for data, _ in parts if data in members}
+            for data in members.keys() - known:
+                where = set(np.frombuffer(data, dtype=np.int64).tolist())
+                inside = [part for part, elements in parts if elements <= where]
+                if inside and known.issuperset(inside) and self._are_one([members[part] for part in inside]):
+                    changed = self._same((members[data],), (members[inside[0]],)) or changed
+            if len(known) == len(parts) and self._are_one([members[part] for part in known]):
+                changed = self._same((members[parts[0][0]],), (self._member(system.spaces[base_id], rest),)) or changed
         return changed
+
+    def _are_one(self, members: Sequence[Space]) -> bool:
+        first = self.system.units((members[0],))
+        return all(self.system.units((member,)) == first for member in members[1:])
 
     def _fix_families(self) -> None:
         """A family of which every member is fixed is fixed itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -75,3 +75,11 @@ class Transaction:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._end(kind is not None)
+
+
+def common_ends(before: Sequence[Space], after: Sequence[Space]) -> tuple[int, int]:
+    """How many spaces two products have in common at their beginnings, and at their ends beyond those."""
+    least = min(len(before), len(after))
+    first = next((i for i in range(least) if before[i] is not after[i]), least)
+    last = next((i for i in range(least - first) if before[-1 - i] is not after[-1 - i]), least - first)
+    return first, last

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.attention_names import name_attention
+from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch
@@ -78,7 +79,9 @@ class OnnxLowering:
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
+        fold_layouts(self.program)
         thin_constants(self.program)
+        mark_padding(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------
