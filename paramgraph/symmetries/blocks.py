@@ -65,8 +65,9 @@ class Blocks(Keys):
     def _expand(self, block: Block, dim: int, at: int) -> list[Block]:
         axis = block.axes[dim]
         unit = axis[at]
-        before, after = length(axis[:at]), length(axis[at + 1 :])
-        grid = np.arange(length(axis)).reshape(before, unit.size, after)
+        grid = None
+        if len(axis) > 1:
+            grid = np.arange(length(axis)).reshape(length(axis[:at]), unit.size, length(axis[at + 1 :]))
         out = []
         for part, positions in self.system.leaves(unit):
             entry = (unit.id, np.sort(positions).tobytes())
@@ -74,7 +75,7 @@ class Blocks(Keys):
             axes = [self._restricted(other, (entry,)) for other in block.axes]
             axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
             index = list(block.index)
-            inside, known = grid[:, positions].reshape(-1), block.index[dim]
+            inside, known = positions if grid is None else grid[:, positions].reshape(-1), block.index[dim]
             index[dim] = inside if known is None else known[inside]
             out.append(Block(tuple(index), tuple(axes), (*block.entries, entry)))
         return out
