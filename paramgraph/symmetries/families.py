@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import chain, combinations, permutations
 from typing import Any
 
@@ -271,34 +270,25 @@ class Families(Blocks):
         return True
 
     def _collapse(self) -> bool:
-        """A family whose members over the finest parts are all the same space is that space; so is a member over several of these."""
+        """A family whose members are all the same space is that space."""
         system, changed = self.system, False
-        families: dict[tuple[int, Assign, int], dict[bytes, Space]] = {}
+        families: dict[tuple[int, Assign, int], list[Space]] = {}
         for (base_id, assign), member in system.members.items():
             for entry in assign:
-                families.setdefault((base_id, assign - {entry}, entry[0]), {})[entry[1]] = member
-        finest: dict[int, list[tuple[bytes, frozenset[int]]]] = {}
+                families.setdefault((base_id, assign - {entry}, entry[0]), []).append(member)
+        count: dict[int, int] = {}
         for (base_id, rest, over_id), members in families.items():
             over = system.spaces[over_id]
             if over.parts is None:
                 continue
-            if over_id not in finest:
-                leaves = [np.sort(positions).astype(np.int64) for _, positions in system.leaves(over)]
-                finest[over_id] = [(positions.tobytes(), frozenset(positions.tolist())) for positions in leaves]
-            parts = finest[over_id]
-            known = {data for data, _ in parts if data in members}
-            for data in members.keys() - known:
-                where = set(np.frombuffer(data, dtype=np.int64).tolist())
-                inside = [part for part, elements in parts if elements <= where]
-                if inside and known.issuperset(inside) and self._are_one([members[part] for part in inside]):
-                    changed = self._same((members[data],), (members[inside[0]],)) or changed
-            if len(known) == len(parts) and self._are_one([members[part] for part in known]):
-                changed = self._same((members[parts[0][0]],), (self._member(system.spaces[base_id], rest),)) or changed
+            if over_id not in count:
+                count[over_id] = len(system.leaves(over))
+            first = system.units((members[0],))
+            if len(members) < count[over_id]:
+                continue
+            if all(system.units((member,)) == first for member in members[1:]):
+                changed = self._same((members[0],), (self._member(system.spaces[base_id], rest),)) or changed
         return changed
-
-    def _are_one(self, members: Sequence[Space]) -> bool:
-        first = self.system.units((members[0],))
-        return all(self.system.units((member,)) == first for member in members[1:])
 
     def _fix_families(self) -> None:
         """A family of which every member is fixed is fixed itself."""
