@@ -165,10 +165,14 @@ def _late_products(program: Program, system: SpaceSystem, known: Mapping[tuple[s
 def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[Space, Space]]:
     """Fixed spaces that an operation aligned without making them one: a space with a rearrangement of itself."""
     for op in program.ops:
+        if len(op.inputs) < 2 and (not op.labels or len(set(op.labels[0])) == len(op.labels[0])):
+            continue  # nothing is aligned
         first: dict[Any, Axis] = {}
         for labels, value in zip(op.labels, op.inputs, strict=False):
             for label, axis in zip(labels, value.axes, strict=True):
                 if not axis or (known := first.setdefault(label, axis)) == axis:
+                    continue
+                if len(axis) == len(known) == 1 and system.find(axis[0]) is system.find(known[0]):
                     continue
                 for a, b in zip(system.units(known), system.units(axis), strict=False):
                     if a is not b and a.size == b.size and system.is_fixed(a) and system.is_fixed(b):
