@@ -23,6 +23,7 @@ from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace,
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
+from paramgraph.symmetries.multipliers import Multipliers
 from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -114,7 +115,9 @@ class SymmetryGroup:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: what is deferred is solved."""
-        return {"scales": self.scales, "continuous": self.continuous, **self.__dict__}
+        held = {"scales": self.scales, "continuous": self.continuous, **self.__dict__}
+        held.pop("multipliers", None)
+        return held
 
     @property
     def is_solved(self) -> bool:
@@ -129,6 +132,11 @@ class SymmetryGroup:
     def factor(self, number: int) -> Factor:
         """A factor by its number."""
         return self.factors[number] if self.is_solved or number >= len(self.permuting) else self.permuting[number]
+
+    @cached_property
+    def multipliers(self) -> Multipliers:
+        """What computes the multipliers of all tensors from tables."""
+        return Multipliers(self.scales, {name: action.shape for name, action in self.actions.items()})
 
     @cached_property
     def log_order(self) -> float:
