@@ -26,7 +26,7 @@ State = Mapping[str, torch.Tensor]
 
 def product(a: State, x: State) -> float:
     """Inner product of two states."""
-    return sum(float(torch.dot(a[name].reshape(-1), x[name].reshape(-1))) for name in a)
+    return sum(float((a[name] * x[name]).sum()) for name in a)
 
 
 class Matcher:
@@ -153,10 +153,11 @@ class Matcher:
         return out
 
 
-def summed(values: Array, term: ScaleTerm) -> Array:
+def summed(values: torch.Tensor, term: ScaleTerm) -> Array:
     """Sums over all places of a block but a term's, in the order of its tables."""
     kept = sorted(term.places)
-    out = values.sum(axis=tuple(p for p in range(values.ndim) if p not in term.places))
+    gone = tuple(p for p in range(values.ndim) if p not in term.places)
+    out = (values.sum(gone) if gone else values).double().cpu().numpy()
     return np.asarray(out.transpose([kept.index(p) for p in term.places]) if kept else out)
 
 
