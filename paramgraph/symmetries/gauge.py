@@ -21,8 +21,10 @@ from paramgraph.symmetries.scales import ScaleBlock, Scales, anchored
 Array = np.ndarray
 Tables = dict[int, Array]
 
-# Of the conjugate gradients: relative size of the residual at the end, and largest number of steps.
+# Of the conjugate gradients: relative size of the residual at the end, for numbers in double precision and for others, and largest number
+# of steps.
 TOLERANCE = 1e-12
+COARSE = 1e-6
 STEPS = 1000
 
 
@@ -66,7 +68,8 @@ def fitted(scales: Scales, values: Mapping[str, torch.Tensor], target: Mapping[s
     rows = [_rows(block, scales, values[name], None if target is None else target[name])
             for name, blocks in scales.blocks.items() if name in values for block in blocks]  # fmt: skip
     system = _System(scales, [r for r in rows if r.terms])
-    return system.solve()
+    exact = all(value.dtype == torch.float64 for value in values.values())
+    return system.solve(TOLERANCE if exact else COARSE)
 
 
 def block_view(block: ScaleBlock, tensor: torch.Tensor) -> torch.Tensor:
@@ -126,7 +129,7 @@ class _System:
         self.plain = _Plain([r for r in rows if r.is_plain], self.spans, self.size)
         self.others = [r for r in rows if not r.is_plain]
 
-    def solve(self) -> Tables:
+    def solve(self, tolerance: float) -> Tables:
         """By conjugate gradients, preconditioned with the diagonal."""
         right = self._gathered([[(term, _reduced(r.missing, term, len(r.sizes))) for term in r.terms] for r in self.rows])
         x = np.zeros(self.size)
@@ -134,7 +137,7 @@ class _System:
         residual = right
         step = residual / diagonal
         fit = float(residual @ step)
-        least = TOLERANCE**2 * fit
+        least = tolerance**2 * fit
         for _ in range(STEPS):
             if fit <= least or fit == 0:
                 break

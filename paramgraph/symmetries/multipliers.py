@@ -146,16 +146,22 @@ class Multipliers:
         values = np.zeros(self._size)
         for variable, table in tables.items():
             values[self._starts[variable] : self._starts[variable] + table.size] = table.reshape(-1)
-        found = logs @ values
-        found += found[added]
-        signs = flips @ values.astype(np.int32)
-        odd = ((signs + signs[added]) & 1).astype(bool)
-        with np.errstate(over="ignore", under="ignore"):  # what leaves a type's range is said below
-            multipliers = np.exp(found)
-        np.negative(multipliers, out=multipliers, where=odd)
+        moved = np.zeros(self._count + 1, dtype=bool)
+        multipliers = np.ones(self._count + 1)
+        if any(table.dtype != bool for table in tables.values()):
+            found = logs @ values
+            found += found[added]
+            moved = found != 0
+            with np.errstate(over="ignore", under="ignore"):  # what leaves a type's range is said below
+                np.exp(found, out=multipliers)
+        if any(table.dtype == bool for table in tables.values()):
+            signs = flips @ values.astype(np.int32)
+            odd = ((signs + signs[added]) & 1).astype(bool)
+            np.negative(multipliers, out=multipliers, where=odd)
+            moved |= odd
         made = torch.from_numpy(multipliers).to(dtype)
         beyond = ~made.isfinite() | (made == 0)
-        active, outside = self._any((found != 0) | odd), self._any(beyond.numpy()) if bool(beyond.any()) else itertools.repeat(False)
+        active, outside = self._any(moved), self._any(beyond.numpy()) if bool(beyond.any()) else itertools.repeat(False)
         arrays: dict[str, list[torch.Tensor]] = {}
         names = set()
         for name, spans in self._arrays.items():
