@@ -71,7 +71,7 @@ def acted(
         if not all(isinstance(where, slice) for where in places):  # a copy was taken
             out[places] = part
     out = out.to(tensor.dtype)
-    if tensor.device.type != "meta" and not math.isfinite(float(out.sum().abs() if total is None else total)):  # it may overflow by itself
+    if tensor.device.type != "meta" and not math.isfinite(float(out.detach().sum().abs() if total is None else total)):  # it may overflow by itself
         _check(name, tensor, out)
     return out
 
