@@ -138,7 +138,7 @@ def architectures() -> Iterator[Architecture]:
 # Lengths that blocks of attention divide.
 EVEN = ("reformer", "longformer", "canine")
 # Networks that branch on data: they must be refused with a clear message.
-REFUSED = ("longformer", "led", "dbrx", "jetmoe")
+REFUSED = ("longformer", "led", "dbrx", "jetmoe", "switch_transformers")
 
 
 def model(kind: str, options: dict[str, Any]) -> torch.nn.Module:

@@ -26,7 +26,9 @@ class Closure:
     def __init__(self, emitter: Emitter) -> None:
         self.emitter = emitter
         self.group = emitter.group
-        self.numbers_of: dict[str, list[tuple[np.ndarray | None, tuple[int, ...]]]] = {}
+        # Of node sets with the same units: their blocks; and the closed products that they hold, whether as a whole, and whether several times.
+        self.blocks_of: dict[Axis, list[tuple[np.ndarray | None, tuple[int, ...]]]] = {}
+        self.keys_of: dict[Axis, list[tuple[Key, bool, bool]]] = {}
         self.space_of: dict[int, Space] = {}
         self.parent: dict[tuple[str, Key], tuple[str, Key]] = {}
 
@@ -34,15 +36,15 @@ class Closure:
         holders: dict[Key, dict[str, bool]] = {}
         several: set[tuple[str, Key]] = set()
         for name, record in self.emitter.nodes.items():
-            for key, exact in self._keys(name, record.units).items():
+            for key, exact, repeated in self._keys(record.units):
                 holders.setdefault(key, {})[name] = exact
                 self.parent[name, key] = (name, key)
-                if sum(key <= set(numbers) for _, numbers in self._blocks(name, record.units)) > 1:
+                if repeated:
                     several.add((name, key))
         for link in self.emitter.links:
             shared = self._atoms(link.shared)
-            for key in holders:
-                if key <= shared and link.source in holders[key] and link.target in holders[key]:
+            for key in dict.fromkeys([self._closed(number) for number in shared if not self.group.spaces[number].pinned]):
+                if key <= shared and link.source in holders.get(key, ()) and link.target in holders[key]:
                     ends = (link.source, key), (link.target, key)
                     # Of a set that holds the product in several blocks (a concatenation), a link may reach one block and not the others.
                     if several.isdisjoint(ends):
@@ -52,20 +54,22 @@ class Closure:
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
-    def _blocks(self, name: str, units: Axis) -> list[tuple[np.ndarray | None, tuple[int, ...]]]:
-        found = self.numbers_of.get(name)
+    def _blocks(self, units: Axis) -> list[tuple[np.ndarray | None, tuple[int, ...]]]:
+        found = self.blocks_of.get(units)
         if found is None:
-            found = []
+            found = self.blocks_of[units] = []
             for block in self.emitter.blocks(units):
                 numbers = self.group.numbers(block.axes[0])
                 self.space_of.update(zip(numbers, block.axes[0], strict=True))
                 found.append((self.group.block(block).index[0], numbers))
-            self.numbers_of[name] = found
         return found
 
-    def _keys(self, name: str, units: Axis) -> dict[Key, bool]:
-        """The closed products that a node set holds; True where the whole node set is indexed by exactly that product."""
-        blocks = self._blocks(name, units)
+    def _keys(self, units: Axis) -> list[tuple[Key, bool, bool]]:
+        """The closed products that a node set holds, whether the whole set is indexed by exactly that product, and whether several blocks hold it."""
+        known = self.keys_of.get(units)
+        if known is not None:
+            return known
+        blocks = self._blocks(units)
         out: dict[Key, bool] = {}
         for _, numbers in blocks:
             for number in numbers:
@@ -75,7 +79,8 @@ class Closure:
                 if key <= set(numbers) and len(set(numbers)) == len(numbers):
                     exact = len(blocks) == 1 and key == frozenset(numbers)
                     out[key] = out.get(key, False) or exact
-        return out
+        self.keys_of[units] = [(key, exact, sum(key <= set(numbers) for _, numbers in blocks) > 1) for key, exact in out.items()]
+        return self.keys_of[units]
 
     def _closed(self, number: int) -> Key:
         factor = self.group.factors[self.group.spaces[number].factor]
@@ -106,7 +111,6 @@ class Closure:
             units = tuple(self.space_of[n] for n in numbers)
             depth = min(self.emitter.nodes[name].depth for name in holders)
             exact = self.emitter.add_nodes("×".join(self.group.spaces[n].label for n in numbers) or "factor", "factor", units, depth)
-            self._blocks(exact, units)
             home = None
         else:
             home = self._find((exact, key))
@@ -116,9 +120,9 @@ class Closure:
 
     def _membership(self, key: Key, name: str, hub: str) -> None:
         """An edge from every node to the hub node with the same elements of the product."""
-        hub_index, hub_order = self._blocks(hub, self.emitter.nodes[hub].units)[0]
+        hub_index, hub_order = self._blocks(self.emitter.nodes[hub].units)[0]
         sources, targets = [], []
-        for index, numbers in self._blocks(name, self.emitter.nodes[name].units):
+        for index, numbers in self._blocks(self.emitter.nodes[name].units):
             if not key <= set(numbers):
                 continue
             sizes = [self.group.spaces[n].size for n in numbers]

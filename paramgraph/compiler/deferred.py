@@ -33,16 +33,20 @@ class DeferredScales:
 
     def __init__(self, program: Program, system: SpaceSystem, components: Mapping[Value, Sequence[Component]]) -> None:
         self.program, self.system = program, system
-        self.nodes: dict[str, tuple[Value, Spans]] = {}
+        self.nodes: dict[str, tuple[Value, Component]] = {}
         for value, held in components.items():
             for component in held:
                 name = component.ref.name
                 if name not in self.nodes and component.ref.index is None:  # later values have the same nodes after a function of them
-                    self.nodes[name] = (value, _spans(value, component))
+                    self.nodes[name] = (value, component)
+        path, last = "", None
         for number, op in enumerate(program.ops):
-            op.where = (module_path(op.where), number)
+            if op.where is not last:  # operations of one call come one after the other
+                path, last = module_path(op.where), op.where
+            op.where = (path, number)
         self.gathers = any(op.output.virtual for op in program.ops)
         program.unknown, program.lowered, program.lineage = [], [], NoLineage()
+        system.settle()
 
     @no_collections()
     def __call__(self, group: SymmetryGroup) -> Scaling:
@@ -54,7 +58,8 @@ class DeferredScales:
         try:
             solver = solve_scales(self.program, self.system)
             known = {name: solver.characters[value] for name, value in self.program.tensors.items() if value in solver.characters}
-            nodes = {name: (solver.characters[value], spans) for name, (value, spans) in self.nodes.items() if value in solver.characters}
+            nodes = {name: (solver.characters[value], _spans(value, component)) for name, (value, component) in self.nodes.items()
+                     if value in solver.characters}
             found = [_diagnostic(op, cause) for op, cause in solver.unsupported]
             scales, factors = annotate(solver.system, known, nodes, found)
             while self.gathers and (wrong := unnormalised(group, scales)):

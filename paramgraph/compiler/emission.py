@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -103,17 +104,18 @@ class Emitter:
         self._node_like = node_like_spaces(program, typing, group)
         self._own_places: dict[Value, list[Place]] = {}
         self._names: dict[tuple[bool, str], int] = {}
-        self._path = ""
-        self._blocks: dict[Axis, list[Block]] = {}
+        self._where: Any = None
         self._layouts: dict[Axis, tuple[NodeBlocks, np.ndarray | range | None]] = {}
         self._related: dict[tuple[Axis, Axis], bool] = {}
         self._atoms: dict[Space, frozenset[int]] = {}
+        # Nodes that hold one value for all nodes of a set, with that set.
+        self._held_for: dict[str, str] = {}
 
     def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
         for value in self.program.inputs:
             self.components[value] = self.fresh_components(value, "input", value.name or "input", 0)
         for op in self.program.ops:
-            self._path = module_path(op.where)
+            self._where = op.where
             if self._loses_factor(op):
                 self.reconnect(op)
             else:
@@ -151,7 +153,7 @@ class Emitter:
             if edges.parameter is None:
                 continue
             source = "" if self.nodes[edges.source].type == f"{edges.type}.node" else edges.source
-            key = (edges.type, source, edges.target)
+            key = (edges.type, source, self._held_for.get(edges.target, edges.target))
             times = seen[key] = seen.get(key, 0) + 1
             if times > 1:
                 self.edges[name] = replace(edges, type=f"{edges.type}~{times}")
@@ -224,6 +226,8 @@ class Emitter:
     def labelled(self, value: Value, labels: Sequence[Any]) -> list[Component]:
         """The components of a value with its dimensions renamed to labels."""
         if _is_plain(labels) and not value.virtual:
+            if tuple(labels) == tuple(range(value.ndim)):
+                return list(self.of(value))
             return [Component(tuple([(labels[d], i, unit) for d, i, unit in c.places]), c.ref) for c in self.of(value)]
         renamed: dict[Any, Place] = {
             (dim, i): place
@@ -422,7 +426,8 @@ class Emitter:
 
     def new_component(self, places: Sequence[Place], name: str, depth: int, type_: str | None = None) -> Component:
         """A new node set for the given places."""
-        full = f"{self._path}.{name}" if self._path else name
+        path = module_path(self._where)
+        full = f"{path}.{name}" if path else name
         return Component(tuple(places), Ref(self.add_nodes(full, type_ or name, tuple(place[2] for place in places), depth)))
 
     def referring(self, places: tuple[Place, ...], name: str, index: np.ndarray | None) -> Component:
@@ -443,6 +448,13 @@ class Emitter:
     def finish(self, op: Op, components: Sequence[Component], labels: Sequence[Any]) -> None:
         """Give the result its components, with labels turned back into dimensions."""
         axes = op.output.axes
+        if tuple(labels) == tuple(range(len(axes))) and not op.output.virtual and all(
+            isinstance(d, int) and d < len(axes) and i < len(axes[d]) and axes[d][i] is unit for c in components for d, i, unit in c.places
+        ):
+            self.components[op.output] = list(components)
+            if op.kind == "take":
+                self._copied(op)
+            return
         if _is_plain(labels):
             back = {(label, i): (dim, i, unit) for dim, (label, units) in enumerate(zip(labels, axes, strict=True)) for i, unit in enumerate(units)}
         else:
@@ -509,13 +521,13 @@ class Emitter:
         tags = leaf.places(self.system)
         known_t = {place for c in targets for place in c.places}
         known_s = {place for c in sources for place in c.places}
-        to = [place for place in tags if place is not None and place in known_t]
-        loose = [p for p in tags if p is not None and p not in known_t and p not in known_s]
+        to = [place for place in tags if place in known_t]
+        loose = [p for p in tags if p not in known_t and p not in known_s]
         hidden = [p for p in loose if self.is_node(p[2]) and not p[2].pinned]
         if hidden:  # with the fixed ones that these depend on
             hidden = [p for p in loose if p in hidden or (self.is_node(p[2]) and self.related([p], hidden))]
         both = [p for p in to if p in known_s] if sources else []
-        from_ = [p for p in tags if p is not None and p in known_s and p not in to]
+        from_ = [p for p in tags if p in known_s and p not in to]
         base = leaf.value.name
         if hidden:
             made = self.uses.hidden(self, hidden, base, [*targets, *sources])
@@ -545,21 +557,21 @@ class Emitter:
         self.parameter_edges(leaf, tags, role, source, target, both, own)
 
     def parameter_edges(
-        self, leaf: Leaf, tags: list[Place | None], role: str, source: Component, target: Component, both: list[Place], own: list[Place]
+        self, leaf: Leaf, tags: list[Place], role: str, source: Component, target: Component, both: list[Place], own: list[Place]
     ) -> None:
         """The edge set(s) of one leaf between two components; `both` are the places that the two share, `own` the source's others."""
         rows = [place for place in target.places if place in tags and place not in both]
         missing = [place for place in target.places if place not in tags]
         order = [tags.index(place) for place in (*both, *rows, *own)]
         rest = [i for i in range(len(tags)) if i not in order]
-        sizes = leaf.sizes(self.system)
-        groups, m, k, p = (math.prod(sizes[i] for i in part) for part in _cut(order, len(both), len(rows), rest))
+        sizes = [unit.size for _, _, unit in tags]
+        groups, m, k, p = [math.prod([sizes[i] for i in part]) for part in _cut(order, len(both), len(rows), rest)]
         if missing and not (rows or both):
             m = target.size
             k_target = _arranged(target, [list(target.places)], (1, m))
         else:
             k_target = _arranged(target, [both, rows], (groups, m))
-        coordinates = _coordinates([sizes[i] for i in rest])
+        coordinates = _coordinates(tuple([sizes[i] for i in rest]))
         source_index = _arranged(source, [both, own], (groups, k)) if source.places else None
         broadcast = m if (missing and not (rows or both)) else 0
         for view, shape_index in self.uses.views(leaf, [*order, *rest], (groups, m if not broadcast else 1, k, p), role, sizes):
@@ -585,6 +597,7 @@ class Emitter:
         if broadcast:  # one value for all nodes: it is held by a node of its own, linked to every node
             made = Component((), Ref(self.add_nodes(f"{view.name}.shared", "factor", (), self.nodes[target.ref.name].depth)))
             self.structural("factor", made, target)
+            self._held_for[made.ref.name] = target.ref.name
             self.add_edges(role, source.ref.name, made.ref.name, (1, 1, k, p), source_index, None, view, positions, (), name)
             return
         if elements is None:
@@ -614,11 +627,8 @@ class Emitter:
     # -- freezing ------------------------------------------------------------------------------------------------------
 
     def blocks(self, units: Axis) -> list[Block]:
-        """The row-major product of some units as blocks of atomic spaces; node sets of one product share them."""
-        found = self._blocks.get(units)
-        if found is None:
-            found = self._blocks[units] = self.typing.dependencies.blocks([units]) if units else []
-        return found
+        """The row-major product of some units as blocks of atomic spaces."""
+        return self.typing.dependencies.blocks([units]) if units else []
 
     def _freeze(self, record: NodeRecord) -> NodeSet:
         found = self._layouts.get(record.units)
@@ -665,7 +675,7 @@ class Emitter:
 
 def _is_plain(labels: Sequence[Any]) -> bool:
     """Whether every dimension has one label for all of its spaces."""
-    return not any(isinstance(label, (Split, Matched)) for label in labels)
+    return not any([isinstance(label, (Split, Matched)) for label in labels])
 
 
 def _large(units: Axis) -> Axis:
@@ -697,15 +707,18 @@ def _arranged(component: Component, parts: Sequence[Sequence[Place]], shape: tup
     return np.ascontiguousarray(numbers.transpose(order).reshape(shape))
 
 
-def _coordinates(sizes: Sequence[int]) -> np.ndarray | None:
+@lru_cache(maxsize=64)
+def _coordinates(sizes: tuple[int, ...]) -> np.ndarray | None:
     """Coordinates in [-1, 1] of the row-major product of position axes, shape `(positions, axes)`; None for one position."""
-    sizes = [n for n in sizes if n > 1]
+    sizes = tuple([n for n in sizes if n > 1])
     if not sizes:
         return None
     if len(sizes) > 3:
-        sizes = [math.prod(sizes[:-2]), *sizes[-2:]]
+        sizes = (math.prod(sizes[:-2]), *sizes[-2:])
     axes = [np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in sizes]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sizes))
+    out = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(sizes))
+    out.flags.writeable = False  # edge sets share it
+    return out
 
 
 def only_activations(op: Op) -> list[tuple[int, Value]]:

@@ -59,7 +59,7 @@ def name_places(label: Any, units: Axis) -> list[Place]:
     return out
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Leaf:
     """One parameter that a parametric value is computed from.
 
@@ -77,9 +77,9 @@ class Leaf:
     view: Strided
     path: str = ""
 
-    def places(self, system: SpaceSystem) -> list[Place | None]:
+    def places(self, system: SpaceSystem) -> list[Place]:
         """Per unit of the view: what it is aligned with."""
-        out: list[Place | None] = []
+        out: list[Place] = []
         for label, axis in zip(self.labels, self.axes, strict=True):
             units = system.units(axis)
             if isinstance(label, Matched) and [p[2].size for p in label.places] != [u.size for u in units if u.size > 1]:
@@ -91,9 +91,6 @@ class Leaf:
                 out.extend(name_places(label, units))
         return out
 
-    def sizes(self, system: SpaceSystem) -> list[int]:
-        return [unit.size for axis in self.axes for unit in system.units(axis) if unit.size > 1]
-
 
 def leaves_of(value: Value, labels: Sequence[Any], system: SpaceSystem, factors: Mapping[Any, Any]) -> list[Leaf]:
     """The parameters behind a parametric value, each once.
@@ -101,6 +98,8 @@ def leaves_of(value: Value, labels: Sequence[Any], system: SpaceSystem, factors:
     Args:
         factors: labels of the value's virtual factors, by key.
     """
+    if value.kind in ("parameter", "buffer"):  # by far the most
+        return [Leaf(value, value.axes, tuple(labels), Strided.whole(value.shape))]
     leaves = _walk(value, tuple(labels), system, "", factors, frozenset())
     times = Counter(leaf.value for leaf in leaves)
     if any(count > 1 for count in times.values()):

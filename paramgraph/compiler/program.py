@@ -41,7 +41,7 @@ class Value:
     __slots__ = ("axes", "boolean", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "virtual")
 
     def __init__(self, shape: Sequence[int], kind: str = "op", name: str = "", read: Callable[[], np.ndarray] | None = None) -> None:
-        self.shape = tuple(int(n) for n in shape)
+        self.shape = tuple(map(int, shape))
         self.kind = kind
         self.name = name
         self.read = read
@@ -171,7 +171,28 @@ class Builder:
     def transaction(self) -> Transaction:
         """Drop the operations that the body added if it raises."""
         mark, ops = len(self.program.ops), self.program.ops
-        return Transaction(lambda: ops.__delitem__(slice(mark, None)))
+
+        def end(failed: bool) -> None:
+            if failed:
+                del ops[mark:]
+
+        return Transaction(end)
+
+    def writing(self, exact: bool) -> Transaction:
+        """Let a rule write; if it raises, nothing of it stays.
+
+        Args:
+            exact: whether the rule says what its operations compute.
+        """
+        before, self.exact = self.exact, exact
+        mark, ops = len(self.program.ops), self.program.ops
+
+        def end(failed: bool) -> None:
+            self.exact = before
+            if failed:
+                del ops[mark:]
+
+        return Transaction(end)
 
     def _op(self, kind: str, inputs: Sequence[Value], shape: Sequence[int], *args: Any, **attrs: Any) -> Value:
         labels, out_labels, name = args if args else ((), (), "")
@@ -237,7 +258,8 @@ class Builder:
 
     def elementwise(self, name: str, *operands: Value, **attrs: Any) -> Value:
         """A function applied element by element, with broadcasting; `name` is the function's (`"relu"`, `"add"`, …)."""
-        shape = np.broadcast_shapes(*(value.shape for value in operands)) if operands else ()
+        shapes = {value.shape for value in operands}
+        shape = shapes.pop() if len(shapes) == 1 else np.broadcast_shapes(*shapes)
         rank = len(shape)
         out = tuple(range(rank))
         labels = [out[rank - value.ndim :] for value in operands]
@@ -312,11 +334,11 @@ class Builder:
         shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]
         return self._op("take", [x], shape, dim=dim, index=index, alone=alone)
 
-    def select(self, x: Value, dim: int, index: int) -> Value:
-        """`x.select(dim, index)`."""
+    def select(self, x: Value, dim: int, index: int, alone: bool = False) -> Value:
+        """`x.select(dim, index)`; `alone` as for `take`."""
         dim %= x.ndim
         index %= x.shape[dim]
-        part = self.take(x, dim, range(index, index + 1))
+        part = self.take(x, dim, range(index, index + 1), alone)
         return self.reshape(part, [n for d, n in enumerate(x.shape) if d != dim])
 
     def concat(self, values: Sequence[Value], dim: int) -> Value:

@@ -25,11 +25,13 @@ class Packed:
         chain: operations from the projection to the value that is sliced.
         takes: the slicing operations.
         split: the packed dimension as (outer, sliced, inner) sizes.
+        sliced: for each operation of the chain, the dimensions of its result as pieces, of which the sliced one is marked.
     """
 
     chain: list[Op]
     takes: list[Op]
     split: tuple[int, int, int]
+    sliced: list[list[list[Piece]]]
 
 
 def split_packed(program: Program) -> None:
@@ -88,7 +90,9 @@ def _find(op: Op, readers: dict[Value, list[Op]], kept: set[Value]) -> Packed | 
     pieces = [piece for own in dims for piece in own if piece[0]]
     if not _is_row_major(pieces, total):
         return None
-    return Packed(chain, users, (total // (step * size), size, step))
+    split = (total // (step * size), size, step)
+    sliced = _sliced(chain, split)
+    return None if sliced is None else Packed(chain, users, split, sliced)
 
 
 def _is_row_major(pieces: list[Piece], total: int) -> bool:
@@ -169,34 +173,40 @@ def _rebuild(b: Builder, packed: Packed, take: Op) -> None:
     shape = [outer * share * inner if d == dim else n for d, n in enumerate(first.output.shape)]
     value = b.repeat(first, [first.inputs[0], sliced(first.inputs[1], 0)], shape)
     at = take.attrs["dim"]
-    for op in rest:
+    for op, pieces in zip(rest, packed.sliced[1:], strict=True):
         if op.kind == "permute":
             value = b.permute(value, op.attrs["order"])
         elif op.kind == "elementwise":
             bias = op.inputs[1]
             value = b.repeat(op, [value, sliced(bias, bias.shape.index(total))], value.shape)
         else:
-            value = b.reshape(value, _share(op.output.shape, op, packed, share))
+            value = b.reshape(value, _share(op.output.shape, pieces, share))
     end = take.output
     final = [share if d == at else n for d, n in enumerate(take.inputs[0].shape)]
     b.rename(b.reshape(value, final), end)
 
 
-def _share(shape: tuple[int, ...], op: Op, packed: Packed, share: int) -> list[int]:
-    """The shape of a reshape's result where the sliced piece has only `share` elements left."""
-    chain = packed.chain
-    outer, middle, inner = packed.split
+def _sliced(chain: list[Op], split: tuple[int, int, int]) -> list[list[list[Piece]]] | None:
+    """The dimensions of each result along a chain as pieces, of which the sliced one is marked; None where a reshape cuts one."""
+    outer, middle, inner = split
     dim = _packed_dim(chain[0])
-    # Only the sliced piece is marked here.
-    tracked: list[list[Piece]] = [
+    pieces: list[list[Piece]] = [
         [(0, outer), (1, middle), (0, inner)] if d == dim else [(0, n)] for d, n in enumerate(chain[0].output.shape)
     ]
+    out = [pieces]
     for step in chain[1:]:
         if step.kind == "permute":
-            tracked = [tracked[d] for d in step.attrs["order"]]
+            pieces = [pieces[d] for d in step.attrs["order"]]
         elif step.kind == "reshape":
-            tracked = _regroup([piece for own in tracked for piece in own], step.output.shape) or []
-        if step is op:
-            break
-    return [math.prod(share if sliced else n for sliced, n in own) if any(s for s, _ in own) else full
-            for own, full in zip(tracked, shape, strict=True)]  # fmt: skip
+            regrouped = _regroup([piece for own in pieces for piece in own], step.output.shape)
+            if regrouped is None:
+                return None
+            pieces = regrouped
+        out.append(pieces)
+    return out
+
+
+def _share(shape: tuple[int, ...], pieces: list[list[Piece]], share: int) -> list[int]:
+    """The shape of a reshape's result where the sliced piece has only `share` elements left."""
+    return [math.prod([share if sliced else n for sliced, n in own]) if any([s for s, _ in own]) else full
+            for own, full in zip(pieces, shape, strict=True)]  # fmt: skip

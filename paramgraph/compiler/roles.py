@@ -27,7 +27,8 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
         out.update(kept or units)
     _spread(typing, out)
     values = [*program.inputs, *program.tensors.values(), *(op.output for op in program.ops)]
-    everything = {unit for value in values for axis in value.axes for unit in system.units(axis) if unit.size > 1}
+    axes = {axis for value in values for axis in value.axes}
+    everything = {unit for axis in axes for unit in system.units(axis) if unit.size > 1}
     moved = {space for space in group.known() if not space.pinned}
     needed = {other for space in moved for other in typing.dependencies.on.get(space, ())} | moved
     # Families that move parameters through their members.

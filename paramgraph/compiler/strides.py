@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,11 +23,7 @@ class Strided:
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Strided:
-        strides, step = [], 1
-        for n in reversed(shape):
-            strides.append(step)
-            step *= n
-        return cls(tuple(shape), tuple(reversed(strides)))
+        return _whole(tuple(shape))
 
     @classmethod
     def of(cls, view: torch.Tensor) -> Strided:
@@ -47,6 +44,8 @@ class Strided:
 
     def split(self, sizes: Sequence[int], order: Sequence[int]) -> Strided:
         """Every dimension as a row-major product of some of `sizes`, in order, then permuted; dimensions of size 1 vanish."""
+        if self.shape == tuple(sizes) and list(order) == list(range(len(sizes))):
+            return self
         steps: list[int] = []
         at = 0
         for n, step in zip(self.shape, self.strides, strict=True):
@@ -66,20 +65,37 @@ class Strided:
 
     def parameter_view(self, name: str, size: int, role: str) -> ParameterView:
         """The view of a contiguous tensor of `size` elements as reshape, slices and permutation; by element numbers where that cannot say it."""
-        dims = [d for d, n in enumerate(self.shape) if n > 1]
-        nested = sorted(dims, key=self.strides.__getitem__, reverse=True)
-        split, slices, before, offset = [], [], size, self.offset
-        for d in nested:
-            step, n = self.strides[d], self.shape[d]
-            start = offset // step if step else 0
-            if step == 0 or before % step or start + n > before // step:
-                return ParameterView(name, (), (), (), role, 0, self.elements())
-            split.append(before // step)
-            slices.append((start, start + n, 1))
-            before, offset = step, offset - start * step
-        if before > 1:  # what is left inside the smallest stride: one element of it is taken
-            split.append(before)
-            slices.append((offset, offset + 1, 1))
-        order = [nested.index(d) for d in dims]
-        order += range(len(dims), len(split))
-        return ParameterView(name, tuple(split), tuple(slices), tuple(order), role)
+        found = _sliced(self, size)
+        return ParameterView(name, *found, role) if found is not None else ParameterView(name, (), (), (), role, 0, self.elements())
+
+
+@lru_cache(maxsize=4096)
+def _whole(shape: tuple[int, ...]) -> Strided:
+    """All of a contiguous tensor; tensors of one shape share it."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return Strided(shape, tuple(reversed(strides)))
+
+
+@lru_cache(maxsize=4096)
+def _sliced(view: Strided, size: int) -> tuple[tuple[int, ...], tuple[tuple[int, int, int], ...], tuple[int, ...]] | None:
+    """A view of a contiguous tensor of `size` elements: its shape, slices along it, and the order of what is left; None where there is none."""
+    dims = [d for d, n in enumerate(view.shape) if n > 1]
+    nested = sorted(dims, key=view.strides.__getitem__, reverse=True)
+    split, slices, before, offset = [], [], size, view.offset
+    for d in nested:
+        step, n = view.strides[d], view.shape[d]
+        start = offset // step if step else 0
+        if step == 0 or before % step or start + n > before // step:
+            return None
+        split.append(before // step)
+        slices.append((start, start + n, 1))
+        before, offset = step, offset - start * step
+    if before > 1:  # what is left inside the smallest stride: one element of it is taken
+        split.append(before)
+        slices.append((offset, offset + 1, 1))
+    order = [nested.index(d) for d in dims]
+    order += range(len(dims), len(split))
+    return tuple(split), tuple(slices), tuple(order)

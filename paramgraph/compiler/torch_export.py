@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,12 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.calls import CALL, find_call
+from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
-from paramgraph.compiler.rules import Rule, is_exact, module_rules, operation_rule
+from paramgraph.compiler.rules import is_exact, module_rules, operation_rule
 from paramgraph.compiler.uniform import thin_constants
 from paramgraph.errors import RuleError, TraceError
 from paramgraph.graph import Alias
@@ -109,7 +110,9 @@ class Lowering:
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
+        fold_layouts(self.program)
         thin_constants(self.program)
+        mark_padding(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------
@@ -187,8 +190,9 @@ class Lowering:
         args = torch.fx.node.map_arg(node.args, self.values.__getitem__)
         kwargs = torch.fx.node.map_arg(node.kwargs, self.values.__getitem__)
         results = node.meta.get("val")
-        tensors = [r for r in (results if isinstance(results, (tuple, list)) else (results,)) if isinstance(r, torch.Tensor)]
-        if any(not isinstance(n, int) for tensor in tensors for n in tensor.shape):
+        for result in results if isinstance(results, (tuple, list)) else (results,):
+            if not isinstance(result, torch.Tensor) or all([type(n) is int for n in result.shape]):
+                continue
             try:  # a rule may know the size (of what a constant mask takes)
                 return self.lower(node.target, args, kwargs, results)
             except Exception as error:
@@ -196,7 +200,7 @@ class Lowering:
                     f"the size of the result of {target_name(node.target)} depends on data, at {place_of(node) or 'an unknown line'}. "
                     "Sizes must be known: trace the network with fixed ones, or trace the parts before and after apart."
                 ) from error
-        return self.lower(node.target, args, kwargs, node.meta.get("val"))
+        return self.lower(node.target, args, kwargs, results)
 
     def lower(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any], meta: Any) -> Any:
         """Lower one call: constants fold, then the rule, then a decomposition of this operation alone, then opaque."""
@@ -204,20 +208,20 @@ class Lowering:
         name = target_name(target)
         if name == CALL:
             return self._call_module(args, [tuple(r.shape) for r in results])
-        operands = list(tensors_in(args)) + list(tensors_in(kwargs))
-        if all(value.kind == "constant" for value in operands) and all(isinstance(r, torch.Tensor) for r in results):
+        operands = tensors_in((args, kwargs))
+        if all([value.kind == "constant" for value in operands]) and all(isinstance(r, torch.Tensor) for r in results):
             return self._fold(target, args, kwargs, meta)
-        self.builder.shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
+        self.builder.shapes = shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
         found = operation_rule(name)
         failure = ""
         if found is not None:
             try:
-                with self._writing(found):
+                with self.builder.writing(is_exact(found)):
                     out = found(self.builder, *args, **kwargs)
             except Exception as error:  # a rule may fail in any way on arguments it does not know: the operation is then as without it
                 failure = f"the rule of {name} failed: {error!r}"
             else:
-                self._check(name, out, results, operands)
+                self._check(name, out, results, shapes, operands)
                 return out
         decomposed = self._decompose(target, args, kwargs)
         if decomposed is not None:
@@ -230,16 +234,6 @@ class Lowering:
             return self.builder.opaque(name, operands, shape, cause) if operands or isinstance(meta, torch.Tensor) else meta
         return tuple(self.builder.opaque(name, operands, r.shape, cause) if isinstance(r, torch.Tensor) else r for r in results)
 
-    @contextmanager
-    def _writing(self, found: Rule) -> Iterator[None]:
-        """Let a rule write into the program; if it fails, nothing of it stays."""
-        before, self.builder.exact = self.builder.exact, is_exact(found)
-        try:
-            with self.builder.transaction():
-                yield
-        finally:
-            self.builder.exact = before
-
     def _call_module(self, args: Any, shapes: list[tuple[int, ...]]) -> Any:
         """A module kept whole: its own rule says how its function uses its tensors."""
         tensors, parameters, key, form = args
@@ -247,21 +241,24 @@ class Lowering:
         found = module_rules()[type(call.module)]
         self.builder.shapes = shapes
         positional, keywords = tree_unflatten(list(tensors), call.inputs[form])
-        with self._writing(found):
+        with self.builder.writing(is_exact(found)):
             out = found(self.builder, call.module, dict(zip(call.names, parameters, strict=True)), *positional, **keywords)
         flat = [value for value in tree_leaves(out) if isinstance(value, Value)]
         if [value.shape for value in flat] != shapes:
             raise RuleError(f"the rule of {type(call.module).__name__} returned shapes {[v.shape for v in flat]}; its forward returns {shapes}.")
         return flat
 
-    def _check(self, name: str, out: Any, results: Sequence[Any], operands: Sequence[Value]) -> None:
+    def _check(self, name: str, out: Any, results: Sequence[Any], shapes: Sequence[tuple[int, ...]], operands: Sequence[Value]) -> None:
         """A rule whose result has the wrong shape is a defect of the rule: say so rather than type nonsense."""
-        outs = list(out) if isinstance(out, (tuple, list)) else [out]
-        for value, result in zip(outs, results, strict=False):
-            if isinstance(value, Value) and isinstance(result, torch.Tensor) and value.shape != tuple(result.shape):
-                raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {tuple(result.shape)}.")
-            if isinstance(value, Value) and isinstance(result, torch.Tensor) and value not in operands:
-                value.integer, value.boolean = not result.is_floating_point(), result.dtype == torch.bool
+        outs = out if isinstance(out, (tuple, list)) else (out,)
+        for value, result, shape in zip(outs, results, shapes, strict=False):
+            if not isinstance(value, Value) or not isinstance(result, torch.Tensor):
+                continue
+            if value.shape != shape:
+                raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {shape}.")
+            if value not in operands:
+                dtype = result.dtype
+                value.integer, value.boolean = not dtype.is_floating_point, dtype == torch.bool
 
     def _fold(self, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
         """A result that depends on constants only, computed when it is read."""
@@ -295,7 +292,7 @@ class Lowering:
         if table is None and not composite:
             return None
         function: Any = table if table is not None else target.decompose
-        operands = list(tensors_in(args)) + list(tensors_in(kwargs))
+        operands = tensors_in((args, kwargs))
         try:
             with FakeTensorMode() as mode:
                 fakes = [torch.empty(v.shape, dtype=torch.bool if v.boolean else torch.int64 if v.integer else torch.float32) for v in operands]
@@ -353,18 +350,18 @@ def _version(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def tensors_in(tree: Any) -> Iterable[Value]:
+def tensors_in(tree: Any) -> list[Value]:
     """The program values in nested arguments, in order."""
-    if isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for item in tree.values():
-            yield from tensors_in(item)
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from tensors_in(item)
+    found: list[Value] = []
+    for item in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(item, Value):
+            found.append(item)
+        elif isinstance(item, (list, tuple, dict)):
+            found += tensors_in(item)
+    return found
 
 
+@lru_cache(maxsize=4096)
 def target_name(target: Any) -> str:
     """`namespace.name.overload` of an operation."""
     if isinstance(target, torch._ops.OpOverload):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.late import late_fixed
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
@@ -16,6 +18,8 @@ from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 
 # Operations that move elements without computing with them.
 LAYOUT = ("reshape", "permute", "take", "concat", "expand")
+# Larger constants are read in the end, if typing needs their values.
+LARGEST = 1 << 18
 
 
 @dataclass
@@ -43,7 +47,8 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
     """Type every value of `program`; sets `Value.axes`.
 
     A space that was cut before an operation saw it as a product is typed again as a product from the start: cutting a product loses
-    nothing, while the parts of a space need not be made of whole blocks. So the order of operations does not tell.
+    nothing, while the parts of a space need not be made of whole blocks. So the order of operations does not tell. What is found fixed
+    after it was cut is fixed from the start in another pass, where that saves families that would come to nothing.
 
     Args:
         most_parts: nothing depends on a space that is cut into more parts than this; None for no such limit.
@@ -52,12 +57,15 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
         Unsettled: families of spaces cannot be resolved.
     """
     products: dict[tuple[str, int], tuple[int, int]] = {}
-    for _ in range(4):
-        system, pins, used = _type_operations(program, products, most_parts)
+    fixed: dict[tuple[Value, int], str] = {}
+    for _ in range(5):
+        system, pins, used = _type_operations(program, products, fixed, most_parts)
         late = _late_products(program, system, products)
-        if not late:
+        found = {} if late or fixed else late_fixed(program, system)
+        if not late and not found:
             break
         products |= late
+        fixed |= found
     dependencies = Dependencies(system)
     system.twins.extend(_aligned_but_fixed(program, system))
     _resolve(program, system, dependencies.names)
@@ -65,9 +73,9 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
 
 
 def _type_operations(
-    program: Program, products: Mapping[tuple[str, int], tuple[int, int]], most_parts: int | None
+    program: Program, products: Mapping[tuple[str, int], tuple[int, int]], fixed: Mapping[tuple[Value, int], str], most_parts: int | None
 ) -> tuple[SpaceSystem, list[tuple[Op, str]], set[str]]:
-    """Run every operation's typing rule; axes of parameters, by name and dimension, may be products from the start."""
+    """Run every operation's typing rule; axes of parameters may be products, or fixed, from the start."""
     for value in (*program.inputs, *program.tensors.values(), *(value for op in program.ops for value in (*op.inputs, op.output))):
         value.axes, value.virtual, value.indexes = (), (), None
     system = SpaceSystem(most_parts)
@@ -76,7 +84,7 @@ def _type_operations(
         value.axes = tuple(system.axis(n, value.name, f"input {value.name!r} of the network") for n in value.shape)
         system.record(value.axes)
     for name, value in program.tensors.items():
-        value.axes = tuple(system.axis(n, program.axis_name(name, d)) for d, n in enumerate(value.shape))
+        value.axes = tuple(system.axis(n, program.axis_name(name, d), fixed.get((value, d))) for d, n in enumerate(value.shape))
         for d, axis in enumerate(value.axes):
             if (name, d) in products:
                 system.split(axis[0], *products[name, d])
@@ -86,8 +94,10 @@ def _type_operations(
         for value in op.inputs:
             if value.kind == "constant" and id(value) not in constants:
                 constants[id(value)] = value
-                value.axes = tuple(system.axis(n, value.name) for n in value.shape)
+                value.axes = tuple(system.axis(n, value.name, fixed.get((value, d))) for d, n in enumerate(value.shape))
                 system.record(value.axes, read=False, stored=True)
+                if op.kind in ("contract", "gather"):  # its axes go on in the result, and may be cut there
+                    fix_ordered(system, value)
             elif value.kind == "state" and not value.axes:
                 value.axes = tuple(system.axis(n, value.name) for n in value.shape)
             elif value.kind in ("parameter", "buffer") and value.name not in used:
@@ -155,10 +165,14 @@ def _late_products(program: Program, system: SpaceSystem, known: Mapping[tuple[s
 def _aligned_but_fixed(program: Program, system: SpaceSystem) -> Iterator[tuple[Space, Space]]:
     """Fixed spaces that an operation aligned without making them one: a space with a rearrangement of itself."""
     for op in program.ops:
+        if len(op.inputs) < 2 and (not op.labels or len(set(op.labels[0])) == len(op.labels[0])):
+            continue  # nothing is aligned
         first: dict[Any, Axis] = {}
         for labels, value in zip(op.labels, op.inputs, strict=False):
             for label, axis in zip(labels, value.axes, strict=True):
                 if not axis or (known := first.setdefault(label, axis)) == axis:
+                    continue
+                if len(axis) == len(known) == 1 and system.find(axis[0]) is system.find(known[0]):
                     continue
                 for a, b in zip(system.units(known), system.units(axis), strict=False):
                     if a is not b and a.size == b.size and system.is_fixed(a) and system.is_fixed(b):
@@ -251,6 +265,19 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
     for i, classes in varying:
         if i not in done:
             cut_classes(system, units[i], classes, label)
+
+
+def fix_ordered(system: SpaceSystem, value: Value) -> None:
+    """Pin axes of a constant along which all its slices differ, before anything is typed with it; the rest of it is read in the end."""
+    if value.read is None or 0 in value.shape or math.prod(value.shape) > LARGEST:
+        return
+    try:
+        data = np.asarray(value.read()).reshape(value.shape)
+    except TraceError:
+        return
+    for d, (n, axis) in enumerate(zip(value.shape, value.axes, strict=True)):
+        if n > 1 and value.shape.count(n) == 1 and _classes(np.moveaxis(data, d, 0)).max() == n - 1:
+            system.pin(axis, f"constant {value.name!r} varies along it")
 
 
 def _classes(rows: np.ndarray) -> np.ndarray:

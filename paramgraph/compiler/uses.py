@@ -120,11 +120,11 @@ class ParameterUses:
         leaf = Leaf(value, value.axes, tuple(labels), Strided.whole(value.shape))
         tags = leaf.places(emitter.system)
         row_tags = tags[: len(rows)]
-        column_tags = [tag for tag in tags[len(rows) :] if tag is not None and tag[2] in columns][: len(columns)]
+        column_tags = [tag for tag in tags[len(rows) :] if tag[2] in columns][: len(columns)]
         own = emitter.add_nodes(f"{name}.{kind}", kind, rows, 0)
         if all(emitter.system.is_fixed(unit) for unit in rows):
             self._rank(emitter, own)
-        target = emitter.component(tuple(tag for tag in row_tags if tag is not None), own)
+        target = emitter.component(tuple(row_tags), own)
         source_name = emitter.add_nodes(name, f"{kind}.node", tuple(tag[2] for tag in column_tags), 0)
         source = emitter.component(tuple(column_tags), source_name)
         emitter.parameter_edges(leaf, tags, f"{kind}.value", source, target, [], list(column_tags))

@@ -34,9 +34,20 @@ class Blocks(Keys):
     def __init__(self, system: SpaceSystem) -> None:
         super().__init__(system)
         self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
+        # Blocks by axes, from when spaces no longer change.
+        self._known: dict[tuple[Axis, ...], list[Block]] | None = None
 
     def blocks(self, axes: Sequence[Axis]) -> list[Block]:
         """The tensor as blocks of atomic spaces, families resolved."""
+        if self._known is None:
+            return self._resolved(axes)
+        key = tuple(axes)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._resolved(axes)
+        return found
+
+    def _resolved(self, axes: Sequence[Axis]) -> list[Block]:
         start = Block((None,) * len(axes), tuple(self.system.units(axis) for axis in axes))
         done, todo = [], [start]
         while todo:
@@ -54,16 +65,17 @@ class Blocks(Keys):
     def _expand(self, block: Block, dim: int, at: int) -> list[Block]:
         axis = block.axes[dim]
         unit = axis[at]
-        before, after = length(axis[:at]), length(axis[at + 1 :])
-        grid = np.arange(length(axis)).reshape(before, unit.size, after)
+        grid = None
+        if len(axis) > 1:
+            grid = np.arange(length(axis)).reshape(length(axis[:at]), unit.size, length(axis[at + 1 :]))
         out = []
         for part, positions in self.system.leaves(unit):
-            entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
+            entry = (unit.id, np.sort(positions).tobytes())
             inner = self._restricted(part, block.entries)
             axes = [self._restricted(other, (entry,)) for other in block.axes]
             axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
             index = list(block.index)
-            inside, known = grid[:, positions].reshape(-1), block.index[dim]
+            inside, known = positions if grid is None else grid[:, positions].reshape(-1), block.index[dim]
             index[dim] = inside if known is None else known[inside]
             out.append(Block(tuple(index), tuple(axes), (*block.entries, entry)))
         return out

@@ -10,6 +10,7 @@ from paramgraph.symmetries.character import NOTHING, Character, Incompatible, Ke
 from paramgraph.symmetries.constraints import Constraints
 from paramgraph.symmetries.elimination import EVEN, ZERO, plus, scaled
 from paramgraph.symmetries.scale_spaces import Layout
+from paramgraph.symmetries.space import Space, common_ends
 
 
 class CharacterSystem(Constraints):
@@ -174,6 +175,8 @@ class CharacterSystem(Constraints):
         before = [unit for layout in x.layouts for unit in layout.units]
         after = [unit for layout in layouts for unit in layout.units]
         if before != after:
+            if (ends := _renumbered(before, after)) is not None:
+                return self._renumber(x, layouts, *ends)
             if len(x.layouts) == len(layouts):
                 return self.lift(x, layouts, range(len(layouts)))
             raise Incompatible("a reshaped tensor is made of other spaces")
@@ -196,6 +199,28 @@ class CharacterSystem(Constraints):
             old = [(d, i) for d, n in enumerate(own) for i in range(len(x.layouts[d].blocks[n].atoms))]
             new = [(d, i) for d, n in enumerate(key) for i in range(len(layouts[d].blocks[n].atoms))]
             to = dict(zip(old, new, strict=True))
+            return {tuple(to[place] for place in subset): term for subset, term in x.terms(tuple(own)).items()}
+
+        return Character(layouts, make)
+
+    def _renumber(self, x: Character, layouts: tuple[Layout, ...], first: int, last: int) -> Character:
+        """The same spaces, regrouped; all but the first and last few are fixed ones that have become others. Nothing varies along those."""
+        own_counts = [n for layout in x.layouts for n in layout.counts]
+        between = [0] * (len(own_counts) - first - last)
+
+        def make(key: Key) -> Terms:
+            flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]
+            flat = [*flat[:first], *between, *flat[len(flat) - last :]]
+            own, start = [], 0
+            for layout in x.layouts:
+                own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
+                start += len(layout.counts)
+            old = [(d, i, atom) for d, n in enumerate(own) for i, atom in enumerate(x.layouts[d].blocks[n].atoms)]
+            new = [(d, i, atom) for d, n in enumerate(key) for i, atom in enumerate(layouts[d].blocks[n].atoms)]
+            lead = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a[2] is not b[2])
+            tail = len(old) - lead - len(between)
+            pairs = [*zip(old[:lead], new[:lead], strict=True), *zip(old[len(old) - tail :], new[len(new) - tail :], strict=True)]
+            to = {a[:2]: b[:2] for a, b in pairs}
             return {tuple(to[place] for place in subset): term for subset, term in x.terms(tuple(own)).items()}
 
         return Character(layouts, make)
@@ -253,3 +278,10 @@ def _ravel(numbers: Sequence[int], counts: Sequence[int]) -> int:
     for number, count in zip(numbers, counts, strict=True):
         out = out * count + number
     return out
+
+
+def _renumbered(before: Sequence[Space], after: Sequence[Space]) -> tuple[int, int] | None:
+    """How many spaces are the same at either end, if those between are fixed on both sides; else None."""
+    first, last = common_ends(before, after)
+    between = [before[first : len(before) - last], after[first : len(after) - last]]
+    return (first, last) if all(own and all(unit.pinned and unit.parts is None for unit in own) for own in between) else None

@@ -34,11 +34,8 @@ class Contexts(Families):
         self._seen = set()
         self.read = set()
         # Tensors as products of units, each once: further rounds start from these, which only become finer.
-        found: dict[tuple[bool, tuple[int, ...]], tuple[Axis, bool]] = {}
-        for axis, reading in self._tensors:
-            units = self.system.units(axis)
-            found[reading, tuple(unit.id for unit in units)] = (units, reading)
-        self._tensors = list(found.values())
+        resolve = self.system.units
+        self._tensors = list(dict.fromkeys([(resolve(axis), reading) for axis, reading in self._tensors]))
         for units, reading in self._tensors:
             self._reading = reading
             if not coarse or all(unit.parts is None for unit in units):

@@ -52,6 +52,7 @@ class Dependencies(Contexts):
                 for over_id, _ in assign:
                     self._varying.setdefault(over_id, set()).add(base)
         self._fuse()
+        self._known = {}
 
     def _round(self, coarse: bool = False) -> bool:
         system, changed = self.system, self._coarsen()

@@ -170,7 +170,7 @@ class Families(Blocks):
 
     def _refine(self, base: Space, assign: Assign, member: Space) -> bool:
         """Link a member over a part that was cut further with the members over its finest parts."""
-        system, changed = self.system, False
+        system, changed = self.system, self._link_factors(base, assign, member)
         for entry in assign:
             if self._is_finest(entry):
                 continue
@@ -193,6 +193,22 @@ class Families(Blocks):
                 deeper = self._restrict_all((member,), frozenset({(unit.id, local_positions.tobytes())}))
                 changed = self._same((finest,), deeper) or changed
         return changed
+
+    def _link_factors(self, base: Space, assign: Assign, member: Space) -> bool:
+        """Link a member over a part that is a product, and over some of its factors, with the member over the whole part."""
+        system = self.system
+        if len(assign) < 2:
+            return False
+        inner: set[int] = set()
+        for id, data in assign:
+            for axis, positions in system.leaves(system.spaces[id]):
+                if len(axis) > 1 and np.sort(positions).astype(np.int64).tobytes() == data:
+                    inner.update(unit.id for unit in axis)
+        whole = frozenset(entry for entry in assign if entry[0] not in inner)
+        above = system.members.get((base.id, whole))
+        if not whole or len(whole) == len(assign) or above is None or not self._is_new(base.id, assign, self._state(above), self._state(member)):
+            return False
+        return self._same((member,), self._restrict_all((above,), assign - whole))
 
     def _is_finest(self, entry: Entry) -> bool:
         """Whether the elements of an entry are one finest part. Parts found once per pass: what changes within it is seen in the next."""

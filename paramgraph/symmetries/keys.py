@@ -38,9 +38,9 @@ class Keys:
         if len(assign) == 1 and all(map(self._is_normal, assign)):
             return assign
         out: dict[int, np.ndarray] = {}
-        for id, data in assign:
-            where = np.frombuffer(data, dtype=np.int64)
-            units = self.system.units((self.system.spaces[id],))
+        todo = [(self.system.units((self.system.spaces[id],)), np.frombuffer(data, dtype=np.int64)) for id, data in assign]
+        while todo:
+            units, where = todo.pop()
             sizes = [unit.size for unit in units]
             coordinates = np.unravel_index(where, sizes) if len(units) > 1 else (where,)
             sets = [np.unique(c) for c in coordinates]
@@ -51,13 +51,25 @@ class Keys:
                     if len(elements) != unit.size:
                         return None
                     continue
-                elements = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
-                out[unit.id] = elements
+                inner = self._in_product(unit, elements)
+                if inner is not None:  # along the part, and along its factors
+                    axis, positions, local = inner
+                    elements = np.sort(positions)
+                    todo.append((axis, local))
+                out[unit.id] = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
         if len(out) > 1:
             self._drop_nested(out)
         result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
         self._normal |= result
         return result
+
+    def _in_product(self, unit: Space, elements: np.ndarray) -> tuple[Axis, np.ndarray, np.ndarray] | None:
+        """The finest part in which some of its elements are, if it is a product: its units, its positions, and the elements within it."""
+        for axis, positions in self.system.leaves(unit):
+            if len(axis) > 1 and len(elements) < len(positions) and np.isin(elements, positions).all():
+                order = np.argsort(positions)
+                return axis, positions, order[np.searchsorted(positions, elements, sorter=order)]
+        return None
 
     def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
         """What is restricted along a space and along a part of that space is restricted along the space alone."""

@@ -37,8 +37,7 @@ class ScaleSpaces(SpaceSystem):
             self.unify(members[0], member)
         return members[0]
 
-    def _is_plain(self, axes: Sequence[Axis], dim: int) -> bool:
-        units = self.units(axes[dim])
+    def _is_still(self, units: Axis, others: Sequence[Space]) -> bool:
         return bool(units) and all(unit.pinned and unit.parts is None for unit in units)
 
     def _split_parted(self, space: Space, outer: int, inner: int) -> Axis:

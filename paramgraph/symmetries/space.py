@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -63,16 +63,23 @@ def length(axis: Axis) -> int:
 
 
 class Transaction:
-    """A context that calls `undo` if its body raises. One is made for each operation of a program: a generator would cost more."""
+    """A context that calls `end` when its body ends, with whether it failed. One is made for each operation: a generator would cost more."""
 
-    __slots__ = ("_undo",)
+    __slots__ = ("_end",)
 
-    def __init__(self, undo: Callable[[], None]) -> None:
-        self._undo = undo
+    def __init__(self, end: Callable[[bool], None]) -> None:
+        self._end = end
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            self._undo()
+        self._end(kind is not None)
+
+
+def common_ends(before: Sequence[Space], after: Sequence[Space]) -> tuple[int, int]:
+    """How many spaces two products have in common at their beginnings, and at their ends beyond those."""
+    least = min(len(before), len(after))
+    first = next((i for i in range(least) if before[i] is not after[i]), least)
+    last = next((i for i in range(least - first) if before[-1 - i] is not after[-1 - i]), least - first)
+    return first, last

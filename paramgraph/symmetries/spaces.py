@@ -77,11 +77,13 @@ class SpaceSystem(Unification):
 
     def _is_plain(self, axes: Sequence[Axis], dim: int) -> bool:
         """Whether an axis is fixed and nothing in the tensor can depend on it: then how it is cut tells nothing apart."""
-        units = self.units(axes[dim])
+        return self._is_still(self.units(axes[dim]), [unit for d, axis in enumerate(axes) if d != dim for unit in self.units(axis)])
+
+    def _is_still(self, units: Axis, others: Sequence[Space]) -> bool:
+        """Whether some units are fixed, and no other of their tensor can depend on them."""
         if not all(unit.pinned for unit in units):
             return False
-        others = [unit for d, axis in enumerate(axes) if d != dim for unit in self.units(axis) if not unit.pinned]
-        return not any(self.may_depend(other, unit) for other in others for unit in units)
+        return not any(self.may_depend(other, unit) for other in others if not other.pinned for unit in units)
 
     def concat(self, tensors: Sequence[Sequence[Axis]], dim: int) -> list[Axis]:
         """The axes of tensors laid end to end along `dim`."""
@@ -98,19 +100,22 @@ class SpaceSystem(Unification):
             (union,) if d == dim else self.family([axes[d] for axes in tensors], union) for d in range(len(tensors[0]))
         ]
 
-    def reshape(self, axes: Sequence[Axis], shape: Sequence[int]) -> list[Axis]:
+    def reshape(self, axes: Sequence[Axis], shape: Sequence[int], renumber: bool = False) -> list[Axis]:
         """Regroup the row-major product of `axes` into axes of the sizes `shape`.
 
         Where a boundary of the new shape falls inside a space that is no product there, the spaces are cut at the common refinement.
+
+        Args:
+            renumber: fixed spaces on which nothing depends become new ones there, without keeping how they were cut.
 
         Raises:
             Misaligned: the shape has another number of elements.
         """
         stack = [space for axis in reversed(axes) for space in reversed(axis)]
         out: list[Axis] = []
-        for size in shape:
+        while len(out) < len(shape):
             taken: list[Space] = []
-            left = size
+            left = shape[len(out)]
             while left > 1:
                 top = self._top(stack)
                 if top is None:
@@ -121,14 +126,51 @@ class SpaceSystem(Unification):
                     left //= top.size
                 elif (common := math.gcd(top.size, left)) > 1:
                     self._split_top(stack, top, common)
+                elif renumber and (new := self._renumbered(stack, taken, out, shape)):
+                    out += new
+                    break
                 else:
                     before = [space for axis in out for space in axis] + taken
                     before = self._cut_across(stack, left, before)
                     counts = [len(axis) for axis in out]
                     taken = before[sum(counts) :]
                     out = [tuple(before[sum(counts[:i]) : sum(counts[: i + 1])]) for i in range(len(counts))]
-            out.append(tuple(taken))
+            else:
+                out.append(tuple(taken))
         return out
+
+    def _renumbered(self, stack: list[Space], taken: list[Space], before: list[Axis], shape: Sequence[int]) -> list[Axis]:
+        """Fixed spaces under a new numbering: axes for the next sizes of a shape, as many as it takes until boundaries meet again.
+
+        Args:
+            stack: the spaces from there on, the next one last; changed in place if axes were made.
+            taken: those already taken for the next size.
+            before: the axes before it.
+
+        Returns:
+            The new axes; none if the spaces can move, or others may depend on them.
+        """
+        rest, run = list(stack), list(taken)
+        have, end = math.prod(space.size for space in run), len(before)
+        want = shape[end]
+        while have != want:
+            if have > want:
+                end += 1
+                want *= shape[end]
+            else:
+                top = self._top(rest)
+                if top is None:
+                    return []
+                run.append(rest.pop())
+                have *= run[-1].size
+        others = [unit for axis in (*before, tuple(rest)) for unit in self.units(axis)]
+        if not self._is_still(self.units(tuple(run)), others):
+            return []
+        stack[:] = rest
+        cause = self.cause(tuple(run))
+        new = [self.axis(size, "position", cause) for size in shape[len(before) : end + 1]]
+        self.plain_cuts.append((tuple(run), new))
+        return new
 
     def _cut_across(self, stack: list[Space], outer: int, before: list[Space]) -> list[Space]:
         """Replace the next spaces of a tensor by one union that can be split into `outer` blocks; all others become families over it.

@@ -11,7 +11,7 @@ from paramgraph.symmetries.space import Axis, Space, Transaction, as_array
 
 
 class SpaceStore:
-    """All spaces of one program. Changes can be undone with `transaction`.
+    """All spaces of one program. Changes can be undone with `transaction`, until it ends.
 
     Args:
         most_parts: nothing depends on a space of more finest parts than this; None for no such limit. It only makes groups smaller.
@@ -20,7 +20,8 @@ class SpaceStore:
     def __init__(self, most_parts: int | None = None) -> None:
         self.most_parts = most_parts
         self.spaces: dict[int, Space] = {}
-        self.tensors: list[tuple[tuple[Axis, ...], bool]] = []
+        # Axes of every tensor, each once, and whether an operation computes with it.
+        self.tensors: dict[tuple[tuple[Axis, ...], bool], None] = {}
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
         # Unions that were identified element by element. They keep two names: see `_merge`.
         self.twins: list[tuple[Space, Space]] = []
@@ -32,9 +33,11 @@ class SpaceStore:
         self.plain_cuts: list[tuple[Axis, list[Axis]]] = []
         # Spaces that were seen as products after they had been cut, with the sizes of the two factors.
         self.late: list[tuple[Space, tuple[int, int]]] = []
-        self._recorded: dict[tuple[bool, tuple[Axis, ...]], None] = {}
+        # Number of changes so far.
+        self.changes = 0
         self._occurring: set[frozenset[int]] = set()
-        self._trail: list[tuple[Space, str, Any]] = []
+        # What the changes of an open transaction replaced.
+        self._trail: list[tuple[Space, str, Any]] | None = None
 
     def fresh(self, size: int, label: str = "", pinned: str | None = None) -> Space:
         """A new space; `pinned` gives the cause if its elements may not move."""
@@ -61,13 +64,13 @@ class SpaceStore:
         else:
             return axis
         out: list[Space] = []
-        stack = list(reversed(axis))
-        while stack:
-            space = self.find(stack.pop())
-            if space.factors is not None:
-                stack.extend(reversed(space.factors))
-            else:
+        for space in axis:
+            while space.alias is not None:
+                space = space.alias
+            if space.factors is None:
                 out.append(space)
+            else:
+                out += self.units(space.factors)
         return tuple(out)
 
     def leaves(self, space: Space) -> list[tuple[Axis, np.ndarray]]:
@@ -104,35 +107,41 @@ class SpaceStore:
         """Why an axis is pinned."""
         return next((unit.cause for unit in self.units(axis) if unit.cause), "fixed")
 
-    @property
-    def changes(self) -> int:
-        """Number of changes so far."""
-        return len(self._trail)
-
     def _set(self, space: Space, **values: Any) -> None:
+        self.changes += 1
+        if self._trail is not None:
+            self._trail.extend([(space, name, getattr(space, name)) for name in values])
         for name, value in values.items():
-            self._trail.append((space, name, getattr(space, name)))
             setattr(space, name, value)
 
     def transaction(self) -> Transaction:
-        """Undo every change if the body raises: a rule that fails half-way leaves nothing behind."""
-        mark, tensors, members, recorded = len(self._trail), len(self.tensors), len(self.members), len(self._recorded)
-        twins, plain_cuts = len(self.twins), len(self.plain_cuts)
+        """Undo every change if the body raises: a rule that fails half-way leaves nothing behind. Transactions do not nest."""
+        assert self._trail is None
+        trail = self._trail = []
+        tensors, members, twins, plain_cuts = len(self.tensors), len(self.members), len(self.twins), len(self.plain_cuts)
 
-        def undo() -> None:
-            for space, name, value in reversed(self._trail[mark:]):
+        def end(failed: bool) -> None:
+            self._trail = None
+            if not failed:
+                return
+            self.changes += 1
+            for space, name, value in reversed(trail):
                 setattr(space, name, value)
-            del self._trail[mark:]
-            del self.tensors[tensors:]
             del self.twins[twins:]
             del self.plain_cuts[plain_cuts:]
             for key in list(self.members)[members:]:
                 del self.members[key]
-            for record in list(self._recorded)[recorded:]:
-                del self._recorded[record]
+            for tensor in list(self.tensors)[tensors:]:
+                del self.tensors[tensor]
             self._occurring.clear()
 
-        return Transaction(undo)
+        return Transaction(end)
+
+    def settle(self) -> None:
+        """Forget what only typing needs to know; the spaces stay what they are."""
+        self.tensors, self.stored, self.told_apart, self.late, self._occurring = {}, [], [], [], set()
+        for space in self.spaces.values():
+            space.together = ()
 
     def pin(self, axis: Axis, cause: str) -> None:
         """Fix every element of an axis."""
@@ -163,19 +172,22 @@ class SpaceStore:
         axes = tuple(axes)
         if stored:
             self.stored.append(axes)
-        key = (read, axes)
-        if key in self._recorded:
+        if (axes, read) in self.tensors:
             return
-        self._recorded[key] = None
-        self.tensors.append((axes, read))
-        units = [unit for axis in axes for unit in self.units(axis)]
+        self.tensors[axes, read] = None
+        units: list[Space] = []
+        for axis in axes:
+            units += self.units(axis)
         everything = frozenset([unit.id for unit in units])
         if everything in self._occurring:
             return
         self._occurring.add(everything)
+        self.changes += 1
         for unit in units:
             if everything not in unit.together:
-                self._set(unit, together=(*unit.together, everything))
+                if self._trail is not None:
+                    self._trail.append((unit, "together", unit.together))
+                unit.together = (*unit.together, everything)
 
     def is_crowded(self, over: Space) -> bool:
         """Whether a space has more finest parts than families may have."""

@@ -193,7 +193,8 @@ class Unification(Cutting):
         self.twins.append((x, y))
 
     def _alias(self, x: Space, y: Space) -> None:
-        self._set(y, names=y.names | x.names, together=tuple(dict.fromkeys(y.together + x.together)))
+        together = tuple(dict.fromkeys(y.together + x.together)) if x.together and y.together else y.together or x.together
+        self._set(y, names=y.names | x.names, together=together)
         if x.uniform:
             self.level((y,))
         self._set(x, alias=y)

@@ -3,6 +3,9 @@
 Colour refinement (Weisfeiler and Leman 1968) tells nodes apart by the colours of their neighbours until nothing new is told apart; elements
 of parameters are told apart by the nodes that their edges join. Its classes are unions of orbits. Where they are as many as the annotated
 group's orbits, the automorphism group has these very orbits on parameters.
+
+Where rows and columns of a matrix move together, its diagonal is an orbit that refinement alone does not see. Classes that are several
+annotated orbits are refined once more with a node of their own marked: elements at that node which get other colours are in other orbits.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from paramgraph import ParamGraph
 _ROUNDS = 60
 # Random elements that generate the group, but for a chance that is next to nothing; it would show as too many orbits.
 _GENERATORS = 12
+# Classes that are looked at once more.
+_MOST_MARKED = 16
 
 
 def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
@@ -30,13 +35,26 @@ def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
     for name, tensor in graph.values.items():
         start[name] = total
         total += tensor.numel()
-    colours, read = _refined(graph, start, total)
-    found = len(np.unique(colours[read]))
-    return found, len(np.unique(_declared(graph, start, total, generators)[read]))
+    colours, read, at = _refined(graph, start, total)
+    declared = _declared(graph, start, total, generators)
+    classes, of_class = np.unique(colours[read], return_inverse=True)
+    found = len(classes)
+    pairs = np.unique(np.stack([of_class, declared[read]]), axis=1)
+    several = np.flatnonzero(np.bincount(pairs[0]) > 1)
+    for number in several if len(several) <= _MOST_MARKED else ():
+        own = np.flatnonzero(read)[of_class == number]
+        node = at[own[0]]
+        finer, _, _ = _refined(graph, start, total, marked=node)
+        found += len(np.unique(finer[own[at[own] == node]])) - 1
+    return found, len(np.unique(declared[read]))
 
 
-def _refined(graph: ParamGraph, start: dict[str, int], total: int) -> tuple[np.ndarray, np.ndarray]:
-    """The colour of each parameter element, and which elements are read."""
+def _refined(graph: ParamGraph, start: dict[str, int], total: int, marked: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The colour of each parameter element, which elements are read, and the node that an edge of each comes from.
+
+    Args:
+        marked: a node with a colour of its own.
+    """
     first, colours = {}, []
     for nodes in graph.node_sets.values():
         if is_unused(nodes.type):
@@ -44,6 +62,8 @@ def _refined(graph: ParamGraph, start: dict[str, int], total: int) -> tuple[np.n
         first[nodes.name] = sum(map(len, colours))
         colours.append(_mixed(nodes.order_array().astype(np.uint64) + _number(("node", nodes.type, nodes.activation, nodes.depth))))
     colour = np.concatenate(colours)
+    if marked is not None:
+        colour[marked] = _number("marked")
     edges = []
     for kind in graph.edge_sets.values():
         if kind.source not in first:
@@ -62,13 +82,13 @@ def _refined(graph: ParamGraph, start: dict[str, int], total: int) -> tuple[np.n
         before, count = count, len(np.unique(colour))
         if count == before:
             break
-    of_elements, read = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=bool)
+    of_elements, read, at = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
     for source, target, label, parameter, shape in edges:
         if parameter is not None:
             elements = start[parameter.name] + parameter.element_numbers(shape).reshape(-1)
             np.add.at(of_elements, elements, _mixed(_mixed(colour[source] + label) * np.uint64(3) + _mixed(colour[target] ^ label)))
-            read[elements] = True
-    return of_elements, read
+            read[elements], at[elements] = True, source
+    return of_elements, read, at
 
 
 def _declared(graph: ParamGraph, start: dict[str, int], total: int, generators: int) -> np.ndarray:

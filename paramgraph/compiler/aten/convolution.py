@@ -57,7 +57,7 @@ def _pool(b: Builder, x: Value, rank: int, name: str, window: Any = None, paddin
     whole = name == "adaptive_avg_pool" or (name == "avg_pool" and _all(padding, 0) and _sizes(window, rank) == sizes)
     if whole and all(shape[d] == 1 for d in dims):
         return b.reduce(x, dims, keepdim=True, name="mean")
-    return b.resample(x, dims, shape, name)
+    return b.resample(x, dims, shape, name.removeprefix("adaptive_"))  # exported, it is an average over windows of one size
 
 
 def _sizes(window: Any, rank: int) -> list[int]:

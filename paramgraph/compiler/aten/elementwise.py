@@ -17,7 +17,8 @@ softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not rrelu real 
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
 logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
-prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__ complex polar
+prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ complex
+polar __lshift__ __rshift__
 greater greater_equal less less_equal not_equal multiply divide subtract""".split()
 
 COPIES = """clone alias detach contiguous lift_fresh lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout to _to_copy

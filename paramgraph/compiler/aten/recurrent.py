@@ -11,15 +11,15 @@ from paramgraph.compiler.rules import exact_rule as rule
 def _gates(b: Builder, x: Value, h: Value, params: Sequence[Value], gates: int, name: str) -> tuple[list[Value], list[Value]]:
     """Input and recurrent parts of each gate, from packed weights of `gates · n` rows."""
     out = []
-    for value, weight, bias in ((x, params[0], params[2] if len(params) >= 4 else None),
+    for value, weight, packed in ((x, params[0], params[2] if len(params) >= 4 else None),
                                 (h, params[1], params[3] if len(params) >= 4 else None)):
         n = weight.shape[0] // gates
         split = b.reshape(weight, [gates, n, weight.shape[1]])
-        biases = None if bias is None else b.reshape(bias, [gates, n])
+        biases = None if packed is None else b.reshape(packed, [gates, n])
         parts = []
-        for gate in range(gates):
-            part = b.linear(value, b.select(split, 0, gate), None if biases is None else b.select(biases, 0, gate), name=name)
-            parts.append(part)
+        for gate in range(gates):  # what they give is multiplied and added unit by unit: their units are the same
+            bias = None if biases is None else b.select(biases, 0, gate, alone=True)
+            parts.append(b.linear(value, b.select(split, 0, gate, alone=True), bias, name=name))
         out.append(parts)
     return out[0], out[1]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from paramgraph.compiler.attention_names import name_attention
+from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch
@@ -17,7 +17,7 @@ from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rewrite import split_packed
-from paramgraph.compiler.rules import Rule, is_exact, operator_rule
+from paramgraph.compiler.rules import is_exact, operator_rule
 from paramgraph.compiler.uniform import thin_constants
 
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
@@ -79,7 +79,9 @@ class OnnxLowering:
         self.program.drop_dead()
         split_packed(self.program)
         name_attention(self.program)
+        fold_layouts(self.program)
         thin_constants(self.program)
+        mark_padding(self.program)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------
@@ -267,7 +269,7 @@ class OnnxLowering:
             self.builder.shapes = [() if t is None or t[1] is None else t[1] for t in found]
             self.builder.version = self.opsets.get(node.domain, 1)
             try:
-                with self._writing(rule):
+                with self.builder.writing(is_exact(rule)):
                     out = rule(self.builder, *operands, **attributes)
                     results = list(out) if isinstance(out, tuple) else [out]
                     self._check(name, results, found)
@@ -288,16 +290,6 @@ class OnnxLowering:
             if shape is None:
                 self._shapeless.add(value)
             self._set(output, value, type_)
-
-    @contextmanager
-    def _writing(self, rule: Rule) -> Iterator[None]:
-        """Let a rule write into the program; if it fails, nothing of it stays."""
-        before, self.builder.exact = self.builder.exact, is_exact(rule)
-        try:
-            with self.builder.transaction():
-                yield
-        finally:
-            self.builder.exact = before
 
     def _check(self, name: str, results: Sequence[Any], found: Sequence[Type | None]) -> None:
         """A rule whose result has the wrong shape is a defect of the rule: nonsense must not be typed."""

@@ -102,18 +102,19 @@ def emit_function(emitter: Emitter, op: Op, roles: Sequence[str], function: str 
     params = [(slot, value) for slot, value in enumerate(op.inputs) if value.parametric and value.kind != "constant"]
     if not acts:
         return
-    wanted = emitter.places(op.output, op.out_labels)
+    own = [emitter.places(value, op.labels[slot]) for slot, value in params]
     operands = [emitter.labelled(value, op.labels[slot]) for slot, value in acts]
     if len(acts) > 1:
         types = [op.name if op.name in COMMUTATIVE else f"{op.name}.{slot}" for slot, _ in acts]
         out = emitter.join(operands, types, op.name, op.name)
     else:
-        touched = {place for slot, value in params for place in emitter.places(value, op.labels[slot])}
+        touched = {place for places in own for place in places}
         out = [_applied(emitter, op, acts[0][1], c, touched, function, normalized) for c in operands[0]]
-    held = {place for c in out for place in c.places}
-    new = [place for place in wanted if place not in held and any(place in emitter.places(v, op.labels[slot]) for slot, v in params)]
-    if new:
-        out = emitter.extended(out, new, op.name)
+    if params:
+        held = {place for c in out for place in c.places}
+        new = [place for place in emitter.places(op.output, op.out_labels) if place not in held and any(place in places for places in own)]
+        if new:
+            out = emitter.extended(out, new, op.name)
     for slot, value in params:
         emitter.parameter(value, op.labels[slot], f"{normalized or op.name}.{roles[slot]}", out)
     emitter.finish(op, out, op.out_labels)

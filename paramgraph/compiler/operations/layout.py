@@ -11,6 +11,7 @@ from paramgraph.compiler.parameters import Place, name_places
 from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.scale_spaces import blocks_holding
+from paramgraph.symmetries.space import common_ends
 from paramgraph.symmetries.spaces import SpaceSystem, as_array
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Reshape(Operation):
 
     def type(self, system: SpaceSystem, op: Op) -> None:
         (x,) = op.inputs
-        op.output.axes = tuple(system.reshape(x.axes, op.output.shape))
+        # How elements of a parameter lie in it is kept, to the last reader.
+        op.output.axes = tuple(system.reshape(x.axes, op.output.shape, renumber=not (x.parametric or x.virtual)))
         moved = (factor.reshaped(x.shape, op.output.shape) for factor in x.virtual)
         op.output.virtual = tuple(factor for factor in moved if factor is not None)
         op.output.indexes = x.indexes
@@ -44,10 +46,14 @@ class Reshape(Operation):
             return
         before = [(d, i, unit) for d, axis in enumerate(x.axes) for i, unit in enumerate(axis)]
         after = [(d, i, unit) for d, axis in enumerate(op.output.axes) for i, unit in enumerate(axis)]
-        if [p[2] for p in before] != [p[2] for p in after]:
+        first, last = common_ends([unit for _, _, unit in before], [unit for _, _, unit in after])
+        ends = [(side[:first], side[first : len(side) - last], side[len(side) - last :]) for side in (before, after)]
+        between = (*ends[0][1], *ends[1][1])
+        if any(emitter.is_node(unit) or not unit.pinned for _, _, unit in between):
             emitter.reconnect(op)
             return
-        renamed = dict(zip(before, after, strict=True))
+        # Positions under a new numbering: the nodes are what they were at each of them.
+        renamed = {old: new for part in (0, 2) for old, new in zip(ends[0][part], ends[1][part], strict=True)}
         renamed.update(emitter.kept_factors(op, lambda factor: factor.reshaped(x.shape, op.output.shape)))
         emitter.pass_on(op, [(tuple(renamed[p] for p in c.places), c) for c in emitter.of(x)])
 
@@ -152,6 +158,12 @@ class Concat(Operation):
     keeps_indices = True
 
     def type(self, system: SpaceSystem, op: Op) -> None:
+        if op.attrs.get("padded"):
+            beside = next(value for value in op.inputs if value.kind != "constant")
+            for value in op.inputs:
+                for d, axis in enumerate(value.axes if value.kind == "constant" else ()):
+                    if d != op.attrs["dim"]:
+                        system.unify(beside.axes[d], axis)
         op.output.axes = tuple(system.concat([value.axes for value in op.inputs], op.attrs["dim"]))
         named = [value.indexes for value in op.inputs if value.indexes is not None]
         for other in named[1:]:

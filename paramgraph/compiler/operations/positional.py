@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Parity and degree of resampling operations in their input; others are taken to have none.
 RESAMPLED: dict[str, tuple[str, int | None]] = {
-    "avg_pool": ("odd", 1), "adaptive_avg_pool": ("odd", 1), "upsample": ("odd", 1), "max_pool": ("none", 1), "max_pool_indices": ("none", 0),
+    "avg_pool": ("odd", 1), "upsample": ("odd", 1), "max_pool": ("none", 1), "max_pool_indices": ("none", 0),
 }  # fmt: skip
 
 
