@@ -6,6 +6,7 @@ than a copy.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -20,13 +21,16 @@ Source = tuple[tuple[int, ...], Array]
 # Arrays whose product multiplies a part of a tensor: per axis the part's positions (None for all), and the arrays.
 Multipliers = tuple[tuple[Array | None, ...], Sequence[Array]]
 
-# Elements worked on at a time.
-CHUNK = 1 << 18
+# Elements worked on at a time: few enough for the second cache.
+CHUNK = 1 << 16
 # Types that products are computed in; others are computed in float32 and rounded.
 _OWN = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
-def acted(name: str, tensor: torch.Tensor, sources: Sequence[Source], multipliers: Sequence[Multipliers]) -> torch.Tensor:
+def acted(
+    name: str, tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[torch.Tensor] = (), parts: Sequence[Multipliers] = ()
+) -> torch.Tensor:
     """A new tensor: permuted, then multiplied.
 
     Zeros stay zero and infinities infinite, of the sign of their multiplier; NaNs stay. Half precision is computed in float32 and rounded.
@@ -35,7 +39,9 @@ def acted(name: str, tensor: torch.Tensor, sources: Sequence[Source], multiplier
         name: of the tensor, for messages.
         tensor: any dense tensor.
         sources: the permutation.
-        multipliers: of the permuted tensor's parts.
+        arrays: of the permuted tensor's rank, of size 1 along axes that they do not vary along; their product multiplies it. Of the type
+            that it is computed in.
+        parts: multipliers of parts of it.
 
     Raises:
         StateDictError: the tensor is sparse or quantized, it holds no floating-point numbers but would be multiplied, or an element leaves its
@@ -43,32 +49,29 @@ def acted(name: str, tensor: torch.Tensor, sources: Sequence[Source], multiplier
     """
     if tensor.layout != torch.strided or tensor.is_quantized:
         raise StateDictError(f"{name}: expected a dense tensor, got a {'quantized' if tensor.is_quantized else tensor.layout} one. Convert it first.")
-    if multipliers and not (tensor.is_floating_point() or tensor.is_complex()):
+    if not arrays and not parts:
+        return _by_rows(tensor, sources, ())[0] if _has_rows(tensor, sources) else _copied(_permuted(tensor, sources), tensor)
+    if not (tensor.is_floating_point() or tensor.is_complex()):
         raise StateDictError(
             f"{name}: expected floating-point numbers to scale, got {_short(tensor.dtype)}. "
             'Convert the tensor, or sample with kinds=["permutation"].'
         )
-    scaling = [(_places(index, tensor.shape), _arrays(name, arrays, tensor)) for index, arrays in multipliers]
-    whole = [arrays for places, arrays in scaling if places is None]
-    parts = [(places, arrays) for places, arrays in scaling if places is not None]
-    own = not multipliers or tensor.dtype in _OWN
-    if tensor.ndim == 0 or tensor.requires_grad or not own or any(0 in dims and len(dims) > 1 for dims, _ in sources):
-        out = _permuted(tensor if own else tensor.float(), sources)
-        out = out.clone() if out is tensor else out.contiguous()
-        for arrays in whole:
-            for array in arrays:
-                out = out * array
+    whole = arrays if tensor.device.type == "cpu" else [array.to(tensor.device) for array in arrays]
+    if tensor.dtype in _OWN and _has_rows(tensor, sources):
+        out, total = _by_rows(tensor, sources, whole)
     else:
-        out = _by_rows(tensor, sources, [array for arrays in whole for array in arrays])
-    for places, arrays in parts:
-        assert places is not None
+        out, total = _copied(_permuted(tensor if tensor.dtype in _OWN else tensor.float(), sources), tensor), None
+        for array in whole:
+            out = out * array
+    for index, held in parts:
+        places, total = _places(index, tensor.shape), None
         part = out[tuple(where.to(out.device) if isinstance(where, torch.Tensor) else where for where in places)]
-        for array in arrays:
+        for array in _arrays(name, held, tensor):
             part *= array
         if not all(isinstance(where, slice) for where in places):  # a copy was taken
             out[places] = part
     out = out.to(tensor.dtype)
-    if multipliers and tensor.device.type != "meta" and not bool(out.sum().isfinite()):  # a sum is cheap; it may overflow by itself
+    if tensor.device.type != "meta" and not math.isfinite(float(out.detach().sum().abs() if total is None else total)):  # it may overflow by itself
         _check(name, tensor, out)
     return out
 
@@ -81,29 +84,71 @@ def _check(name: str, before: torch.Tensor, after: torch.Tensor) -> None:
         )
 
 
-def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+def _has_rows(tensor: torch.Tensor, sources: Sequence[Source]) -> bool:
+    """Whether a tensor can be worked on some rows at a time, into memory of its own."""
+    return tensor.ndim > 0 and not tensor.requires_grad and not any(0 in dims and len(dims) > 1 for dims, _ in sources)
+
+
+def _copied(made: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    return made.clone() if made is tensor else made.contiguous()
+
+
+def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float | None]:
+    """A tensor permuted and multiplied, and the sum of its elements if it was multiplied: what is not finite shows there."""
+    if not sources and not arrays:
+        return tensor.detach().clone(), None
     out = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+    count, width = tensor.shape[0], math.prod(tensor.shape[1:])
     rows = next((torch.from_numpy(source).to(tensor.device) for dims, source in sources if dims == (0,)), None)
-    inner = [(dims, source) for dims, source in sources if dims != (0,)]
-    step = max(1, CHUNK // max(1, math.prod(tensor.shape[1:])))
-    prepared = [(dims, torch.from_numpy(source).to(tensor.device)) for dims, source in inner]
-    for start in range(0, tensor.shape[0], step):
-        stop = min(start + step, tensor.shape[0])
-        target = out[start:stop]
-        chunk = tensor[start:stop]
-        if rows is not None and not inner:
-            torch.index_select(tensor, 0, rows[start:stop], out=target)
+    inner = [(dims, torch.from_numpy(source).to(tensor.device)) for dims, source in sources if dims != (0,)]
+    by_row, by_place, mixed = _sorted_out(arrays, tensor.shape)
+    step = max(1, CHUNK // max(1, width))
+    starts = range(0, count, step)
+    # Split at once: what is done for each chunk costs as much as some ten thousand elements.
+    targets, flats = _split(out, step), _split(out.view(count, width), step)
+    chunks = _split(tensor if rows is None else rows, step)
+    factors = itertools.repeat(None) if by_row is None else _split(by_row, step)
+    total = 0.0
+    for start, target, flat, chunk, factor in zip(starts, targets, flats, chunks, factors, strict=False):
+        if rows is not None:
+            chunk = tensor.index_select(0, chunk) if inner else torch.index_select(tensor, 0, chunk, out=target)
+        for number, (dims, source) in enumerate(inner):
+            last = number == len(inner) - 1 and len(dims) == 1
+            chunk = torch.index_select(chunk, dims[0], source, out=target) if last else _selected(chunk, dims, source)
+        for array in mixed:
+            chunk = torch.mul(chunk, array[start : start + step], out=target)
+        for array in by_place if factor is None else (*by_place, factor):
+            torch.mul(flat if chunk is target else chunk.reshape(flat.shape), array, out=flat)
             chunk = target
-        elif rows is not None:
-            chunk = tensor.index_select(0, rows[start:stop])
-        for dims, source in prepared:
-            chunk = _selected(chunk, dims, source)
-        for number, array in enumerate(arrays):
-            part = array if array.shape[0] == 1 else array[start:stop]
-            chunk = torch.mul(chunk, part, out=target) if number == 0 else target.mul_(part)
         if chunk is not target:
             target.copy_(chunk)
-    return out
+        if arrays and tensor.device.type != "meta":
+            total += abs(flat.sum().item())
+    return out, total if arrays else None
+
+
+def _split(tensor: torch.Tensor, step: int) -> Sequence[torch.Tensor]:
+    return (tensor,) if len(tensor) <= step else tensor.split(step)
+
+
+def _sorted_out(arrays: Sequence[torch.Tensor], shape: Sequence[int]) -> tuple[torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
+    """Arrays by what they vary along: rows, shape `(rows, 1)`; places within a row, shape `(1, places)`; both, of full rank."""
+    by_row: torch.Tensor | None = None
+    by_place: torch.Tensor | None = None
+    mixed = []
+    for array in arrays:
+        if array.shape[0] == array.numel():
+            array = array.reshape(-1, 1)
+            by_row = array if by_row is None else by_row * array
+        elif array.shape[0] == 1:
+            by_place = array if by_place is None else by_place * array
+        else:
+            mixed.append(array)
+    by_row = None if by_row is None else by_row.expand(shape[0], 1)
+    if by_place is None:
+        return by_row, [], mixed
+    # Written out, a row is one loop for the processor; else its last axis would be, of few elements.
+    return by_row, [by_place.expand(1, *shape[1:]).reshape(1, -1)], mixed
 
 
 def _permuted(tensor: torch.Tensor, sources: Sequence[Source]) -> torch.Tensor:
@@ -116,16 +161,16 @@ def _selected(tensor: torch.Tensor, dims: tuple[int, ...], index: torch.Tensor) 
     """Elements along some dimensions, by their flat places."""
     if len(dims) == 1:
         return tensor.index_select(dims[0], index)
+    if dims == tuple(range(dims[0], dims[0] + len(dims))):
+        return tensor.flatten(dims[0], dims[-1]).index_select(dims[0], index).reshape(tensor.shape)
     order = [*dims, *(d for d in range(tensor.ndim) if d not in dims)]
     front = tensor.permute(order)
     flat = front.reshape(len(index), -1).index_select(0, index).reshape(front.shape)
     return flat.permute(np.argsort(order).tolist())
 
 
-def _places(index: Sequence[Array | None], shape: Sequence[int]) -> tuple[slice | torch.Tensor, ...] | None:
-    """What to subscript a tensor with; None for all of it. Runs are slices, which take no copies."""
-    if all(where is None for where in index):
-        return None
+def _places(index: Sequence[Array | None], shape: Sequence[int]) -> tuple[slice | torch.Tensor, ...]:
+    """What to subscript a tensor with. Runs are slices, which take no copies."""
     slices = [_as_slice(where) for where in index]
     if all(where is not None for where in slices):
         return tuple(where for where in slices if where is not None)
@@ -141,15 +186,19 @@ def _as_slice(where: Array | None) -> slice | None:
 
 
 def _arrays(name: str, arrays: Sequence[Array], tensor: torch.Tensor) -> list[torch.Tensor]:
-    dtype = {torch.complex64: torch.float32, torch.complex128: torch.float64}.get(tensor.dtype, tensor.dtype)
-    dtype = dtype if dtype in _OWN else torch.float32
-    out = []
-    for array in arrays:
-        made = torch.as_tensor(array, dtype=dtype)
-        if not bool(made.isfinite().all()) or not bool(made.all()):
-            raise StateDictError(f"{name}: a multiplier leaves the range of {_short(dtype)}. Sample with a smaller sigma.")
-        out.append(made.to(tensor.device))
-    return out
+    out = [torch.as_tensor(array, dtype=computed_in(tensor.dtype)) for array in arrays]
+    if any(not bool(made.isfinite().all()) or not bool(made.all()) for made in out):
+        raise out_of_range(name, tensor.dtype)
+    return [made.to(tensor.device) for made in out]
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    """The type of the multipliers of tensors of a type."""
+    return _REAL.get(dtype, dtype if dtype in _OWN else torch.float32)
+
+
+def out_of_range(name: str, dtype: torch.dtype) -> StateDictError:
+    return StateDictError(f"{name}: a multiplier leaves the range of {_short(computed_in(dtype))}. Sample with a smaller sigma.")
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Rounds of coordinate descent; it stops by itself long before.
 ROUNDS = 50
+# Relative distance above which networks are unrelated rather than points near one orbit.
+FAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
     """Move `b` along its orbit toward `a`: the same function, with parameters as close to those of `a` as coordinate descent finds them.
 
     Permutations and signs by weight matching: a linear assignment for each factor, within each element of what it depends on, the others
-    fixed, until nothing improves. Scales in closed form: the least-squares solution in the logarithms of the elements. With scales among
-    the kinds, both networks are balanced first, so that matching compares what scaling cannot change; magnitudes stay as they are where
-    that is closer. The descent starts from `b` as it is
-    and from canonical forms, and the better result counts: of two points of one orbit, the second finds the element between them, if no two
-    neurons are alike.
+    fixed, until little improves. Scales in closed form: the least-squares solution in the logarithms of the elements. With scales among
+    the kinds, both networks are balanced first, so that matching compares what scaling cannot change; of networks that stay far apart, the
+    magnitudes are kept where that is closer. The descent starts from `b` as it is and from canonical forms, and the start that is better
+    after a round goes on: of two points of one orbit, the second finds the element between them, if no two neurons are alike. Near the goal
+    it goes on until nothing moves; unrelated networks get a few rounds.
 
     Args:
         a: the network to come close to.
@@ -65,23 +67,23 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
     group, wanted = b.symmetry, chosen(b.symmetry, kinds)
     names = _checked(a, b)
     target, start = prepared(a, names), prepared(b, names)
-    starts = [group.identity(), canonical_element(group, target, wanted).inverse() @ canonical_element(group, start, wanted)]
-    goal = target
-    if "scale" in wanted:
+    balanced, goal = group.identity(), target
+    if "scale" in wanted:  # balanced networks stay so under permutations and signs
         goal = balance(group, target).act_on(target)
-        starts = [balance(group, begin.act_on(start)) @ begin for begin in starts]
-    matcher = Matcher(group, goal, wanted)
-    total, best = group.identity(), -float("inf")
-    for begin in starts:
-        element, state = matcher.match(begin.act_on(start), rounds)
-        reached = product(goal, state)
-        if reached > best + 1e-9 * abs(reached):
-            best, total = reached, element @ begin
+        balanced = balance(group, start)
+    here = balanced.act_on(start)
+    exact = wanted - {"scale"}
+    sorted_out = canonical_element(group, goal, exact).inverse() @ canonical_element(group, here, exact)
+    begins = [group.identity(), sorted_out]
+    number, element, _ = Matcher(group, goal, wanted).match([begin.act_on(here) for begin in begins], rounds)
+    total = element @ begins[number] @ balanced
+    candidates = [group.identity()]
     if "scale" in wanted:
         total = GroupElement.of_tables(group, fitted(group.scales, total.act_on(start), target)) @ total
-    # Closest logarithms are not closest numbers: between unrelated networks the magnitudes may do better as they are.
-    unscaled = GroupElement(group, {number: part for number, part in total.parts.items() if group.factor(number).kind != "scale"})
-    total = min((total, unscaled, group.identity()), key=lambda element: _distance(target, element.act_on(start)))
+        # Closest logarithms are not closest numbers: between unrelated networks the magnitudes may do better as they are.
+        if _distance(target, total.act_on(start)) > FAR * math.sqrt(product(target, target)):
+            candidates.append(Matcher(group, target, exact).match([start], rounds)[1])
+    total = min((total, *candidates), key=lambda element: _distance(target, element.act_on(start)))
     graph = b.with_values(total.act(b.state_dict()))
     return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +41,7 @@ def canonicalise(graph: ParamGraph, *, kinds: Iterable[str] | None = None) -> Pa
     names = compared(graph)
     if any(graph.values[member].device.type == "meta" for name in names for member in graph.symmetry.members(name)):
         raise GroupError("a network on the meta device has no values to make canonical: load them first.")
-    element = canonical_element(graph.symmetry, prepared(graph, names), chosen(graph.symmetry, kinds))
+    element = canonical_element(graph.symmetry, prepared(graph, names, torch.float64), chosen(graph.symmetry, kinds))
     return graph.with_values(element.act(graph.state_dict()))
 
 
@@ -52,9 +52,9 @@ def chosen(group: SymmetryGroup, kinds: Iterable[str] | None) -> frozenset[str]:
 
 
 def canonical_element(group: SymmetryGroup, state: State, kinds: frozenset[str]) -> GroupElement:
-    """The element that takes a state to its canonical representative."""
+    """The element that takes a state to its canonical representative. It is computed in the state's own precision."""
     total = group.identity()
-    current = {name: value.double() for name, value in state.items()}
+    current = dict(state)
     for kind, find in (("scale", balance), ("sign", _signed), ("permutation", _sorted)):
         if kind in kinds:
             element = find(group, current)
@@ -73,8 +73,9 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
     total = group.identity()
     current = dict(state)
     left = {number: frozenset(factor.variables) for number, factor in enumerate(group.factors) if factor.kind == "sign"}
+    candidates = _candidates(group, left, current)
     while left:
-        number, found = _next_signs(group, left, current)
+        number, found = _next_signs(left, candidates)
         own = group.factors[number].variables
         sums = [np.zeros(scales.variables[v].shape) for v in own]
         if found is not None:
@@ -91,22 +92,31 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
     return total
 
 
+def _candidates(group: SymmetryGroup, signs: Mapping[int, frozenset[int]], state: State) -> dict[int, list[tuple[str, ScaleBlock, set[int]]]]:
+    """Per factor of signs, the blocks that all its signs on the most spaces multiply, with the factors whose signs do."""
+    factor_of = {v: number for number, own in signs.items() for v in own}
+    top = {number: {v for v in own if is_top(group.scales.variables[v], [group.scales.variables[u] for u in own])} for number, own in signs.items()}
+    out: dict[int, list[tuple[str, ScaleBlock, set[int]]]] = {number: [] for number in signs}
+    for name, blocks in group.scales.blocks.items():
+        for block in blocks if name in state else ():
+            found = {v for term in block.terms for v in term.variables if v in factor_of}
+            numbers = {factor_of[v] for v in found}
+            for number in numbers:
+                if found >= top[number]:
+                    out[number].append((name, block, numbers))
+    return out
+
+
 def _next_signs(
-    group: SymmetryGroup, left: Mapping[int, frozenset[int]], state: State
+    left: Mapping[int, frozenset[int]], candidates: Mapping[int, Sequence[tuple[str, ScaleBlock, set[int]]]]
 ) -> tuple[int, tuple[str, ScaleBlock] | None]:
     """The factor to fix next, and the block to fix it by: one whose other signs are fixed, if there is any."""
     first: tuple[int, tuple[str, ScaleBlock] | None] | None = None
-    everything = frozenset().union(*left.values())
-    for number, own in left.items():
-        top = {v for v in own if is_top(group.scales.variables[v], [group.scales.variables[u] for u in own])}
-        for name, blocks in group.scales.blocks.items():
-            for block in blocks if name in state else ():
-                found = {v for term in block.terms for v in term.variables}
-                if not found >= top:
-                    continue
-                if found.isdisjoint(everything - own):
-                    return number, (name, block)
-                first = first or (number, (name, block))
+    for number in left:
+        for name, block, numbers in candidates[number]:
+            if not any(other in left for other in numbers if other != number):
+                return number, (name, block)
+            first = first or (number, (name, block))
     return first or (next(iter(left)), None)
 
 
@@ -116,11 +126,10 @@ def _sorted(group: SymmetryGroup, state: State) -> GroupElement:
     for number, factor in enumerate(group.permuting):
         keys = np.zeros((factor.copies, factor.size))
         for place, slices in enumerate(slices_of(group, factor, state)):
-            data = slices.of(state[slices.name])
-            square = data * data
-            for power, moment in ((1, data.mean(2).cpu().numpy()), (2, square.mean(2).cpu().numpy()), (3, (square * data).mean(2).cpu().numpy())):
-                spread = float(np.abs(moment).max())
+            for power, moment in enumerate(slices.moments(state[slices.name]), start=1):
+                values = moment.double().cpu().numpy()
+                spread = float(np.abs(values).max())
                 # Fixed weights without a pattern: one number stands for all moments.
-                keys += np.sin(1.0 + 3 * place + power) * (moment / spread if spread > 0 else moment)
+                keys += np.sin(1.0 + 3 * place + power) * (values / spread if spread > 0 else values)
         parts[number] = keys.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     return GroupElement(group, parts)

@@ -16,7 +16,9 @@ from paramgraph.symmetries.action import ActionBlock, Array, Factor, TensorActio
 if TYPE_CHECKING:
     import torch
 
+    from paramgraph.symmetries.acting import Multipliers
     from paramgraph.symmetries.group import SymmetryGroup
+    from paramgraph.symmetries.multipliers import Multiplied
 
 # Tables of a factor's scales or signs, one per variable.
 Tables = tuple[Array, ...]
@@ -109,13 +111,31 @@ class GroupElement:
     def _act_on(self, name: str, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
         import torch
 
-        from paramgraph.symmetries.acting import acted
+        from paramgraph.symmetries.acting import acted, computed_in, out_of_range
 
-        out = acted(name, tensor, self.sources(action), self.group.scales.multipliers(name, self.tables) if self.tables else [])
+        arrays: Sequence[torch.Tensor] = ()
+        parts: Sequence[Multipliers] = ()
+        if self.tables:
+            multiplied = self._multiplied(computed_in(tensor.dtype))
+            if name in multiplied.beyond:
+                raise out_of_range(name, tensor.dtype)
+            arrays = multiplied.arrays.get(name, ())
+            parts = self.group.scales.multipliers(name, self.tables) if name in self.group.multipliers.wide else ()
+        out = acted(name, tensor, self.sources(action), arrays, parts)
         if action.unread is not None:
             unread = torch.from_numpy(action.unread).to(tensor.device)
             out.view(-1)[unread] = tensor.reshape(-1)[unread]
         return out
+
+    def _multiplied(self, dtype: torch.dtype) -> Multiplied:
+        """What multiplies all tensors, in one type; computed once."""
+        if dtype not in self._arrays:
+            self._arrays[dtype] = self.group.multipliers.of(self.tables, dtype)
+        return self._arrays[dtype]
+
+    @cached_property
+    def _arrays(self) -> dict[torch.dtype, Multiplied]:
+        return {}
 
     def sources(self, action: TensorAction) -> list[tuple[tuple[int, ...], Array]]:
         """For each set of a tensor's dimensions that are permuted, the flat position along them that each new value comes from."""

@@ -21,8 +21,10 @@ from paramgraph.symmetries.scales import ScaleBlock, Scales, anchored
 Array = np.ndarray
 Tables = dict[int, Array]
 
-# Of the conjugate gradients: relative size of the residual at the end, and largest number of steps.
+# Of the conjugate gradients: relative size of the residual at the end, for numbers in double precision and for others, and largest number
+# of steps.
 TOLERANCE = 1e-12
+COARSE = 1e-6
 STEPS = 1000
 
 
@@ -50,6 +52,10 @@ class _Rows:
     weight: Array | float
     missing: Array
 
+    @property
+    def is_plain(self) -> bool:
+        return isinstance(self.weight, float) and all(len(term.places) < 2 for term in self.terms)
+
 
 def fitted(scales: Scales, values: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor] | None = None) -> Tables:
     """Tables of the scale variables that bring `values` closest to `target` in the logarithms of their elements.
@@ -62,39 +68,45 @@ def fitted(scales: Scales, values: Mapping[str, torch.Tensor], target: Mapping[s
     rows = [_rows(block, scales, values[name], None if target is None else target[name])
             for name, blocks in scales.blocks.items() if name in values for block in blocks]  # fmt: skip
     system = _System(scales, [r for r in rows if r.terms])
-    return system.solve()
+    exact = all(value.dtype == torch.float64 for value in values.values())
+    return system.solve(TOLERANCE if exact else COARSE)
 
 
-def block_view(block: ScaleBlock, tensor: torch.Tensor) -> Array:
-    """A block's elements over its spaces, in float64."""
-    whole = tensor.detach().to("cpu", torch.float64).numpy()
-    if any(index is not None for index in block.index):
-        full = [np.arange(math.prod(s)) if index is None else index for index, s in zip(block.index, block.sizes, strict=True)]
-        whole = whole[np.ix_(*full)]
+def block_view(block: ScaleBlock, tensor: torch.Tensor) -> torch.Tensor:
+    """A block's elements over its spaces; a view where the block is all of the tensor."""
+    whole = tensor.detach()
+    for d, index in enumerate(block.index):
+        if index is not None:
+            whole = whole.index_select(d, torch.from_numpy(index).to(whole.device))
     return whole.reshape(block.flat)
 
 
 def _rows(block: ScaleBlock, scales: Scales, value: torch.Tensor, target: torch.Tensor | None) -> _Rows:
-    terms = []
+    found: dict[tuple[int, ...], list[tuple[int, float]]] = {}
     for term in block.terms:
         own = [(v, float(Fraction(*e))) for v, e in zip(term.variables, term.exponents, strict=True) if scales.variables[v].kind == "scale"]
         if own:
-            terms.append((term.places, tuple(own)))
-    along = sorted({p for places, _ in terms for p in places})
-    if not terms:
+            found.setdefault(term.places, []).extend(own)
+    along = sorted({p for places in found for p in places})
+    if not found:
         return _Rows((), (), 0.0, np.zeros(()))
     rest = tuple(i for i in range(len(block.flat)) if i not in along)
-    data = np.abs(block_view(block, value))
-    wanted = np.ones(()) if target is None else np.abs(block_view(block, target))
-    known = (data > 0) & (wanted > 0) & np.isfinite(data) & np.isfinite(wanted)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(known, np.log(wanted) - np.log(data), 0.0)
+    logs = block_view(block, value).abs().log().neg_()
+    if target is not None:
+        logs += block_view(block, target).abs().log()
     weight: Array | float = float(math.prod(block.flat[i] for i in rest))
-    if not known.all():
-        weight = np.broadcast_to(known, block.flat).sum(axis=rest, dtype=np.float64)
+    missing = _summed(logs, rest)
+    if not bool(missing.isfinite().all()):  # zeros, infinities: they do not count
+        known = logs.isfinite()
+        weight = _summed(known.double(), rest).cpu().numpy()
+        missing = _summed(torch.where(known, logs, 0.0), rest)
     at = {p: i for i, p in enumerate(along)}
-    renamed = tuple(_Term(tuple(at[p] for p in places), own) for places, own in terms)
-    return _Rows(tuple(block.flat[p] for p in along), renamed, weight, logs.sum(axis=rest))
+    renamed = tuple(_Term(tuple(at[p] for p in places), tuple(own)) for places, own in found.items())
+    return _Rows(tuple(block.flat[p] for p in along), renamed, weight, missing.double().cpu().numpy())
+
+
+def _summed(values: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    return values.sum(dims) if dims else values
 
 
 class _System:
@@ -114,8 +126,10 @@ class _System:
                 inner = np.zeros(shape, dtype=bool)
                 inner[tuple(slice(1, None) for _ in shape)] = True
                 self.free[self.spans[v]] = inner.reshape(-1)
+        self.plain = _Plain([r for r in rows if r.is_plain], self.spans, self.size)
+        self.others = [r for r in rows if not r.is_plain]
 
-    def solve(self) -> Tables:
+    def solve(self, tolerance: float) -> Tables:
         """By conjugate gradients, preconditioned with the diagonal."""
         right = self._gathered([[(term, _reduced(r.missing, term, len(r.sizes))) for term in r.terms] for r in self.rows])
         x = np.zeros(self.size)
@@ -123,7 +137,7 @@ class _System:
         residual = right
         step = residual / diagonal
         fit = float(residual @ step)
-        least = TOLERANCE**2 * fit
+        least = tolerance**2 * fit
         for _ in range(STEPS):
             if fit <= least or fit == 0:
                 break
@@ -147,31 +161,17 @@ class _System:
         return np.where(self.free, out, 0.0)
 
     def _times(self, x: Array) -> Array:
-        return self._gathered([self._block_times(r, x) for r in self.rows])
+        out = self._gathered([self._block_times(r, x) for r in self.others])
+        return out + np.where(self.free, self.plain.times(x), 0.0)
 
     def _block_times(self, r: _Rows, x: Array) -> list[tuple[_Term, Array]]:
         rank = len(r.sizes)
-        values = []
+        logs = np.zeros(r.sizes)
         for term in r.terms:
             table: Array | float = 0.0
             for v, coefficient in term.variables:
-                own = x[self.spans[v]].reshape(self.shapes[v])
-                table = table + (own if coefficient == 1 else coefficient * own)
-            values.append(np.asarray(table))
-        if isinstance(r.weight, float) and all(len(term.places) < 2 for term in r.terms):
-            # By far the most: functions of one index each. What the others add to a term's sums is one number.
-            sums = [float(value.sum()) for value in values]
-            spans = [r.sizes[term.places[0]] if term.places else 1 for term in r.terms]
-            count = math.prod(r.sizes) * r.weight
-            out = []
-            for i, term in enumerate(r.terms):
-                others = sum(sums[j] / spans[j] for j in range(len(sums)) if j != i and r.terms[j].places != term.places)
-                alike = sum(values[j] for j in range(len(sums)) if r.terms[j].places == term.places)
-                out.append((term, np.asarray((alike + others) * (count / spans[i]))))
-            return out
-        logs = np.zeros(r.sizes)
-        for term, value in zip(r.terms, values, strict=True):
-            logs += _placed(value, term, rank)
+                table = table + coefficient * x[self.spans[v]].reshape(self.shapes[v])
+            logs += _placed(np.asarray(table), term, rank)
         logs *= r.weight
         return [(term, _reduced(logs, term, rank)) for term in r.terms]
 
@@ -184,6 +184,40 @@ class _System:
                 for v, coefficient in term.variables:
                     out[self.spans[v]] += coefficient**2 * each
         return np.where(out > 0, out, 1.0)
+
+
+class _Plain:
+    """Blocks without zeros whose terms are functions of one index each, all at once: by far the most.
+
+    A term's values are a sparse matrix times the variables. What the other terms of its block add to its sums is one number: the sum of their
+    means.
+    """
+
+    def __init__(self, rows: Sequence[_Rows], spans: Mapping[int, slice], size: int) -> None:
+        from scipy.sparse import csr_array
+
+        lengths = [r.sizes[term.places[0]] if term.places else 1 for r in rows for term in r.terms]
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.block = np.repeat(np.arange(len(rows)), [len(r.terms) for r in rows])
+        counts = np.asarray([math.prod(r.sizes) * float(r.weight) for r in rows])
+        self.weights = np.repeat(counts[self.block] / self.lengths, self.lengths) if rows else np.zeros(0)
+        ends = np.cumsum([0, *lengths])
+        self.starts, total = ends[:-1], int(ends[-1])
+        entries = []
+        for start, length, term in zip(self.starts.tolist(), lengths, (term for r in rows for term in r.terms), strict=True):
+            for v, coefficient in term.variables:
+                entries.append((start + np.arange(length), spans[v].start + np.arange(length), np.full(length, coefficient)))
+        places, columns, data = (np.concatenate([entry[i] for entry in entries]) if entries else np.zeros(0, dtype=np.int64) for i in range(3))
+        self.matrix = csr_array((data.astype(np.float64), (places, columns)), shape=(total, size))
+        self.transposed = self.matrix.T.tocsr()
+
+    def times(self, x: Array) -> Array:
+        if not len(self.lengths):
+            return np.zeros_like(x)
+        values = self.matrix @ x
+        means = np.add.reduceat(values, self.starts) / self.lengths
+        others = np.bincount(self.block, weights=means)[self.block] - means
+        return np.asarray(self.transposed @ ((values + np.repeat(others, self.lengths)) * self.weights))
 
 
 def _placed(table: Array, term: _Term, rank: int) -> Array:

@@ -23,6 +23,7 @@ from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace,
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
+from paramgraph.symmetries.multipliers import Multipliers
 from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["ActionBlock", "Factor", "GroupElement", "IndexSpace", "SymmetryGroup", "TensorAction"]
 
 KINDS = ("permutation", "scale", "sign")
+# What `move` draws.
+MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
@@ -114,7 +117,9 @@ class SymmetryGroup:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: what is deferred is solved."""
-        return {"scales": self.scales, "continuous": self.continuous, **self.__dict__}
+        held = {"scales": self.scales, "continuous": self.continuous, **self.__dict__}
+        held.pop("multipliers", None)
+        return held
 
     @property
     def is_solved(self) -> bool:
@@ -129,6 +134,11 @@ class SymmetryGroup:
     def factor(self, number: int) -> Factor:
         """A factor by its number."""
         return self.factors[number] if self.is_solved or number >= len(self.permuting) else self.permuting[number]
+
+    @cached_property
+    def multipliers(self) -> Multipliers:
+        """What computes the multipliers of all tensors from tables."""
+        return Multipliers(self.scales, {name: action.shape for name, action in self.actions.items()})
 
     @cached_property
     def log_order(self) -> float:
@@ -159,6 +169,10 @@ class SymmetryGroup:
 
         By default every factor of every kind is drawn: a random element is one of the whole group. Metanets that are equivariant under
         permutations only need `kinds=["permutation"]`.
+
+        Matrices and translations are drawn by `move`. An element here is a permutation and multipliers: two are equal if these are. Matrix
+        groups hold permutations and scales of their own space, so that one with matrices as well could be written in several ways, and equality
+        could not be read from its parts. Apply one after the other: `move(0).act(sample(0).act(state))`.
 
         Args:
             seed: an integer, a CPU `torch.Generator`, or None for torch's default generator.
@@ -221,6 +235,8 @@ class SymmetryGroup:
     def select(self, factors: Iterable[int | str] | None = None, kinds: Iterable[str] | None = None) -> list[int]:
         """Numbers of the chosen factors."""
         wanted = set(KINDS) if kinds is None else set([kinds] if isinstance(kinds, str) else kinds)
+        if not wanted.isdisjoint(MOVES):
+            raise GroupError(f"expected some of {', '.join(KINDS)}, got {', '.join(sorted(wanted & MOVES))}: these are drawn by symmetry.move().")
         if not wanted <= set(KINDS):
             raise GroupError(f"unknown kinds {sorted(wanted - set(KINDS))}: expected some of {', '.join(KINDS)}.")
         listed = None if factors is None else list(factors)
@@ -308,6 +324,7 @@ class SymmetryGroup:
                 yield out
 
     def __str__(self) -> str:
+        """A few lines; matrix groups and translations once `continuous` has been asked for."""
         head = f"permutation group of ln order {self.log_order:.2f}, {len(self.permuting)} factors"
         classes: dict[tuple[int, int], int] = {}
         for factor in self.permuting:
@@ -323,6 +340,25 @@ class SymmetryGroup:
             lines.append(f"scale group of {self.dimension:,} magnitudes and {self.num_signs:,} signs")
         if self.scales.approximate:
             lines.append(f"  ({self.scales.approximate:,} more magnitudes hold approximately: they are not in the group)")
+        if "continuous" in self.__dict__:  # the search takes longer than printing should: it is made when they are asked for
+            lines += self._moves()
         if self.scales.diagnostics:
             lines.append(f"  ({len(self.scales.diagnostics):,} operations pass no scales: symmetry.scales.diagnostics)")
         return "\n".join([head, *lines])
+
+    def _moves(self) -> list[str]:
+        """Matrix groups and translations, for people: of each kind the sizes, largest first."""
+        matrices: dict[tuple[int, int], int] = {}
+        for factor in self.continuous:
+            if isinstance(factor, MatrixFactor):
+                matrices[factor.size, factor.copies] = matrices.get((factor.size, factor.copies), 0) + 1
+        largest = sorted(matrices.items(), key=lambda item: -item[1] * item[0][1] * item[0][0] ** 2)
+        lines = []
+        if matrices:
+            total = sum(factor.dimension for factor in self.continuous if isinstance(factor, MatrixFactor))
+            shown = [f"{times} × GL({size}){f'^{copies}' if copies > 1 else ''}" for (size, copies), times in largest[:8]]
+            lines.append(f"matrix groups of {total:,} dimensions: {', '.join(shown)}{', …' if len(largest) > 8 else ''}")
+        added = [factor.dimension for factor in self.continuous if isinstance(factor, TranslationFactor)]
+        if added:
+            lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
+        return lines

@@ -6,7 +6,8 @@ for each copy of a factor: spaces that depend on others are matched within each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +24,18 @@ if TYPE_CHECKING:
 
 State = Mapping[str, torch.Tensor]
 
+# Of the inner product of two states that are one: above this share, descent goes on to the end.
+NEAR = 0.9
+# Elsewhere it ends with the round that gains less than this share of what all before it did: unrelated networks gain ever less, for long.
+LITTLE = 5e-3
+# Below this share networks are unrelated, and a few rounds do.
+FAR = 0.5
+FEW = 4
+
 
 def product(a: State, x: State) -> float:
     """Inner product of two states."""
-    return sum(float(torch.dot(a[name].reshape(-1), x[name].reshape(-1))) for name in a)
+    return sum(float((a[name] * x[name]).sum()) for name in a)
 
 
 class Matcher:
@@ -47,40 +56,42 @@ class Matcher:
             found = {n: slices_of(group, f, a) for n, f in enumerate(group.permuting) if f.size > 1}
             self.moving = {number: slices for number, slices in found.items() if slices}
 
-    def match(self, x: State, rounds: int) -> tuple[GroupElement, dict[str, torch.Tensor]]:
-        """Coordinate descent from `x`.
+    def match(self, starts: Sequence[State], rounds: int) -> tuple[int, GroupElement, dict[str, torch.Tensor]]:
+        """Coordinate descent from several states: a round from each, and on from the best of them.
+
+        It ends where nothing moves, where a round gains nothing, and, far from the goal, where a round gains next to nothing of what all did.
+
+        Args:
+            starts: states to bring close.
+            rounds: largest number of rounds.
 
         Returns:
-            The element, and `x` under it.
+            Number of the best start, the element, and that start under it.
         """
-        total, state = self.group.identity(), dict(x)
-        element, state = self._resigned(state)
-        total = element @ total
-        best, best_total, best_state = product(self.a, state), total, state
-        for _ in range(rounds):
-            moved = False
-            for number in self.moving:
-                found = self._assigned(number, state)
-                if found is not None:
-                    moved = True
-                    state = state | found.act_on({name: state[name] for name in self._moved_by(number) if name in state})
-                    total = found @ total
-            element, state = self._resigned(state)
-            total = element @ total
-            reached = product(self.a, state)
-            # Where a space occurs twice in one tensor the assignment is an approximation: a round may lose.
-            if reached > best:
-                gained = reached - best > 1e-9 * abs(best)
-                best, best_total, best_state = reached, total, state
-                if not gained:
-                    break
-            elif moved:
+        best: tuple[int, _Descent] | None = None
+        for number, x in enumerate(starts):
+            descent = _Descent(self, x)
+            descent.round()
+            if best is None or descent.reached > best[1].reached + 1e-9 * abs(descent.reached):
+                best = number, descent
+        assert best is not None
+        for _ in range(rounds - 1):
+            if best[1].is_over:
                 break
-            if not moved:
-                break
-        return best_total, best_state
+            best[1].round()
+        return best[0], best[1].total, best[1].state
 
-    def _assigned(self, number: int, state: State) -> GroupElement | None:
+    def touching(self, names: Set[str], but: int | None) -> set[int]:
+        """Factors whose best permutation may change with some tensors: all that move them, but one that has just been assigned."""
+        out = set()
+        for number, held in self.moving.items():
+            within = [slices.name for slices in held if slices.name in names]
+            # Assigned again, a factor stays where it is, unless it occurs twice in a tensor.
+            if within and (number != but or len(set(within)) < len(within)):
+                out.add(number)
+        return out
+
+    def assigned(self, number: int, state: State) -> GroupElement | None:
         """The best permutation of one factor, all others fixed; None if it is the identity."""
         from scipy.optimize import linear_sum_assignment
 
@@ -103,7 +114,7 @@ class Matcher:
 
     def _signs_along(self, number: int, slices: Slices) -> frozenset[int]:
         """Sign variables by which the elements of a part may differ, all of whose tensors the factor moves."""
-        moved = self._moved_by(number)
+        moved = self.moved_by(number)
         return frozenset(
             v
             for block in self.scales.blocks.get(slices.name, ())
@@ -113,50 +124,118 @@ class Matcher:
             if self.scales.variables[v].kind == "sign" and moved.issuperset(self.scales.tensors[v])
         )
 
-    def _moved_by(self, number: int) -> set[str]:
+    def moved_by(self, number: int) -> set[str]:
         if number not in self._moved:
             self._moved[number] = set(self.group.acted_on_by(number))
         return self._moved[number]
 
     # -- signs ---------------------------------------------------------------------------------------------------------
 
-    def _resigned(self, state: dict[str, torch.Tensor]) -> tuple[GroupElement, dict[str, torch.Tensor]]:
-        """The signs that bring a state closest, by coordinate descent over the sign factors."""
-        total = self.group.identity()
+    def resigned(
+        self, state: dict[str, torch.Tensor], changed: set[str] | None
+    ) -> tuple[GroupElement, dict[str, torch.Tensor], set[str]]:
+        """The signs that bring a state closest, by coordinate descent over the sign factors.
+
+        Args:
+            state: to multiply.
+            changed: names of tensors that are not as they were when this was last done; None for all.
+
+        Returns:
+            The element, the state under it, and the names of the tensors that it multiplies.
+        """
+        total, touched_all = self.group.identity(), set[str]()
+        changed = set(state) if changed is None else set(changed)
         if "sign" not in self.kinds:
-            return total, state
+            return total, state, touched_all
         names = {v: [n for n in self.scales.tensors.get(v, ()) if n in state] for v in range(len(self.scales.variables))}
         for number, factor in enumerate(self.group.factors):
-            if factor.kind != "sign":
+            if factor.kind != "sign" or changed.isdisjoint(n for v in factor.variables for n in names[v]):
                 continue
-            gains = [self._gain(v, state) for v in factor.variables]
+            gains = self._gains(factor.variables, state)
             element = flipped(self.group, number, [gain < 0 for gain in gains])
+            if element.is_identity():
+                continue
             touched = {n: state[n] for v in factor.variables for n in names[v]}
             acted = element.act_on(touched)
             own = {n: self.a[n] for n in touched}
             if product(own, acted) > product(own, touched):
                 total, state = element @ total, state | acted
-        return total, state
+                touched_all |= touched.keys()
+                changed |= touched.keys()
+        return total, state, touched_all
 
-    def _gain(self, number: int, state: State) -> Array:
-        """Per element of a sign variable, the inner product of all that it multiplies."""
-        variable = self.scales.variables[number]
-        out = np.zeros(variable.shape)
-        for name in self.scales.tensors.get(number, ()):
-            if name not in state:
-                continue
+    def _gains(self, numbers: Sequence[int], state: State) -> list[Array]:
+        """Per element of some sign variables, the inner product of all that it multiplies."""
+        out = {number: np.zeros(self.scales.variables[number].shape) for number in numbers}
+        for name in dict.fromkeys(n for number in numbers for n in self.scales.tensors.get(number, ()) if n in state):
             for block in self.scales.blocks[name]:
-                for term in block.terms:
-                    if number in term.variables:
-                        both = block_view(block, self.a[name]) * block_view(block, state[name])
-                        out = out + summed(both, term)
-        return out
+                terms = [term for term in block.terms if not out.keys().isdisjoint(term.variables)]
+                if not terms:
+                    continue
+                both = block_view(block, self.a[name]) * block_view(block, state[name])
+                for term in terms:
+                    total = summed(both, term)
+                    for number in out.keys() & set(term.variables):
+                        out[number] = out[number] + total
+        return [out[number] for number in numbers]
 
 
-def summed(values: Array, term: ScaleTerm) -> Array:
+class _Descent:
+    """Rounds of coordinate descent from one state.
+
+    Attributes:
+        total: the element that led to the best state so far.
+        state: that state.
+        reached: its inner product with the goal.
+        is_over: whether another round is not worth while.
+    """
+
+    def __init__(self, matcher: Matcher, x: State) -> None:
+        self.matcher = matcher
+        start = product(matcher.a, x)
+        self._now, self._at, _ = matcher.resigned(dict(x), None)
+        self.total, self.state, self.is_over = self._now, self._at, False
+        self.reached = product(matcher.a, self.state)
+        self._start = min(start, self.reached)
+        self._most, self._rounds = math.sqrt(product(matcher.a, matcher.a) * product(x, x)), 0
+        self._least = 1e-9 if all(value.dtype == torch.float64 for value in x.values()) else 1e-6
+        # Factors to assign, and tensors changed since their signs were looked at.
+        self._pending, self._unsigned = set(matcher.moving), set[str]()
+
+    def round(self) -> None:
+        """Every permutation whose tensors have changed since it was last looked at, then the signs of those that have."""
+        matcher = self.matcher
+        moved = matcher.group.identity()
+        for number in [number for number in matcher.moving if number in self._pending]:
+            self._pending.discard(number)
+            found = matcher.assigned(number, self._at)
+            if found is not None:
+                names = matcher.moved_by(number)
+                self._at = self._at | found.act_on({name: self._at[name] for name in names if name in self._at})
+                moved = found @ moved
+                self._unsigned |= names
+                self._pending |= matcher.touching(names, number)
+        element, self._at, changed = matcher.resigned(self._at, self._unsigned)
+        self._now, self._unsigned = element @ (moved @ self._now), set()
+        self._pending |= matcher.touching(changed, None)
+        reached, before = product(matcher.a, self._at), self.reached
+        if reached > before:
+            self.reached, self.total, self.state = reached, self._now, self._at
+        gained = reached - before
+        # Where a space occurs twice in one tensor the assignment is an approximation: a round may lose.
+        self._rounds += 1
+        if reached > NEAR * self._most:
+            self.is_over = not moved.parts or gained <= self._least * abs(before)
+        else:
+            few = reached < FAR * self._most and self._rounds >= FEW
+            self.is_over = few or not moved.parts or gained <= max(self._least * abs(before), LITTLE * (before - self._start))
+
+
+def summed(values: torch.Tensor, term: ScaleTerm) -> Array:
     """Sums over all places of a block but a term's, in the order of its tables."""
     kept = sorted(term.places)
-    out = values.sum(axis=tuple(p for p in range(values.ndim) if p not in term.places))
+    gone = tuple(p for p in range(values.ndim) if p not in term.places)
+    out = (values.sum(gone) if gone else values).double().cpu().numpy()
     return np.asarray(out.transpose([kept.index(p) for p in term.places]) if kept else out)
 
 

@@ -64,7 +64,7 @@ class ScaleTerm:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """How tables on some spaces of a block vary along its axes: transposed, spread over the spaces of the same axes, and reshaped."""
 
     axes: tuple[int, ...]
@@ -104,17 +104,17 @@ class ScaleBlock:
         return tuple(d for d, sizes in enumerate(self.sizes) for _ in sizes)
 
     @cached_property
-    def views(self) -> tuple[_View, ...]:
+    def views(self) -> tuple[View, ...]:
         """How the tables of each term are laid out along the block's axes."""
         return tuple(self._view(term) for term in self.terms)
 
-    def _view(self, term: ScaleTerm) -> _View:
+    def _view(self, term: ScaleTerm) -> View:
         axes = tuple(sorted({self.axis_of[p] for p in term.places}))
         order = tuple(sorted(range(len(term.places)), key=term.places.__getitem__))
         placed = tuple(n if i in term.places else 1 for i, n in enumerate(self.flat))
         wide = tuple(n if self.axis_of[i] in axes else 1 for i, n in enumerate(self.flat))
         target = tuple(math.prod(sizes) if d in axes else 1 for d, sizes in enumerate(self.sizes))
-        return _View(axes, order, placed, wide, target, tuple(top / bottom for top, bottom in term.exponents))
+        return View(axes, order, placed, wide, target, tuple(top / bottom for top, bottom in term.exponents))
 
 
 @dataclass(frozen=True)

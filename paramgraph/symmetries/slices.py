@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,17 +44,28 @@ class Slices:
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The slices, shape `(copies, elements, rest)`."""
-        rest = [d for d in range(tensor.ndim) if d not in self.dims]
-        part = tensor.permute([*self.dims, *rest])
-        start = 0
-        for place, (index, spaces) in enumerate(zip(self.block.index, self.block.spaces, strict=True)):
-            count = 1
-            for size in self.sizes[start : start + len(spaces)]:
-                count *= size
+        return self.spread(tensor).reshape(self.copies, self.elements, -1)
+
+    def spread(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The part over all its spaces: those of the copies, those of the elements, the others; a view where the part is all of the tensor."""
+        part = tensor
+        sizes, start = [[n] for n in tensor.shape], 0
+        for d, index, spaces in zip(self.dims, self.block.index, self.block.spaces, strict=True):
+            sizes[d] = list(self.sizes[start : start + len(spaces)])
             start += len(spaces)
-            part = part.narrow(place, 0, count) if index is None else part.index_select(place, torch.from_numpy(index).to(part.device))
-        wide = part.reshape(*self.sizes, -1).permute(*self.order, len(self.sizes))
-        return wide.reshape(self.copies, self.elements, -1)
+            part = part.narrow(d, 0, math.prod(sizes[d])) if index is None else part.index_select(d, torch.from_numpy(index).to(part.device))
+        first = [sum(len(held) for held in sizes[:d]) for d in range(tensor.ndim)]
+        own = [first[d] + i for d, spaces in zip(self.dims, self.block.spaces, strict=True) for i in range(len(spaces))]
+        rest = [first[d] + i for d in range(tensor.ndim) if d not in self.dims for i in range(len(sizes[d]))]
+        return part.reshape([n for held in sizes for n in held]).permute([*(own[i] for i in self.order), *rest])
+
+    def moments(self, tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Means of the first three powers over each slice, shape `(copies, elements)`."""
+        part = self.spread(tensor)
+        outer = next(i for i in range(part.ndim + 1) if math.prod(part.shape[:i]) == self.copies * self.elements)
+        dims, square = tuple(range(outer, part.ndim)), part * part
+        for power in (part, square, square * part):
+            yield (power.mean(dims) if dims else power).reshape(self.copies, self.elements)
 
 
 def slices_of(group: SymmetryGroup, factor: Factor, names: Iterable[str]) -> list[Slices]:
@@ -92,13 +104,16 @@ def compared(graph: ParamGraph) -> list[str]:
 
 
 def prepared(graph: ParamGraph, names: Iterable[str], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """What the named actions are on, detached, those of a stack in one tensor; elements that no operation reads are 0."""
+    """What the named actions are on, detached, those of a stack in one tensor; elements that no operation reads are 0.
+
+    Half precision becomes float32, if no type is asked for.
+    """
     out = {}
     for name in names:
         action = graph.symmetry.actions[name]
         members = [graph.values[member].detach() for member in graph.symmetry.members(name)]
         value = members[0] if len(members) == 1 else torch.stack(members).reshape(action.shape)
-        value = value.to(dtype) if dtype is not None else value
+        value = value.to(dtype or (value.dtype if value.dtype in (torch.float32, torch.float64) else torch.float32))
         unread: Array | None = action.unread
         if unread is not None:
             value = value.clone().contiguous()

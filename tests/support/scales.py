@@ -71,7 +71,8 @@ scales("mlp, prelu", 3, 0, (5, 4))(lambda: nn.Sequential(nn.Linear(4, 3), nn.PRe
 for _name, _act in {"tanh": nn.Tanh(), "sine": Function(lambda x: torch.sin(3 * x)), "hardtanh": nn.Hardtanh(),
                     "cosine": Function(torch.cos)}.items():  # fmt: skip
     _perceptron(_name, 0, 3, _act)
-for _name, _act in {"gelu": nn.GELU(), "sigmoid": nn.Sigmoid(), "relu6": nn.ReLU6(), "silu": nn.SiLU(), "softplus": nn.Softplus()}.items():
+for _name, _act in {"gelu": nn.GELU(), "sigmoid": nn.Sigmoid(), "relu6": nn.ReLU6(), "silu": nn.SiLU(), "softplus": nn.Softplus(),
+                    "hard-swish": nn.Hardswish(), "hard-sigmoid": nn.Hardsigmoid()}.items():  # fmt: skip
     _perceptron(_name, 0, 0, _act)
 for _name, _act in {"square": Function(lambda x: x**2), "abs": Function(torch.abs), "identity": nn.Identity()}.items():
     _perceptron(_name, 3, 3, _act)
@@ -231,6 +232,35 @@ def _normalised(act: nn.Module) -> nn.Module:
 
 scales("batch norm, relu", 6, 3, (5, 2, 2, 2))(lambda: _normalised(nn.ReLU()))
 scales("batch norm, tanh", 3, 6, (5, 2, 2, 2))(lambda: _normalised(nn.Tanh()))
+
+
+# Statistics of the batch: a sign of each row passes, its magnitude does not; behind the gain, the sign that tanh passes. The bias in front
+# of the mean may be anything: the oracle sees its three scales.
+scales("batch norm by the batch's statistics, tanh", 0, 6, (5, 4), hidden=3)(
+    lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, eps=EPS, track_running_stats=False), nn.Tanh(), nn.Linear(3, 2)))
+scales("local response norm", 0, 3, (5, 2, 2, 2))(
+    lambda: nn.Sequential(nn.Conv2d(2, 3, 1), nn.LocalResponseNorm(3, alpha=0.5), nn.Flatten(), nn.Linear(12, 2)))
+
+
+# The two states' input against their output, and the output (with the direct path) against its reader.
+@scales("state-space layer", 3, 3, (5, 4, 3))
+class StateSpace(nn.Module):
+    """Three channels with two states each; steps, inputs and outputs of the states are chosen by the token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate, self.direct = nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(3))
+        self.step, self.into, self.out = nn.Linear(3, 3), nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
+        self.o = nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        step, into, out = F.softplus(self.step(x)), self.into(x), self.out(x)
+        state, outputs = torch.zeros(x.shape[0], 3, 2).to(x), []
+        for t in range(x.shape[1]):
+            kept = torch.exp(-step[:, t, :, None] * self.rate.exp())
+            state = kept * state + (step[:, t] * x[:, t])[:, :, None] * into[:, t, None, :]
+            outputs.append((state * out[:, t, None, :]).sum(-1) + self.direct * x[:, t])
+        return self.o(torch.stack(outputs, 1))
 
 
 @scales("residual block", 13, 8, (5, 2, 4, 4))

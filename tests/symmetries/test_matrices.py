@@ -94,6 +94,30 @@ def test_composition() -> None:
     assert len((graph.symmetry.move(1, [0]) @ graph.symmetry.move(2, [0])).steps) == 1
 
 
+def test_printing() -> None:
+    """Matrix groups and translations are listed once they have been searched for: printing searches for nothing."""
+    model, inputs, _ = compiled("two-head attention")
+    graph = pg.compile(model, inputs)
+    assert "matrix" not in str(graph.symmetry)
+    assert graph.symmetry.continuous
+    said = str(graph.symmetry).splitlines()
+    assert "matrix groups of 64 dimensions: 2 × GL(4)^2" in said
+    assert "translations of 8 dimensions, in 1 factors" in said
+    assert "matrix" not in str(compiled("mlp, relu")[2].symmetry)
+
+
+def test_matrices_are_drawn_apart() -> None:
+    """Elements hold permutations and multipliers only; both are applied one after the other."""
+    model, inputs, graph = compiled("two-head attention")
+    for kind in ("matrix", "translation"):
+        with pytest.raises(GroupError, match=r"drawn by symmetry\.move"):
+            graph.symmetry.sample(0, kinds=["permutation", kind])
+    state = random_state(model, graph, 0)
+    moved = graph.symmetry.move(1).act(graph.symmetry.sample(1).act(state))
+    before, after = run(model, graph, state, inputs), run(model, graph, moved, inputs)
+    assert float((before - after).abs().max()) <= 1e-10 * float(before.abs().max())
+
+
 class Between(nn.Module):
     """A function between two linear layers of 4 units."""
 

@@ -107,6 +107,16 @@ class Resample(Operation):
         system.record(tuple(axis for d, axis in enumerate(x.axes) if d not in dims))
         op.output.axes = tuple(system.axis(n, "position", cause) if d in dims else next(rest) for d, n in enumerate(op.output.shape))
 
+    def type_scales(self, system: SpaceSystem, op: Op) -> None:
+        """Elsewhere multipliers may differ along the positions, signs that a square takes away before, say: only what comes in is constant."""
+        (x,) = op.inputs
+        dims, cause = op.attrs["dims"], f"positions of {op.name}"
+        fixed = [all(unit.pinned for unit in system.units(axis)) for axis in x.axes]
+        op.output.axes = tuple(
+            system.axis(n, "position", cause if fixed[d] else None) if d in dims else axis
+            for d, (n, axis) in enumerate(zip(op.output.shape, x.axes, strict=True))
+        )
+
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         """Weighted means and copies of positions pass any multiplier that is the same all along; a maximum, positive ones."""
         (x,) = op.inputs
