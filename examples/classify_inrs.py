@@ -92,7 +92,10 @@ def main() -> None:
         if name not in options.only:
             continue
         start = time.perf_counter()
-        found = [100 * train(make, splits, options, seed) for seed in range(options.seeds)]
+        found = []
+        for seed in range(options.seeds):
+            found.append(100 * train(make, splits, options, seed))
+            print(f"    {name}, seed {seed}: {found[-1]:.1f}%   {time.perf_counter() - start:.0f} s", flush=True)
         net = make()
         net(splits["test"][0].take(slice(0, 2)))
         count = sum(p.numel() for p in net.parameters())

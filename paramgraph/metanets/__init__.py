@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from paramgraph.metanets.saving import load_metanet, save_metanet
     from paramgraph.metanets.scalegmn import ScaleGMN
     from paramgraph.metanets.stack import Stack
+    from paramgraph.metanets.to_onnx import export_onnx
     from paramgraph.metanets.vocabulary import Vocabulary
 
 _CONTENTS = {
@@ -29,6 +30,7 @@ _CONTENTS = {
     "collate": "paramgraph.metanets.data",
     "edited_state_dict": "paramgraph.metanets.edit",
     "equivariance_error": "paramgraph.metanets.equivariance",
+    "export_onnx": "paramgraph.metanets.to_onnx",
     "load_metanet": "paramgraph.metanets.saving",
     "run": "paramgraph.metanets.editor",
     "save_metanet": "paramgraph.metanets.saving",
@@ -44,6 +46,7 @@ __all__ = [
     "collate",
     "edited_state_dict",
     "equivariance_error",
+    "export_onnx",
     "load_metanet",
     "run",
     "save_metanet",

@@ -57,7 +57,7 @@ class NodeEncoder(nn.Module):
         per_set = embeddings.node_type[table.type] + embeddings.activation[table.activation] + torch.sin(self.depth(depth))
         order = self.order(fourier(table.order, self.no_order.dtype))
         codes = torch.cat([self.no_order[None], order])
-        return per_set.repeat_interleave(table.sizes, dim=0) + codes[table.order_row]
+        return per_set.index_select(0, table.set_of_row) + codes[table.order_row]
 
 
 class EdgeEncoder(nn.Module):

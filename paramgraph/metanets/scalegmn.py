@@ -257,7 +257,7 @@ def domains_of_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
     sets = [nodes for structure, _ in layout.groups for nodes in structure.nodes]
     domains = [nodes.domain for nodes in sets if isinstance(nodes, ScaledNodeSet)]
     flags = torch.tensor([(d.magnitude, d.sign) for d in domains], dtype=torch.bool, device=layout.device).reshape(-1, 2)
-    rows = flags.repeat_interleave(layout.nodes.sizes, dim=0)
+    rows = flags[layout.nodes.set_of_row]
     return rows[:, :1], rows[:, 1:]
 
 
