@@ -41,7 +41,7 @@ def export_onnx(metanet: nn.Module, example: ParamGraph | Stack, path: str | Pat
     if getattr(metanet, "vocabulary", None) is None:
         raise MetanetError(f"this {type(metanet).__name__} has seen no batch yet and knows no types; train it, or load a trained one.")
     try:
-        import onnxscript  # type: ignore[import-untyped]  # noqa: F401
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError("exporting to ONNX needs onnxscript: pip install onnxscript") from error
     stack = example if isinstance(example, Stack) else Stack(example, {n: v.detach()[None] for n, v in example.values.items()})
