@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from paramgraph.metanets.data import Population, collate
     from paramgraph.metanets.edit import edited_state_dict
     from paramgraph.metanets.editor import Editor, run
+    from paramgraph.metanets.equivariance import equivariance_error
     from paramgraph.metanets.gmn import GMN
     from paramgraph.metanets.saving import load_metanet, save_metanet
     from paramgraph.metanets.scalegmn import ScaleGMN
     from paramgraph.metanets.stack import Stack
+    from paramgraph.metanets.to_onnx import export_onnx
     from paramgraph.metanets.vocabulary import Vocabulary
 
 _CONTENTS = {
@@ -27,12 +29,28 @@ _CONTENTS = {
     "Vocabulary": "paramgraph.metanets.vocabulary",
     "collate": "paramgraph.metanets.data",
     "edited_state_dict": "paramgraph.metanets.edit",
+    "equivariance_error": "paramgraph.metanets.equivariance",
+    "export_onnx": "paramgraph.metanets.to_onnx",
     "load_metanet": "paramgraph.metanets.saving",
     "run": "paramgraph.metanets.editor",
     "save_metanet": "paramgraph.metanets.saving",
 }
 
-__all__ = ["GMN", "Editor", "Population", "ScaleGMN", "Stack", "Vocabulary", "collate", "edited_state_dict", "load_metanet", "run", "save_metanet"]
+__all__ = [
+    "GMN",
+    "Editor",
+    "Population",
+    "ScaleGMN",
+    "Stack",
+    "Vocabulary",
+    "collate",
+    "edited_state_dict",
+    "equivariance_error",
+    "export_onnx",
+    "load_metanet",
+    "run",
+    "save_metanet",
+]
 
 
 def __getattr__(name: str) -> Any:

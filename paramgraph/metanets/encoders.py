@@ -18,7 +18,8 @@ from paramgraph.metanets.structure import EdgeTable, NodeTable
 
 ORDER_FREQUENCIES = 16
 LONGEST_WAVE = 1e6
-HIGHEST_FREQUENCY = 100.0
+# Standard deviation of the frequencies at which values of unit size are encoded.
+VALUE_FREQUENCY = 1.5
 
 
 def fourier(order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -33,13 +34,8 @@ def fourier(order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def frequencies(count: int) -> torch.Tensor:
-    """Frequencies for values, `(count,)`: half normal, for weights of the order of one, half log-uniform up to `HIGHEST_FREQUENCY`.
-
-    Trained weights are of the order 0.1, those between sines of frequency 30 of 0.01: some sines should be far from linear in them, without
-    too many of them noise to larger weights.
-    """
-    high = torch.exp(torch.rand(count // 2) * math.log(HIGHEST_FREQUENCY)) * (1 - 2 * torch.randint(0, 2, (count // 2,)))
-    return torch.cat([torch.randn(count - count // 2) * 2.0, high])
+    """Frequencies for values of unit size, `(count,)`: some sines are about linear in them, some far from it, none noise."""
+    return torch.randn(count) * VALUE_FREQUENCY
 
 
 class NodeEncoder(nn.Module):
@@ -61,7 +57,7 @@ class NodeEncoder(nn.Module):
         per_set = embeddings.node_type[table.type] + embeddings.activation[table.activation] + torch.sin(self.depth(depth))
         order = self.order(fourier(table.order, self.no_order.dtype))
         codes = torch.cat([self.no_order[None], order])
-        return per_set.repeat_interleave(table.sizes, dim=0) + codes[table.order_row]
+        return per_set.index_select(0, table.set_of_row) + codes[table.order_row]
 
 
 class EdgeEncoder(nn.Module):
@@ -74,9 +70,8 @@ class EdgeEncoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.value = nn.Linear(1, width)
-        # As wide as weights are small: trained weights are of the order 0.1, and the sine should not be linear in all of them.
         with torch.no_grad():
-            self.value.weight.normal_(std=4.0)
+            self.value.weight.normal_(std=VALUE_FREQUENCY)
         self.depth = nn.Linear(1, width)
         self.position = nn.Linear(3, width)
         with torch.no_grad():
@@ -90,15 +85,29 @@ class EdgeEncoder(nn.Module):
         code = code + torch.sin(self.position(table.position.to(dtype)))
         return code + table.structural.to(dtype)[:, None] * self.structural
 
-    def edge_tensors(self, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The table and parameters that work on edges."""
-        return codes, self.value.weight[:, 0], self.value.bias
+    def edge_tensors(self, codes: torch.Tensor, embeddings: TypeEmbeddings, table: EdgeTable) -> tuple[torch.Tensor, ...]:
+        """The table of codes, one over the size of each code's values, and parameters that work on edges."""
+        return codes, value_scale(embeddings, table), self.value.weight[:, 0], self.value.bias
 
     def encode(self, job: Job, tile: Tile, raw: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `job_pass.Encodes`."""
-        codes, weight, bias = tensors
+        codes, scale, weight, bias = tensors
         groups, m, k, positions = tile.block.shape
+        raw = at_unit_size(raw, scale, job, tile)
         code = codes[job.codes[tile.slices[0]]].reshape(1, groups, 1, 1, 1, -1) if job.packed else codes[job.codes[tile.slices[3]]]
         # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
         states = torch.sin((raw[..., None] * weight).add_(bias)).add_(code)
         return states.expand(job.batch, groups, m, k, positions, -1)
+
+
+def value_scale(embeddings: TypeEmbeddings, table: EdgeTable) -> torch.Tensor:
+    """One over the size of the values of each code's type, `(codes,)`."""
+    size = embeddings.value_size[table.type]
+    return torch.where(size > 0, size, 1.0).reciprocal()
+
+
+def at_unit_size(raw: torch.Tensor, scale: torch.Tensor, job: Job, tile: Tile) -> torch.Tensor:
+    """Values `(batch, groups, m, k, positions)` of a tile times the scales of their codes."""
+    if job.packed:
+        return raw * scale[job.codes[tile.slices[0]]].reshape(1, tile.block.shape[0], 1, 1, -1)
+    return raw * scale[job.codes[tile.slices[3]]]

@@ -154,7 +154,7 @@ class GMN(Remembers):
         batch, keep = self._batch(graphs)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
-        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes), codes.shape[-1])
+        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
         edges = EdgeStates(self.backend, batch, encoding, keep, self.recompute)
         nodes = self.node_encoder(self.embeddings, layout.nodes)
         if self.bias_layout == "features":
@@ -174,8 +174,7 @@ class GMN(Remembers):
         kind = feature_kind if self.bias_layout == "features" else None
         limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, kind=kind)
         batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
-        if self.vocabulary is None:
-            self.embeddings.materialize(vocabulary)
+        self.embeddings.learn(vocabulary, batch)
         return batch, keep
 
     def extra_repr(self) -> str:

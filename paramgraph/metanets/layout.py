@@ -154,7 +154,7 @@ class Layout:
             type=self._tensor(np.asarray([vocabulary.node_type_rows[nodes.type] for nodes in sets], np.int64)),
             activation=self._tensor(np.asarray([vocabulary.activation_rows[nodes.activation] for nodes in sets], np.int64)),
             depth=self._tensor(np.asarray([nodes.depth for nodes in sets], np.float64)),
-            sizes=self._tensor(np.asarray(self.run_rows, np.int64)),
+            set_of_row=self._tensor(np.repeat(np.arange(len(sets)), np.asarray(self.run_rows, np.int64))),
             order=self._tensor(order[1:].astype(np.int64)),
             order_row=self._tensor(row.reshape(-1)[1:].astype(np.int64)),
         )

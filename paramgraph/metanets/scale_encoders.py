@@ -9,7 +9,7 @@ from torch import nn
 
 from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.embeddings import TypeEmbeddings
-from paramgraph.metanets.encoders import EdgeEncoder, frequencies
+from paramgraph.metanets.encoders import EdgeEncoder, at_unit_size, frequencies, value_scale
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.rewiring import EdgeKind
 from paramgraph.metanets.scale_layers import unit_linear
@@ -41,17 +41,19 @@ class ScaledEdgeEncoder(nn.Module):
         codes: torch.Tensor = self.coder.codes(embeddings, table)
         return codes
 
-    def edge_tensors(self, codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The table and parameters that work on edges."""
-        return self.coefficients(codes), self.frequency, self.phase
+    def edge_tensors(self, codes: torch.Tensor, embeddings: TypeEmbeddings, table: EdgeTable) -> tuple[torch.Tensor, ...]:
+        """The table of coefficients, one over the size of each code's values, and parameters that work on edges."""
+        return self.coefficients(codes), value_scale(embeddings, table), self.frequency, self.phase
 
     def encode(self, job: Job, tile: Tile, raw: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """See `job_pass.Encodes`."""
-        table, frequency, phase = tensors
+        table, scale, frequency, phase = tensors
         kind = job.kind
         assert isinstance(kind, EdgeKind)
         groups, m, k, positions = tile.block.shape
         coefficients = at_codes(table, job, tile)
+        # A number that is the same for all edges of a type: multipliers of values pass it.
+        raw = at_unit_size(raw, scale, job, tile)
         if kind.ragged:
             raw = torch.sign(raw) if kind.edge.magnitude else raw
             raw = raw.abs() if kind.edge.sign else raw

@@ -121,7 +121,7 @@ class ScaleGMN(Remembers):
         batch, keep = self._batch(graphs)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
-        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes), codes.shape[-1], fold=True)
+        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1], fold=True)
         edges = EdgeStates(self.backend, batch, encoding, keep, self.recompute)
         magnitude, sign = domains_of_rows(layout)
         inner = self.node_encoder(self.embeddings, layout.nodes)
@@ -144,8 +144,7 @@ class ScaleGMN(Remembers):
         keep = count_edges(networks) <= self.keep_edges
         limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, fold=True, kind=edge_kind)
         batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
-        if self.vocabulary is None:
-            self.embeddings.materialize(vocabulary)
+        self.embeddings.learn(vocabulary, batch)
         return batch, keep
 
     def extra_repr(self) -> str:
@@ -258,7 +257,7 @@ def domains_of_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
     sets = [nodes for structure, _ in layout.groups for nodes in structure.nodes]
     domains = [nodes.domain for nodes in sets if isinstance(nodes, ScaledNodeSet)]
     flags = torch.tensor([(d.magnitude, d.sign) for d in domains], dtype=torch.bool, device=layout.device).reshape(-1, 2)
-    rows = flags.repeat_interleave(layout.nodes.sizes, dim=0)
+    rows = flags[layout.nodes.set_of_row]
     return rows[:, :1], rows[:, 1:]
 
 

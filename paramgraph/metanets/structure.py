@@ -23,7 +23,7 @@ class NodeTable:
         type: `(sets,)` rows of the node type table.
         activation: `(sets,)` rows of the activation table.
         depth: `(sets,)`.
-        sizes: `(sets,)` rows per set.
+        set_of_row: `(rows,)` number of each node's set.
         order: `(orders,)` the distinct orders that occur.
         order_row: `(rows,)` number of each node's order in `order`, plus one; 0 for nodes without.
     """
@@ -31,7 +31,7 @@ class NodeTable:
     type: torch.Tensor
     activation: torch.Tensor
     depth: torch.Tensor
-    sizes: torch.Tensor
+    set_of_row: torch.Tensor
     order: torch.Tensor
     order_row: torch.Tensor
 

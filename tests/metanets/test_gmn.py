@@ -29,7 +29,7 @@ def gmn(dtype=torch.float64, backend="torch", head="graph", randomised=True, **o
     net = GMN(8, 2, backend=backend, head=head, out=2, vocabulary=vocabulary, **options).to(dtype)
     if randomised:
         for parameter in net.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
     return net
 
 

@@ -19,8 +19,9 @@ from torch import nn
 
 from paramgraph.errors import MetanetError
 from paramgraph.graph import ParamGraph
-from paramgraph.metanets.baselines.inputs import Baseline, Parameters, check_layout, layout_of, perceptron
+from paramgraph.metanets.baselines.inputs import Baseline, Parameters, UnitSizes, check_layout, layout_of, perceptron
 from paramgraph.metanets.encoders import frequencies as spread
+from paramgraph.metanets.heads import ReadoutNorm
 from paramgraph.metanets.stack import Stack
 
 
@@ -150,6 +151,7 @@ class _ChainNet(Baseline):
         super().__init__()
         self.layout = layout_of(example)
         self.chain = chain_of(example, permute_ends)
+        self.sizes = UnitSizes(len(self.chain))
         self.permute_ends = permute_ends
         self.frequencies = nn.Parameter(spread(frequencies), requires_grad=False) if frequencies else None
         factor = 1 + 2 * frequencies
@@ -158,17 +160,19 @@ class _ChainNet(Baseline):
         widths = [first, *[[hidden] * len(self.chain)] * layers]
         self.layers = nn.ModuleList(EquivariantLinear(self.chain, widths[n], hidden, pooling) for n in range(layers))
         self.norms = nn.ModuleList(nn.GroupNorm(1, hidden) for _ in range(layers) for _ in self.chain)
+        self.readout = ReadoutNorm(hidden * len(self.chain))
         self.mlp = perceptron([hidden * len(self.chain), hidden, out], dropout)
 
     def predict(self, networks: Parameters) -> torch.Tensor:
         """See `Baseline.predict`."""
         check_layout(networks, self.layout, type(self).__name__)
-        tensors = [self._encoded(tensor, tensor.read(networks.values[tensor.name])) for tensor in self.chain]
+        read = [tensor.read(networks.values[tensor.name]) for tensor in self.chain]
+        tensors = [self._encoded(tensor, value) for tensor, value in zip(self.chain, self.sizes(read), strict=True)]
         norms = iter(self.norms)
         for layer in self.layers:
             tensors = [next(norms)(torch.relu(value)) for value in layer(tensors)]
         pooled = [value.flatten(2).mean(2) if value.ndim > 2 else value for value in tensors]
-        prediction: torch.Tensor = self.mlp(torch.cat(pooled, dim=1))
+        prediction: torch.Tensor = self.mlp(self.readout(torch.cat(pooled, dim=1)))
         return prediction
 
     def _encoded(self, tensor: ChainTensor, value: torch.Tensor) -> torch.Tensor:

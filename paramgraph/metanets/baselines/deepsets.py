@@ -68,11 +68,11 @@ class DeepSets(Remembers):
         vocabulary = self.vocabulary or Vocabulary.from_graphs(structures_of(networks))
         keep = count_edges(networks) <= self.keep_edges
         batch = self._planner(networks, vocabulary, Limits(WHOLE if keep else self.tile_edges, 0), reference.dtype, reference.device)
-        if self.vocabulary is None:
-            self.embeddings.materialize(vocabulary)
+        self.embeddings.learn(vocabulary, batch)
         layout = batch.layout
         codes = self.encoder.codes(self.embeddings, layout.edges)
-        edges = EdgeStates(self.backend, batch, Encoding(self.encoder, self.encoder.edge_tensors(codes), codes.shape[-1]), keep)
+        encoding = Encoding(self.encoder, self.encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
+        edges = EdgeStates(self.backend, batch, encoding, keep)
         none = codes.new_zeros(layout.num_rows, 0)
         edges.advance(self.each, Terms(layout, none, none))
         sums = edges.reduce(total=True, only=lambda job: not job.structural).total

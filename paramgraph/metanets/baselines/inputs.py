@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,6 +91,27 @@ def layout_of(example: object) -> dict[str, tuple[int, ...]]:
     graph = example.graph if isinstance(example, Stack) else check_graphs([example])[0]
     assert not isinstance(graph, Stack)
     return {name: tuple(value.shape) for name, value in graph.values.items() if value.is_floating_point()}
+
+
+class UnitSizes(nn.Module):
+    """Tensors of one layout divided by their usual sizes: root mean squares over the first batch in training, one per tensor.
+
+    Args:
+        count: number of tensors.
+    """
+
+    size: torch.Tensor
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("size", torch.zeros(count))
+
+    def forward(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """`(networks, *shape)` each to the same."""
+        if self.training and not bool(self.size.any()):
+            self.size = torch.stack([value.detach().square().mean().sqrt() for value in tensors])
+        scale = torch.where(self.size > 0, self.size, 1.0).reciprocal()
+        return [value * factor for value, factor in zip(tensors, scale, strict=True)]
 
 
 def perceptron(widths: list[int], dropout: float = 0.0) -> nn.Sequential:

@@ -80,13 +80,11 @@ class NGGNN(Remembers):
         keep = count_edges(networks) <= self.keep_edges
         limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, kind=feature_kind)
         batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
-        if self.vocabulary is None:
-            self.embeddings.materialize(vocabulary)
+        self.embeddings.learn(vocabulary, batch)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
-        edges = EdgeStates(
-            self.backend, batch, Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes), codes.shape[-1]), keep, recompute=True
-        )
+        encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
+        edges = EdgeStates(self.backend, batch, encoding, keep, recompute=True)
         nodes = self.node_encoder(self.embeddings, layout.nodes)
         nodes = nodes + collected_features(edges, nodes)
         for layer in self.layers:
