@@ -115,7 +115,9 @@ class GroupElement:
 
         arrays: Sequence[torch.Tensor] = ()
         parts: Sequence[Multipliers] = ()
-        if self.tables:
+        if self.tables and self._is_restricted:
+            parts = self.group.scales.multipliers(name, self.tables)
+        elif self.tables:
             multiplied = self._multiplied(computed_in(tensor.dtype))
             if name in multiplied.beyond:
                 raise out_of_range(name, tensor.dtype)
@@ -126,6 +128,12 @@ class GroupElement:
             unread = torch.from_numpy(action.unread).to(tensor.device)
             out.view(-1)[unread] = tensor.reshape(-1)[unread]
         return out
+
+    @cached_property
+    def _is_restricted(self) -> bool:
+        """Whether the group acts on few of its tensors: then what multiplies each is computed by itself."""
+        blocks = self.group.scales.blocks
+        return 2 * sum(name in self.group.actions for name in blocks) < len(blocks)
 
     def _multiplied(self, dtype: torch.dtype) -> Multiplied:
         """What multiplies all tensors, in one type; computed once."""

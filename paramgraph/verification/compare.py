@@ -57,5 +57,8 @@ def act_on(element: GroupElement, tensors: Mapping[str, torch.Tensor]) -> dict[s
 
 def restricted(group: SymmetryGroup, names: Mapping[str, Any]) -> SymmetryGroup:
     """The group with its action on the named tensors only."""
-    actions = {name: action for name, action in group.actions.items() if all(member in names for member in group.members(name))}
+    if group.stacks:
+        actions = {name: action for name, action in group.actions.items() if all(member in names for member in group.members(name))}
+    else:
+        actions = {name: group.actions[name] for name in names if name in group.actions}
     return replace(group, actions=actions, aliases={})
