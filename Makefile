@@ -38,9 +38,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(PY) examples/demo.py --out out $(ARGS)
 
-# Two processes with one thread each: small tests gain nothing from more threads.
+# Two processes with one thread each: small tests gain nothing from more threads. A process that is done takes over tests of the other.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
