@@ -12,15 +12,12 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from paramgraph.compiler.attention_names import name_attention
 from paramgraph.compiler.calls import CALL, find_call
-from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
 from paramgraph.compiler.program import Builder, Program, Value
-from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import is_exact, module_rules, operation_rule
-from paramgraph.compiler.uniform import thin_constants
+from paramgraph.compiler.tidying import tidy
 from paramgraph.errors import RuleError, TraceError
 from paramgraph.graph import Alias
 
@@ -106,13 +103,7 @@ class Lowering:
                 self.values[node] = self._constant(getattr_nested(self.exported.graph_module, node.target), str(node.target))
             elif node.op == "output":
                 self._outputs(node, signature)
-        self.program.lowered, self.program.lineage = list(self.program.ops), TracedCalls(self.values)
-        self.program.drop_dead()
-        split_packed(self.program)
-        name_attention(self.program)
-        fold_layouts(self.program)
-        thin_constants(self.program)
-        mark_padding(self.program)
+        tidy(self.program, TracedCalls(self.values))
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

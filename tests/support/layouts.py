@@ -151,6 +151,12 @@ def changed_between() -> nn.Module:
     return Table(lambda x, a, v: torch.cat([torch.tanh(x @ a)[:, 3:].sin(), torch.tanh(x @ a)[:, :3]], 1) @ v, (4, 7), (7, 2))
 
 
+# Two numbers that are merely added, to all units alike: exchanging them is left out.
+@case("two numbers added to all units", lam(7), (5, 4))
+def two_numbers() -> nn.Module:
+    return Table(lambda x, a, v, p, q: torch.tanh(x @ a + p + q) @ v, (4, 7), (7, 2), (1,), (1,))
+
+
 # Only two elements of the table are read in the end, and they are in order: the rest belongs to no group.
 @case("two elements of a product", 0.0, (5,))
 def two_elements() -> nn.Module:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.attention_names import name_attention
-from paramgraph.compiler.constants import fold_layouts, mark_padding
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch
@@ -16,9 +14,8 @@ from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
 from paramgraph.compiler.program import Builder, Program, Value
-from paramgraph.compiler.rewrite import split_packed
 from paramgraph.compiler.rules import is_exact, operator_rule
-from paramgraph.compiler.uniform import thin_constants
+from paramgraph.compiler.tidying import tidy
 
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
 SMALL = 256
@@ -75,13 +72,7 @@ class OnnxLowering:
         for output in self.graph.outputs:
             for value in values_in(self._values[output]):
                 self.program.outputs.append((value, None))
-        self.program.lowered, self.program.lineage = list(self.program.ops), self._lineage
-        self.program.drop_dead()
-        split_packed(self.program)
-        name_attention(self.program)
-        fold_layouts(self.program)
-        thin_constants(self.program)
-        mark_padding(self.program)
+        tidy(self.program, self._lineage)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,13 @@ def test_small_networks(name: str) -> None:
         assert types(theirs) == types(ours)
 
 
+def test_pooling_to_several_positions() -> None:
+    """Adaptive averages are exported as averages over windows: they have one name."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 2)).eval()
+    inputs = (torch.randn(5, 3, 10, 10),)
+    assert types(pg.compile(exported(model, inputs))) == types(pg.compile(model, inputs))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16"])
 def test_torchvision(name: str, torchvision: Any) -> None:
