@@ -151,6 +151,17 @@ def changed_between() -> nn.Module:
     return Table(lambda x, a, v: torch.cat([torch.tanh(x @ a)[:, 3:].sin(), torch.tanh(x @ a)[:, :3]], 1) @ v, (4, 7), (7, 2))
 
 
+# Beside the units stands a constant that differs from unit to unit, but the two are read apart: it says nothing about them.
+@case("a constant beside units, read apart", lam(7), (5, 4))
+def beside() -> nn.Module:
+    def forward(x: torch.Tensor, a: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(x @ a)
+        both = torch.cat([h[..., None], torch.arange(7.0).expand(len(x), 7)[..., None]], -1)
+        return both[..., 0] @ u + both[..., 1] @ v
+
+    return Table(forward, (4, 7), (7, 2), (7, 2))
+
+
 # Two numbers that are merely added, to all units alike: exchanging them is left out.
 @case("two numbers added to all units", lam(7), (5, 4))
 def two_numbers() -> nn.Module:
