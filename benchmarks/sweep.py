@@ -3,9 +3,10 @@
     make sweep                                      everything; again after an interruption: what is missing
     make sweep ARGS="--only timm: --no-verify"      some of it, compiled only
     make sweep ARGS="--only bert --again"           once more, after a change
+    make sweep ARGS="--every"                       also each network that timm has a name for, compiled on the meta device
 
-All are compiled first, then verified, in the order of the time that compiling took. Each runs in a worker process that is replaced when it
-runs out of time or dies. Results are appended to `out/sweep.jsonl`, the last of each kind counts; `docs/coverage.md` is made of them.
+Each is compiled, then verified, in a worker process that is replaced when it runs out of time or dies; those known to compile fast go first.
+Results are appended to `out/sweep.jsonl`, the last of each kind counts; `docs/coverage.md` is made of them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RESULTS, PAGE = Path("out/sweep.jsonl"), Path("docs/coverage.md")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PATTERN", default="", help="names that match this regular expression, e.g. timm: or bert")
+    parser.add_argument("--every", action="store_true", help="also every network that timm has a name for, compiled only")
     parser.add_argument("--no-verify", action="store_true", help="compile only")
     parser.add_argument("--again", action="store_true", help="also what has a result already")
     parser.add_argument("--failed", action="store_true", help="also what failed, had unknown operations, or did not verify")
@@ -39,7 +41,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     console = Console()
-    names = [name for name in table() if re.search(options.only, name)]
+    names = [name for name in table(options.every) if re.search(options.only, name)]
     known = read(options.results)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     stages = ["compile"] if options.no_verify else ["compile", "verify"]
@@ -47,24 +49,28 @@ def main() -> None:
     deadline = time.monotonic() + options.total_seconds
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, options.results.open("a") as file:
-        for stage in stages:
-            todo = [name for name in names if wanted(stage, known.get(name, {}), options)]
-            todo.sort(key=lambda name: known.get(name, {}).get("compile", {}).get("seconds", 0.0))
-            task = progress.add_task(stage, total=len(todo))
-            for name in todo:
-                if time.monotonic() > deadline:
-                    break
+        todo = [name for name in names if any(wanted(stage, known.get(name, {}), options) for stage in stages)]
+        todo.sort(key=lambda name: known.get(name, {}).get("compile", {}).get("seconds", 0.0))
+        task = progress.add_task("", total=len(todo))
+        for name in todo:
+            if time.monotonic() > deadline:
+                break
+            done: list[str] = []
+            for stage in stages:
+                if not done and not wanted(stage, known.get(name, {}), options) or not possible(stage, known.get(name, {})):
+                    continue
+                done.append(stage)
                 progress.update(task, description=f"{stage} {name}")
                 result = {"name": name, "stage": stage, **pool.run(name, stage, options.limit_seconds)}
                 known.setdefault(name, {})[stage] = result
                 file.write(json.dumps(result) + "\n")
                 file.flush()
-                progress.advance(task)
                 if problem(result):
                     progress.console.print(f"{stage} {name}: {problem(result)}", highlight=False, markup=False, soft_wrap=True)
+            progress.advance(task)
     pool.stop()
     latest = read(options.results)
-    write_page({name: latest[name] for name in table() if name in latest}, options.page)
+    write_page({name: latest[name] for name in table(every=True) if name in latest}, options.page)
     console.print(f"{options.page} written", highlight=False)
 
 
@@ -80,12 +86,17 @@ def read(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def wanted(stage: str, known: dict[str, dict[str, Any]], options: argparse.Namespace) -> bool:
     """Whether an architecture still has to go through a stage."""
-    compiled = known.get("compile")
-    if stage == "verify" and (compiled is None or "error" in compiled or compiled["meta"]):
+    if "compile" in known and not possible(stage, known):
         return False
     if stage not in known or options.again:
         return True
     return options.failed and bool(problem(known[stage]))
+
+
+def possible(stage: str, known: dict[str, dict[str, Any]]) -> bool:
+    """Whether a stage can be run: what did not compile, or is on the meta device, is not verified."""
+    compiled = known.get("compile", {"error": ""})
+    return stage == "compile" or not ("error" in compiled or compiled["meta"])
 
 
 def problem(result: dict[str, Any]) -> str:

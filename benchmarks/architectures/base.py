@@ -59,8 +59,10 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def image_network(make: Callable[[], nn.Module], sizes: tuple[int, ...], shape: Callable[[int], tuple[torch.Tensor, ...]]) -> Network:
-    """A vision network with the smallest of some input sizes that it takes; on the meta device if it is large.
+def image_network(
+    make: Callable[[], nn.Module], sizes: tuple[int, ...], shape: Callable[[int], tuple[torch.Tensor, ...]], large: int = LARGE
+) -> Network:
+    """A vision network with the smallest of some input sizes that it takes; on the meta device if it has more parameters than `large`.
 
     Sizes are tried on the meta device, where running costs nothing.
     """
@@ -78,10 +80,10 @@ def image_network(make: Callable[[], nn.Module], sizes: tuple[int, ...], shape: 
         except (NotImplementedError, RuntimeError, AssertionError, ValueError, IndexError, TypeError) as reason:
             error = reason
             continue
-        if parameters(sketch) > LARGE:
+        if parameters(sketch) > large:
             return Network(sketch, tuple(x.to("meta") for x in inputs), meta=True)
         return Network(make().eval(), inputs)
     # What does not run on the meta device may still run on the CPU at its own size.
-    if error is not None and parameters(sketch) > LARGE:
+    if error is not None and parameters(sketch) > max(large, LARGE):
         raise error
     return Network(make().eval(), shape(sizes[-1]))

@@ -1,4 +1,4 @@
-"""timm: one small network of each of its modules."""
+"""timm: one small network of each of its modules, and every network that it has a name for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from architectures.base import BATCH, Architecture, Network, image_network, installed
+from architectures.base import BATCH, LARGE, Architecture, Network, image_network, installed
 
 # Networks that are smallest by name but not what their module is about.
 CHOSEN = {
@@ -30,14 +30,30 @@ def architectures() -> Iterator[Architecture]:
             yield Architecture(f"timm:{module}", partial(_build, module, tuple(names)))
 
 
-def _build(module: str, names: tuple[str, ...]) -> Network:
-    from timm import create_model
+def every() -> Iterator[Architecture]:
+    """All names, to be compiled on the meta device."""
+    if not installed("timm"):
+        return
+    from paramgraph.models.torchvision import import_torchvision
 
+    import_torchvision()
+    from timm.models import list_models
+
+    for name in list_models():
+        yield Architecture(f"timm names:{name}", partial(_named, name, -1))
+
+
+def _build(module: str, names: tuple[str, ...]) -> Network:
     name = CHOSEN.get(module) or _smallest(names)
-    size = _size(name)
-    network = image_network(partial(create_model, name), (96, 128, *size), lambda n: (torch.randn(BATCH, 3, n, n),))
+    network = _named(name, LARGE)
     network.model.__dict__["sweep_name"] = name
     return network
+
+
+def _named(name: str, large: int) -> Network:
+    from timm import create_model
+
+    return image_network(partial(create_model, name), (96, 128, *_size(name)), lambda n: (torch.randn(BATCH, 3, n, n),), large)
 
 
 def _size(name: str) -> tuple[int, ...]:
