@@ -1,7 +1,8 @@
 """Which index spaces are nodes, and which are positions.
 
 Channels, units, heads, inputs and outputs are nodes: the axes that parameters contract or produce, and everything that the group moves.
-Pixels, tokens, taps and batch are positions, unless a parameter contracts them alone (token mixing).
+Pixels, tokens, taps and batch are positions, unless a parameter contracts them alone (token mixing), and so are relative positions: rows of a
+table whose products are shifted against each other.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
     """The units (atomic or parted spaces) that index nodes; `group` knows the spaces that move parameters."""
     system = typing.system
     positions: set[Space] = set()
+    offsets = {unit for shift in typing.shifts for axis in shift.offsets(system) for unit in system.units(axis)}
     features: list[Axis] = []
     for op in program.ops:
         positions.update(unit for axis in _position_axes(op) for unit in system.units(axis))
         features.extend(_feature_axes(op))
     out: set[Space] = set()
     for axis in features:
-        units = [unit for unit in system.units(axis) if unit.size > 1]
+        units = [unit for unit in system.units(axis) if unit.size > 1 and unit not in offsets]
         kept = [unit for unit in units if not (unit.pinned and unit in positions)]
         out.update(kept or units)
     _spread(typing, out)

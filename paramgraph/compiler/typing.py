@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from paramgraph.compiler.late import late_fixed
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.shifting import Shift, find_shifts
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.dependencies import Dependencies
 from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
@@ -33,6 +35,7 @@ class Typing:
         used: names of the parameters and buffers that some operation reads.
         failure: why the whole network was pinned; empty where it was typed.
         coarser: what was left out of the typing, and why; empty if nothing was.
+        shifts: chains of layout operations that shift rows against each other.
     """
 
     system: SpaceSystem
@@ -41,6 +44,7 @@ class Typing:
     used: set[str] = field(default_factory=set)
     failure: str = ""
     coarser: str = ""
+    shifts: tuple[Shift, ...] = ()
 
 
 def type_program(program: Program, most_parts: int | None = None) -> Typing:
@@ -58,8 +62,10 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
     """
     products: dict[tuple[str, int], tuple[int, int]] = {}
     fixed: dict[tuple[Value, int], str] = {}
+    shifts = find_shifts(program)
+    still = _still_shifts(program, shifts, most_parts)
     for _ in range(5):
-        system, pins, used = _type_operations(program, products, fixed, most_parts)
+        system, pins, used = _type_operations(program, products, fixed, most_parts, still)
         late = _late_products(program, system, products)
         found = {} if late or fixed else late_fixed(program, system)
         if not late and not found:
@@ -69,13 +75,35 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
     dependencies = Dependencies(system)
     system.twins.extend(_aligned_but_fixed(program, system))
     _resolve(program, system, dependencies.names)
-    return Typing(system, dependencies, pins, used)
+    return Typing(system, dependencies, pins, used, shifts=tuple(shifts))
+
+
+def _still_shifts(program: Program, shifts: Sequence[Shift], most_parts: int | None) -> dict[Op, Shift]:
+    """Chains that shift into fixed positions, by each of their operations."""
+    if not shifts:
+        return {}
+    skipped = {step: shift for shift in shifts for step in shift.steps}
+    system, _, _ = _type_operations(program, {}, {}, most_parts, {}, skipped)
+    return {step: shift for step, shift in skipped.items() if shift.is_fixed(system)}
 
 
 def _type_operations(
-    program: Program, products: Mapping[tuple[str, int], tuple[int, int]], fixed: Mapping[tuple[Value, int], str], most_parts: int | None
+    program: Program,
+    products: Mapping[tuple[str, int], tuple[int, int]],
+    fixed: Mapping[tuple[Value, int], str],
+    most_parts: int | None,
+    still: Mapping[Op, Shift],
+    skipped: Mapping[Op, Shift] = MappingProxyType({}),
 ) -> tuple[SpaceSystem, list[tuple[Op, str]], set[str]]:
-    """Run every operation's typing rule; axes of parameters may be products, or fixed, from the start."""
+    """Run every operation's typing rule.
+
+    Args:
+        products: axes of parameters that are products from the start, with the sizes of their factors.
+        fixed: axes of values that are fixed from the start, with the cause.
+        most_parts: nothing depends on a space that is cut into more parts than this; None for no such limit.
+        still: chains that are known to shift into fixed positions, by each operation of theirs.
+        skipped: chains that are left out.
+    """
     for value in (*program.inputs, *program.tensors.values(), *(value for op in program.ops for value in (*op.inputs, op.output))):
         value.axes, value.virtual, value.indexes = (), (), None
     system = SpaceSystem(most_parts)
@@ -91,6 +119,10 @@ def _type_operations(
     constants: dict[int, Value] = {}
     used: set[str] = set()
     for op in from_outputs(program):
+        if op in skipped:
+            if op is skipped[op].steps[-1]:
+                skipped[op].skip(system)
+            continue
         for value in op.inputs:
             if value.kind == "constant" and id(value) not in constants:
                 constants[id(value)] = value
@@ -107,6 +139,8 @@ def _type_operations(
             for value in op.inputs:
                 if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
                     system.record(value.context)
+        if op in still:
+            still[op].pin(system, op)
         cause = _type_op(system, op)
         if cause:
             pins.append((op, cause))

@@ -162,6 +162,34 @@ def beside() -> nn.Module:
     return Table(forward, (4, 7), (7, 2), (7, 2))
 
 
+def shifted(x: torch.Tensor, width: int, seen: int) -> torch.Tensor:
+    """Row i of `(n, width, 2 * seen - 1)` moved to the left by width - 1 - i, its first `seen` columns kept, by padding and views."""
+    rows = F.pad(F.pad(x, [0, 1]).flatten(1), [0, x.shape[-1] - width])
+    return rows.view(-1, width + 1, x.shape[-1])[:, :width, x.shape[-1] - seen :]
+
+
+# Distances between positions are fixed, and rows of the table are no nodes: the features that queries share with keys and table are free,
+# and those of the values.
+@case("relative positions by padding and views", lam(5) + lam(6), (5, 4, 3))
+def relative_positions() -> nn.Module:
+    def forward(x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
+        scores = x @ q @ (x @ k).transpose(1, 2) + shifted(x @ q @ table.T, 4, 4)
+        return (scores.softmax(-1) @ (x @ v) @ o).flatten(1)
+
+    return Table(forward, (3, 5), (3, 5), (3, 6), (7, 5), (6, 2))
+
+
+# The same where positions look further than there are: distances in the middle are seen from all positions, those at one end from none.
+@case("relative positions of a wider window", lam(5) + lam(6), (5, 4, 3), (5, 6, 3))
+def wider_window() -> nn.Module:
+    def forward(*values: torch.Tensor) -> torch.Tensor:
+        x, wide, q, k, v, table, o = values
+        scores = x @ q @ (wide @ k).transpose(1, 2) + shifted(x @ q @ table.T, 4, 6)
+        return (scores.softmax(-1) @ (wide @ v) @ o).flatten(1)
+
+    return Table(forward, (3, 5), (3, 5), (3, 6), (11, 5), (6, 2))
+
+
 # Two numbers that are merely added, to all units alike: exchanging them is left out.
 @case("two numbers added to all units", lam(7), (5, 4))
 def two_numbers() -> nn.Module:
