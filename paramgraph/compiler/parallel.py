@@ -13,8 +13,7 @@ from typing import Any
 from paramgraph.compiler.branches import REDUCTIONS, Colours, Join, find_joins
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.stacking import Attempt, Refused, Reordered, Several, Stack, Stacked, Stacker
-from paramgraph.compiler.typing import Typing
-from paramgraph.symmetries.spaces import Axis
+from paramgraph.symmetries.spaces import Axis, SpaceSystem
 
 # An operand of a join: the number of the join's operation, and the operand's own; None for all of them.
 Branch = tuple[int, int | None]
@@ -290,18 +289,17 @@ def branch_axes(stacks: Sequence[Stack]) -> list[Axis]:
     return [axis for stack in stacks for axis in stack.value.axes[: len(stack.levels)]]
 
 
-def idle_joins(typing: Typing, stacks: Sequence[Stack]) -> frozenset[Branch]:
-    """Joins none of whose branches can be exchanged, as far as a typed program says."""
+def idle_joins(system: SpaceSystem, stacks: Sequence[Stack]) -> frozenset[Branch]:
+    """Joins none of whose branches can be exchanged, as far as is known of a program's spaces."""
     active: set[int] = set()
     idle: set[int] = set()
     for stack in stacks:
         for axis, joins in zip(stack.value.axes, stack.levels, strict=False):
-            (active if _is_free(typing, axis) else idle).update(joins)
+            (active if _is_free(system, axis) else idle).update(joins)
     return frozenset((number, None) for number in idle - active)
 
 
-def _is_free(typing: Typing, axis: Axis) -> bool:
-    system = typing.system
+def _is_free(system: SpaceSystem, axis: Axis) -> bool:
     for unit in system.units(axis):
         for part, _ in system.leaves(unit):
             if any(not space.pinned and space.size > 1 for space in part):

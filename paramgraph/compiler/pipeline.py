@@ -19,7 +19,7 @@ from paramgraph.compiler.program import Program
 from paramgraph.compiler.stacking import Stack
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace
-from paramgraph.compiler.typing import Typing, give_up, type_program
+from paramgraph.compiler.typing import Typing, give_up, solve, type_operations
 from paramgraph.compiler.unstacking import unstacked
 from paramgraph.graph import Alias, ParamGraph
 from paramgraph.symmetries.group import TensorAction
@@ -152,8 +152,12 @@ def _typed(program: Program, stacks: list[Stack]) -> Solved | frozenset[Branch]:
     causes: list[str] = []
     for most_parts in PARTS:
         try:
-            solved = _solved(program, type_program(program, most_parts))
-            idle = idle_joins(solved[0], stacks)
+            unsolved = type_operations(program, most_parts)
+            idle = idle_joins(unsolved.system, stacks)
+            if idle:  # known before the dependencies are solved, which costs most
+                return idle
+            solved = _solved(program, solve(program, unsolved))
+            idle = idle_joins(solved[0].system, stacks)
             if idle:
                 return idle
             if solved[0].dependencies.delicate or stacks or causes:  # elsewhere types are plain products

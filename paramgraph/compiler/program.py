@@ -331,6 +331,12 @@ class Builder:
             index = range(int(index[0]), int(index[0]) + len(index))
         if isinstance(index, range) and index == range(x.shape[dim]):
             return x
+        if isinstance(index, range) and index.step == 1 and index and x.op is not None and x.op.kind == "concat" and x.op.attrs["dim"] == dim:
+            start = 0  # a slice of one of the values that were just laid end to end
+            for value in x.op.inputs:
+                if start <= index.start and index.stop <= start + value.shape[dim]:
+                    return self.take(value, dim, range(index.start - start, index.stop - start), alone)
+                start += value.shape[dim]
         shape = [len(index) if d == dim else n for d, n in enumerate(x.shape)]
         return self._op("take", [x], shape, dim=dim, index=index, alone=alone)
 

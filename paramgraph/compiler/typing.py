@@ -47,8 +47,23 @@ class Typing:
     shifts: tuple[Shift, ...] = ()
 
 
+@dataclass(frozen=True)
+class Unsolved:
+    """A program whose operations are typed, and whose dependencies are not solved yet: more may be found fixed."""
+
+    system: SpaceSystem
+    pins: list[tuple[Op, str]]
+    used: set[str]
+    shifts: tuple[Shift, ...]
+
+
 def type_program(program: Program, most_parts: int | None = None) -> Typing:
-    """Type every value of `program`; sets `Value.axes`.
+    """Type every value of `program`; sets `Value.axes`. See `type_operations` and `solve`."""
+    return solve(program, type_operations(program, most_parts))
+
+
+def type_operations(program: Program, most_parts: int | None = None) -> Unsolved:
+    """Run every operation's typing rule.
 
     A space that was cut before an operation saw it as a product is typed again as a product from the start: cutting a product loses
     nothing, while the parts of a space need not be made of whole blocks. So the order of operations does not tell. What is found fixed
@@ -56,9 +71,6 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
 
     Args:
         most_parts: nothing depends on a space that is cut into more parts than this; None for no such limit.
-
-    Raises:
-        Unsettled: families of spaces cannot be resolved.
     """
     products: dict[tuple[str, int], tuple[int, int]] = {}
     fixed: dict[tuple[Value, int], str] = {}
@@ -72,10 +84,20 @@ def type_program(program: Program, most_parts: int | None = None) -> Typing:
             break
         products |= late
         fixed |= found
+    return Unsolved(system, pins, used, tuple(shifts))
+
+
+def solve(program: Program, unsolved: Unsolved) -> Typing:
+    """Find what depends on what, and let the axes of every value be made of what their spaces have become.
+
+    Raises:
+        Unsettled: families of spaces cannot be resolved.
+    """
+    system = unsolved.system
     dependencies = Dependencies(system)
     system.twins.extend(_aligned_but_fixed(program, system))
     _resolve(program, system, dependencies.names)
-    return Typing(system, dependencies, pins, used, shifts=tuple(shifts))
+    return Typing(system, dependencies, unsolved.pins, unsolved.used, shifts=unsolved.shifts)
 
 
 def _still_shifts(program: Program, shifts: Sequence[Shift], most_parts: int | None) -> dict[Op, Shift]:

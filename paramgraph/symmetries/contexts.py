@@ -26,12 +26,14 @@ class Contexts(Families):
         self._families: dict[int, set[int]] = {}
         self._seen: set[tuple[Any, ...]] = set()
         self._reading = False
+        self._leaves: dict[Space, list[tuple[Axis, np.ndarray]]] = {}
 
     def _collect(self, coarse: bool = False) -> None:
         """What occurs together in every tensor; in a coarse pass, in every tensor without parted spaces."""
         self.on = {}
         self._families = self._varying_ids()
         self._seen = set()
+        self._leaves = {}
         self.read = set()
         # Tensors as products of units, each once: further rounds start from these, which only become finer.
         resolve = self.system.units
@@ -71,29 +73,50 @@ class Contexts(Families):
             others.remove(unit)
             families = self._families.get(unit.id)
             expand = families is not None and count[unit] == 1 and not families.isdisjoint(self._bases(others))
-            for axis, positions in self.system.leaves(unit):
+            rest = None if expand else self._rest(others, entries)
+            for axis, positions in self._leaves_of(unit):
                 inner = self._restricted(axis, entries)
-                if expand:
+                if rest is None:
                     entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
                     self._visit([*inner, *self._restricted(others, (entry,))], (*entries, entry))
                 else:
-                    self._visit_inside(inner, others, entries)
+                    self._visit_inside(inner, others, rest, entries)
 
-    def _visit_inside(self, axis: Axis, others: Sequence[Space], entries: tuple[Entry, ...]) -> None:
-        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part."""
-        block = [*axis, *others]
-        count = Counter(block)
-        for other in others:
-            if other.parts is not None:
-                count.update(self._inside(other))
-        once = self._once(block, count, entries)
-        for unit in axis:
-            self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
+    def _rest(self, units: Sequence[Space], entries: tuple[Entry, ...]) -> tuple[Counter[Space], set[Space]]:
+        """How often each space is in some units or inside them, and what occurs once."""
+        count = Counter(units)
+        for unit in units:
             if unit.parts is not None:
-                rest = list(block)
-                rest.remove(unit)
-                for inner, _ in self.system.leaves(unit):
-                    self._visit_inside(self._restricted(inner, entries), rest, entries)
+                count.update(self._inside(unit))
+        return count, self._once(units, count, entries)
+
+    def _visit_inside(self, axis: Axis, others: Sequence[Space], rest: tuple[Counter[Space], set[Space]], entries: tuple[Entry, ...]) -> None:
+        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part."""
+        count, once = rest
+        once = set(once)
+        for unit in axis:
+            if count.get(unit, 0) or axis.count(unit) > 1 or any(unit.id == id for id, _ in entries):
+                once.discard(unit)
+            else:
+                once.add(unit)
+        parted = [unit for unit in axis if unit.parts is not None]
+        for unit in axis:
+            if parted or count.get(unit, 0):
+                self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
+            else:
+                self._meet(unit, once)
+        for unit in parted:
+            remaining = [*axis, *others]
+            remaining.remove(unit)
+            beside = self._rest(remaining, entries)
+            for inner, _ in self._leaves_of(unit):
+                self._visit_inside(self._restricted(inner, entries), remaining, beside, entries)
+
+    def _leaves_of(self, unit: Space) -> list[tuple[Axis, np.ndarray]]:
+        found = self._leaves.get(unit)
+        if found is None:
+            found = self._leaves[unit] = self.system.leaves(unit)
+        return found
 
     def _once(self, units: Iterable[Space], count: Counter[Space], entries: Iterable[Entry]) -> set[Space]:
         """What occurs exactly once. On one part of a space, everything occurs together with that space still."""

@@ -149,7 +149,7 @@ def stacked(name: str) -> tuple[object, GroupBuilder, list[object]]:
     stacks = stack_branches(program, {})
     typing = type_program(program)
     assert stacks
-    assert not idle_joins(typing, stacks)
+    assert not idle_joins(typing.system, stacks)
     builder = GroupBuilder(typing.dependencies)
     for value in program.tensors.values():
         builder.action(value.axes)

@@ -24,7 +24,7 @@ def baddbmm(b: Builder, bias: Value, x: Value, y: Value, *, beta: float = 1, alp
     return b.elementwise("add", b.contract("bij,bjk->bik", x, y, name="matmul"), bias, scale=(alpha, beta))
 
 
-@rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot")
+@rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot")
 def matmul(b: Builder, x: Value, y: Value) -> Value:
     """`matmul` with its broadcasting: the last axis of `x` with the last but one of `y`."""
     if y.ndim == 1:
