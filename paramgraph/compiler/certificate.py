@@ -41,6 +41,7 @@ class Certificate:
         self._known: dict[tuple[Axis, ...], Moves] = {}
         self._sources: dict[int, np.ndarray | None] = {}
         self._images: dict[tuple[int, ...], np.ndarray] = {}
+        self._closed: dict[tuple[int, ...], bool] = {}
         self._touched: dict[Axis, bool] = {}
         self._actions: dict[tuple[Axis, ...], Any] = {}
         self._branches = {space for axis in branches for space in self._spaces(axis)}
@@ -138,19 +139,38 @@ class Certificate:
 
     def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> np.ndarray | None:
         """Where the new value of each flat place comes from; the same few spaces make up most single dimensions."""
-        if len(dims) != 1:
+        if not all(self._is_closed(spaces) for block in blocks for spaces in block.spaces):
             return self.element.source(action, dims, blocks)
-        source = np.arange(action.shape[dims[0]])
+        sizes = [action.shape[d] for d in dims]
+        source = np.arange(math.prod(sizes))
         for block in blocks:
-            (spaces,), (index,) = block.spaces, block.index
-            image = self._images.get(spaces)
-            if image is None:
-                image = self._images[spaces] = self.element.permutation_of(spaces)
-            if index is None:
-                source[image] = np.arange(len(image))
-            else:
-                source[index[image]] = index
+            if all(self._is_still(spaces) for spaces in block.spaces):
+                continue
+            place = target = np.zeros(1, dtype=np.int64)
+            for size, spaces, index in zip(sizes, block.spaces, block.index, strict=True):
+                image = self._image(spaces)
+                before, after = (np.arange(len(image)), image) if index is None else (index, index[image])
+                place = np.add.outer(place * size, before).reshape(-1)
+                target = np.add.outer(target * size, after).reshape(-1)
+            source[target] = place
         return source
+
+    def _image(self, spaces: tuple[int, ...]) -> np.ndarray:
+        found = self._images.get(spaces)
+        if found is None:
+            found = self._images[spaces] = self.element.permutation_of(spaces)
+        return found
+
+    def _is_still(self, spaces: tuple[int, ...]) -> bool:
+        return all(self.group.spaces[s].factor not in self.element.permutations for s in spaces)
+
+    def _is_closed(self, spaces: tuple[int, ...]) -> bool:
+        """Whether a product says by itself where its elements go: nothing else decides it."""
+        found = self._closed.get(spaces)
+        if found is None:
+            factors = [self.group.factors[number] for s in spaces if (number := self.group.spaces[s].factor) >= 0]
+            found = self._closed[spaces] = all({*factor.spaces, *factor.over} <= set(spaces) for factor in factors)
+        return found
 
     # -- operations ----------------------------------------------------------------------------------------------------
 

@@ -69,16 +69,25 @@ class Blocks(Keys):
         if len(axis) > 1:
             grid = np.arange(length(axis)).reshape(length(axis[:at]), unit.size, length(axis[at + 1 :]))
         out = []
+        varies, before = self._may_vary(unit.id), [entry for entry in block.entries if self._may_vary(entry[0])]
         for part, positions in self.system.leaves(unit):
             entry = (unit.id, np.sort(positions).tobytes())
-            inner = self._restricted(part, block.entries)
-            axes = [self._restricted(other, (entry,)) for other in block.axes]
-            axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
+            inner = self._restricted(part, before) if before else self.system.units(part)
+            if varies:
+                axes = [self._restricted(other, (entry,)) for other in block.axes]
+                axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
+            else:
+                axes = list(block.axes)
+                axes[dim] = (*axis[:at], *inner, *axis[at + 1 :])
             index = list(block.index)
             inside, known = positions if grid is None else grid[:, positions].reshape(-1), block.index[dim]
             index[dim] = inside if known is None else known[inside]
             out.append(Block(tuple(index), tuple(axes), (*block.entries, entry)))
         return out
+
+    def _may_vary(self, id: int) -> bool:
+        """Whether anything may be another space on each part of a space."""
+        return True
 
     def _inside(self, unit: Space) -> Counter[Space]:
         """The spaces inside the parts of a union, at any depth, with how often each occurs."""

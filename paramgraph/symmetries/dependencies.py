@@ -188,6 +188,9 @@ class Dependencies(Contexts):
             own[:] = [(axis, positions) for axis, positions in own if not (len(axis) == 1 and axis[0] in parts)]
             own.append(((fused,), np.concatenate([where[part] for part in parts])))
 
+    def _may_vary(self, id: int) -> bool:
+        return self._known is None or id in self._varying
+
     @property
     def delicate(self) -> bool:
         """Whether any space is a family, with members that differ between the parts of another space, or was fused of parts."""
