@@ -332,13 +332,20 @@ def fix_ordered(system: SpaceSystem, value: Value) -> None:
     except TraceError:
         return
     for d, (n, axis) in enumerate(zip(value.shape, value.axes, strict=True)):
-        if n > 1 and value.shape.count(n) == 1 and _classes(np.moveaxis(data, d, 0)).max() == n - 1:
+        if n > 1 and value.shape.count(n) == 1 and _all_differ(np.moveaxis(data, d, 0)):
             system.pin(axis, f"constant {value.name!r} varies along it")
+
+
+def _all_differ(rows: np.ndarray) -> bool:
+    """Whether no two rows are equal. Among the first few there are equal ones, if there are any, more often than not."""
+    return all(_classes(rows[:count]).max() == count - 1 for count in dict.fromkeys((min(1000, len(rows)), len(rows))))
 
 
 def _classes(rows: np.ndarray) -> np.ndarray:
     """A number for each row, the same for equal rows."""
     rows = np.ascontiguousarray(rows if rows.dtype == bool else rows + 0)  # -0 and 0 are equal, and differ in their bits
+    if rows.size == len(rows) and rows.dtype.itemsize <= 8:  # single numbers, by their bits
+        return np.unique(rows.reshape(-1).view(f"u{rows.dtype.itemsize}"), return_inverse=True)[1].reshape(-1)
     known: dict[bytes, int] = {}
     return np.asarray([known.setdefault(row.tobytes(), len(known)) for row in rows])
 
