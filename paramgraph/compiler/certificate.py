@@ -42,6 +42,10 @@ class Certificate:
         self._sources: dict[int, np.ndarray | None] = {}
         self._images: dict[tuple[int, ...], np.ndarray] = {}
         self._closed: dict[tuple[int, ...], bool] = {}
+        # Per operation, its operands' axes by labels, and the factors that move anything of it.
+        self._plans: dict[Op, tuple[list[tuple[tuple[Any, ...], tuple[Axis, ...]]], dict[Any, Axis]]] = {}
+        self._reached: dict[Op, set[int]] = {}
+        self._inside: dict[int, set[int]] = {}
         self._touched: dict[Axis, bool] = {}
         self._actions: dict[tuple[Axis, ...], Any] = {}
         self._branches = {space for axis in branches for space in self._spaces(axis)}
@@ -81,15 +85,23 @@ class Certificate:
             self._action(value.axes)
             if buffer is not None:
                 self._action(buffer.axes)
+        actions: dict[Op, list[TensorAction]] = {}
         for op in self.ops:
-            for value in (*op.inputs, op.output):
-                self._action(value.context)
-            for _, axes in _labelled(op):
-                self._action(axes)
-            table = _table(op)
-            self._action(tuple(table.values()))
+            labelled = _labelled(op)
+            table = _table(labelled)
+            self._plans[op] = labelled, table
             mixed = set(op.attrs.get("mixed", ()))
-            self._action(tuple(axis for label, axis in table.items() if label not in mixed))
+            tensors = [*(value.context for value in (*op.inputs, op.output)), *(axes for _, axes in labelled), tuple(table.values())]
+            actions[op] = [self._action(axes) for axes in (*tensors, tuple(axis for label, axis in table.items() if label not in mixed))]
+        for op, own in actions.items():
+            self._reached[op] = {number for action in own for _, blocks in action.components for number in self._factors_in(blocks)}
+
+    def _factors_in(self, blocks: Sequence[ActionBlock]) -> set[int]:
+        found = self._inside.get(id(blocks))
+        if found is None:
+            spaces = {s for block in blocks for own in block.spaces for s in own}
+            found = self._inside[id(blocks)] = {self.builder.spaces[s].factor for s in spaces}
+        return found
 
     def _action(self, axes: tuple[Axis, ...]) -> Any:
         found = self._actions.get(axes)
@@ -115,7 +127,7 @@ class Certificate:
 
     def _follow(self) -> None:
         for op in self.ops:
-            if not self._commutes(op):
+            if not self._reached[op].isdisjoint(self.element.permutations) and not self._commutes(op):
                 raise Unsettled(f"the typing of {op.name or op.kind} does not commute with its own group")
         for value, buffer in self.program.outputs:
             wanted = {} if buffer is None else self.moves(buffer.axes)
@@ -193,11 +205,11 @@ class Certificate:
 
     def _aligned(self, op: Op) -> bool:
         """One permutation of the hidden tensor of all labels must give those of the operands and of the result."""
-        table = _table(op)
+        labelled, table = self._plans[op]
         names = list(table)
         joint = self.moves(tuple(table.values()))
         sizes = [math.prod(space.size for space in axis) for axis in table.values()]
-        for labels, axes in _labelled(op):
+        for labels, axes in labelled:
             own = self.moves(axes)
             shape = [math.prod(space.size for space in axis) for axis in axes]
             place = {label: d for d, label in enumerate(labels) if shape[d] > 1}
@@ -300,9 +312,9 @@ def _halves(axis: Axis, outer: int) -> tuple[Axis, Axis]:
     return axis[:at], axis[at:]
 
 
-def _table(op: Op) -> dict[Any, Axis]:
+def _table(labelled: Sequence[tuple[tuple[Any, ...], tuple[Axis, ...]]]) -> dict[Any, Axis]:
     table: dict[Any, Axis] = {}
-    for labels, axes in _labelled(op):
+    for labels, axes in labelled:
         for label, axis in zip(labels, axes, strict=True):
             if not table.get(label):
                 table[label] = axis

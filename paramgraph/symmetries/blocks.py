@@ -12,6 +12,8 @@ from paramgraph.symmetries.keys import Entry, Keys
 from paramgraph.symmetries.space import Axis, Space, length
 from paramgraph.symmetries.spaces import SpaceSystem
 
+_NONE: set[Space] = set()
+
 
 @dataclass(frozen=True)
 class Block:
@@ -36,6 +38,7 @@ class Blocks(Keys):
         self._insides: dict[Space, tuple[int, Counter[Space]]] = {}
         # Blocks by axes, from when spaces no longer change.
         self._known: dict[tuple[Axis, ...], list[Block]] | None = None
+        self._finest_entries: dict[Space, list[tuple[Axis, np.ndarray, Entry]]] = {}
 
     def blocks(self, axes: Sequence[Axis]) -> list[Block]:
         """The tensor as blocks of atomic spaces, families resolved."""
@@ -69,25 +72,35 @@ class Blocks(Keys):
         if len(axis) > 1:
             grid = np.arange(length(axis)).reshape(length(axis[:at]), unit.size, length(axis[at + 1 :]))
         out = []
-        varies, before = self._may_vary(unit.id), [entry for entry in block.entries if self._may_vary(entry[0])]
-        for part, positions in self.system.leaves(unit):
-            entry = (unit.id, np.sort(positions).tobytes())
+        bases = self._varying_over(unit.id)
+        before = [entry for entry in block.entries if self._varying_over(entry[0]) != _NONE]
+        # The sides of the cut axis, and which axes have anything to restrict.
+        left, right = axis[:at], axis[at + 1 :]
+        sides = [*block.axes, left, right]
+        touched = [bases is None or any((space if space.base is None else space.base) in bases for space in side) for side in sides]
+        for part, positions, entry in self._entries(unit):
             inner = self._restricted(part, before) if before else self.system.units(part)
-            if varies:
-                axes = [self._restricted(other, (entry,)) for other in block.axes]
-                axes[dim] = (*self._restricted(axis[:at], (entry,)), *inner, *self._restricted(axis[at + 1 :], (entry,)))
-            else:
-                axes = list(block.axes)
-                axes[dim] = (*axis[:at], *inner, *axis[at + 1 :])
+            axes = [self._restricted(side, (entry,)) if varies else side for side, varies in zip(sides, touched, strict=True)]
+            axes[dim] = (*axes[-2], *inner, *axes[-1])
+            del axes[-2:]
             index = list(block.index)
             inside, known = positions if grid is None else grid[:, positions].reshape(-1), block.index[dim]
             index[dim] = inside if known is None else known[inside]
             out.append(Block(tuple(index), tuple(axes), (*block.entries, entry)))
         return out
 
-    def _may_vary(self, id: int) -> bool:
-        """Whether anything may be another space on each part of a space."""
-        return True
+    def _varying_over(self, id: int) -> set[Space] | None:
+        """The spaces that may be others on each part of a space; None if that is not known yet."""
+        return None
+
+    def _entries(self, unit: Space) -> list[tuple[Axis, np.ndarray, Entry]]:
+        """The finest parts of a space, with the keys of restrictions to them."""
+        found = self._finest_entries.get(unit)
+        if found is None:
+            found = [(part, positions, (unit.id, np.sort(positions).tobytes())) for part, positions in self.system.leaves(unit)]
+            if self._known is not None:
+                self._finest_entries[unit] = found
+        return found
 
     def _inside(self, unit: Space) -> Counter[Space]:
         """The spaces inside the parts of a union, at any depth, with how often each occurs."""

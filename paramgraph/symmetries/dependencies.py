@@ -188,8 +188,8 @@ class Dependencies(Contexts):
             own[:] = [(axis, positions) for axis, positions in own if not (len(axis) == 1 and axis[0] in parts)]
             own.append(((fused,), np.concatenate([where[part] for part in parts])))
 
-    def _may_vary(self, id: int) -> bool:
-        return self._known is None or id in self._varying
+    def _varying_over(self, id: int) -> set[Space] | None:
+        return None if self._known is None else self._varying.get(id, _NOTHING)
 
     @property
     def delicate(self) -> bool:
