@@ -25,6 +25,8 @@ Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libr
 - *export*: CPU seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: seconds of the verification. Single runs with
   one thread (`make bench` measures).
 """
+# Families of which only what is not as it should be is listed.
+BRIEF = {"timm names"}
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "torch_geometric", "peft")
 
 
@@ -44,6 +46,9 @@ def write_page(results: Results, path: Path) -> None:
         lines.append(f"| {family} | {len(rows)} | {len(done)} | {len(clean)} | {len(shown)} | {len(passed)} |")
     for family, names in families.items():
         lines += ["", f"## {family}", ""]
+        if family in BRIEF:
+            lines += [_spread([results[name]["compile"] for name in names if "error" not in results[name].get("compile", {"error": ""})]), ""]
+            names = [name for name in names if _is_odd(results[name])]
         lines += ["| architecture | parameters | factors | ln order | unknown | pinned | symmetry | deviation | export | rest | verify |",
                   "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
         lines += [_row(name, results[name]) for name in sorted(names) if "error" not in results[name].get("compile", {"error": ""})]
@@ -52,6 +57,25 @@ def write_page(results: Results, path: Path) -> None:
             lines += ["", "Not compiled:", "", *(f"- {name.partition(':')[2]}: {_plain(error)}" for name, error in refused)]
     lines += ["", "## Unknown operations", "", *_unknown(results)]
     path.write_text("\n".join(lines) + "\n")
+
+
+def _is_odd(stages: Mapping[str, Mapping[str, Any]]) -> bool:
+    compiled = stages.get("compile", {"error": ""})
+    return "error" in compiled or any(compiled[what] for what in ("unknown", "failed_rules", "unsettled", "coarser"))
+
+
+def _spread(rows: list[Mapping[str, Any]]) -> str:
+    """One line on many compilations."""
+    if not rows:
+        return "None compiled yet."
+    sizes, seconds = sorted(row["parameters"] for row in rows), sorted(row["seconds"] for row in rows)
+    share = sorted(row["rest"] / row["export"] for row in rows)
+    middle = len(rows) // 2
+    return (
+        f"Each name, on the meta device: {sizes[0]:,} to {sizes[-1]:,} parameters; {seconds[middle]:.1f} s at the median and "
+        f"{seconds[-1]:.0f} s at most, the trace included; *rest* is {share[middle]:.0%} of *export* at the median, {share[-1]:.0%} at most. "
+        "Listed is only what did not compile, has unknown or pinned operations, or leaves families out."
+    )
 
 
 def _versions() -> list[str]:
