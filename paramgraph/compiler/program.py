@@ -307,6 +307,8 @@ class Builder:
         if -1 in shape:
             known = math.prod(n for n in shape if n != -1)
             shape = [x_n if x_n != -1 else math.prod(x.shape) // max(known, 1) for x_n in shape]
+        if x.op is not None and x.op.kind == "reshape":  # how it was seen in between tells nothing
+            return self.reshape(x.op.inputs[0], shape)
         return self._op("reshape", [x], shape)
 
     def permute(self, x: Value, order: Sequence[int]) -> Value:
@@ -352,8 +354,32 @@ class Builder:
         if len(values) == 1:
             return values[0]
         dim %= values[0].ndim
+        dealt = self._dealt(values, dim)
+        if dealt is not None:
+            return dealt
         size = sum(value.shape[dim] for value in values)
         return self._op("concat", values, [size if d == dim else n for d, n in enumerate(values[0].shape)], dim=dim)
+
+    def _dealt(self, values: Sequence[Value], dim: int) -> Value | None:
+        """All slices of one value along an axis, laid end to end along another: the axis of slices goes before that one. None if they are not that."""
+        first = values[0].op
+        if first is None or first.kind != "take":
+            return None
+        (x,), along, width = first.inputs, first.attrs["dim"], len(first.attrs["index"])
+        for i, value in enumerate(values):
+            op = value.op
+            if op is None or op.kind != "take" or op.inputs[0] is not x or op.attrs["dim"] != along:
+                return None
+            if not isinstance(op.attrs["index"], range) or op.attrs["index"] != range(i * width, (i + 1) * width):
+                return None
+        if len(values) * width != x.shape[along]:
+            return None
+        if along == dim:
+            return x
+        split = self.reshape(x, [*x.shape[:along], len(values), width, *x.shape[along + 1 :]])
+        order = [d for d in range(split.ndim) if d != along]
+        order.insert(order.index(dim if dim < along else dim + 1), along)
+        return self.reshape(self.permute(split, order), [n * len(values) if d == dim else n for d, n in enumerate(values[0].shape)])
 
     def expand(self, x: Value, shape: Sequence[int]) -> Value:
         """Broadcast to `shape`: new axes are free spaces of their own."""

@@ -54,6 +54,8 @@ VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...]
     ("attention between rows", BOTH, lambda y: (y @ y.transpose(1, 2)).softmax(-1) @ y, (), 6),
     ("attention between columns", BOTH, lambda y: (y @ (y.transpose(1, 2) @ y).softmax(-1)), (), 6),
     ("transposed and viewed", ROWS, lambda y, p: y.transpose(1, 2).reshape(-1, 3, 2) + p, ((2,),), 6),
+    ("columns laid end to end", ROWS, lambda y, p: torch.cat(y.split(1, 2), 1).view(-1, 3, 2) + p, ((2,),), 6),
+    ("pairs laid end to end", ROWS, lambda y, p: torch.cat(y.reshape(-1, 1, 6).split(2, 2), 1) + p, ((2,),), 6),
     ("rows against columns", 0.0, lambda y, p: y.transpose(1, 2).reshape(-1, 2, 3) + y + p, ((3,),), 6),
     # Blocks of 3 against blocks of 2: 0, 1 and 4, 5 are exchanged. The reversal of all six, which exchanges equal cells, is missed.
     ("blocks that do not meet", 2 * lam(2), lambda y: y.softmax(-1).reshape(-1, 3, 2).softmax(-1), (), 6),
