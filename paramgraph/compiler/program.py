@@ -361,7 +361,7 @@ class Builder:
         return self._op("concat", values, [size if d == dim else n for d, n in enumerate(values[0].shape)], dim=dim)
 
     def _dealt(self, values: Sequence[Value], dim: int) -> Value | None:
-        """All slices of one value along an axis, laid end to end along another: the axis of slices goes before that one. None if they are not that."""
+        """All slices of one value along an axis, laid end to end along another: the axis of slices goes before that one."""
         first = values[0].op
         if first is None or first.kind != "take":
             return None
