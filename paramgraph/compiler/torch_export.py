@@ -12,6 +12,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
+from paramgraph.compiler.aten.elementwise import tagged_rule
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
@@ -203,7 +204,7 @@ class Lowering:
         if all([value.kind == "constant" for value in operands]) and all(isinstance(r, torch.Tensor) for r in results):
             return self._fold(target, args, kwargs, meta)
         self.builder.shapes = shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
-        found = operation_rule(name)
+        found = operation_rule(name) or tagged_rule(target)
         failure = ""
         if found is not None:
             try:
