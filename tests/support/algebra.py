@@ -17,6 +17,8 @@ between("solution from the right", 3 * lam(6), lambda h, p, q: h @ torch.linalg.
 # Three systems of five equations: systems are exchanged, and the equations and unknowns of each.
 between("solution for vectors", lam(6) + lam(3) + 6 * lam(5), lambda h, p, q: h * torch.linalg.solve(p, q).sum(), (5, 4), tables=[(3, 5, 5), (3, 5)])
 between("logarithm of a determinant", 2 * lam(6), lambda h, p: h @ p + torch.linalg.slogdet(p).logabsdet, (5, 4), tables=[(6, 6)])
+between("determinant", 2 * lam(6), lambda h, p: h * torch.linalg.det(p), (5, 4), tables=[(6, 6)])  # rows and columns move alike
+between("trace by einsum", 2 * lam(6), lambda h, p: h * torch.einsum("ii", p), (5, 4), tables=[(6, 6)])
 between("exponential of a matrix", lam(6), lambda h, p: h @ torch.matrix_exp(p), (5, 4), tables=[(6, 6)])
 between("largest singular value", lam(6) + lam(5) + lam(3), lambda h, p: h * torch.linalg.svdvals(p)[0], (5, 4), tables=[(5, 3)])
 # One triangle is read: both sides of the factor are in order. Columns that are summed before are not.
