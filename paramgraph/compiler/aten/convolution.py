@@ -49,6 +49,17 @@ def convolution(b: Builder, x: Value, weight: Value, bias: Value | None, stride:
     return _convolve(b, x, weight, bias, stride, padding, groups, transposed)
 
 
+@rule("aten.convolution_backward")
+def convolution_backward(b: Builder, gradient: Value, x: Value, weight: Value, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
+                         transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> tuple[Value | None, ...]:
+    """Derivatives by the input: a convolution back with the same weight; by the bias: sums. By the weight, nothing is known."""
+    rank = weight.ndim - 2
+    by_x = b.convolve(gradient, weight, x.shape, groups, not transposed, False, name=f"conv{rank}d") if mask[0] else None
+    by_weight = b.opaque("weight gradient", [gradient, x], weight.shape, "derivatives by a convolution's weight have no rule") if mask[1] else None
+    by_bias = b.reduce(gradient, [d for d in range(gradient.ndim) if d != 1]) if mask[2] else None
+    return by_x, by_weight, by_bias
+
+
 def _pool(b: Builder, x: Value, rank: int, name: str, window: Any = None, padding: Any = 0) -> Value:
     """Pooling over the last axes. A mean over all positions does not know their order; a smaller window does."""
     shape = b.shapes[0]
