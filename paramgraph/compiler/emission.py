@@ -649,8 +649,9 @@ class Emitter:
         if found is None:
             found = self._layouts[record.units] = self._layout(record.units)
         blocks, order = found
-        if record.rank:
-            order = range(record.rank, record.rank + record.size)
+        if record.rank:  # what may move keeps one order
+            implied = order is None or isinstance(order, range)
+            order = range(record.rank, record.rank + record.size) if implied else record.rank + np.asarray(order)
         return NodeSet(record.name, _type_of(record), record.size, blocks, record.depth, record.activation, order)
 
     def _layout(self, units: Axis) -> tuple[NodeBlocks, np.ndarray | range | None]:

@@ -339,3 +339,9 @@ def learned_state() -> nn.Module:
         return torch.tanh(x @ w + torch.sigmoid(h) * (h @ u)) @ v
 
     return Table(forward, (4, 3), (3, 3), (3,), (3, 2))
+
+
+# An output that is computed from parameters alone: in each row its elements are exchanged.
+@case("outputs without inputs", lam(6) + 3 * lam(4), (5, 4))
+def without_inputs() -> nn.Module:
+    return Table(lambda x, w, v, q: (torch.tanh(x @ w) @ v, torch.tanh(q).pow(3).sum(-1)), (4, 6), (6, 2), (3, 4))
