@@ -14,7 +14,7 @@ from paramgraph.errors import TraceError
 UNARY = """abs acos acosh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu
 hardshrink hardsigmoid hardswish i0 isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish
 nan_to_num neg positive rad2deg reciprocal relu round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
-softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not rrelu real imag angle conj special_polygamma
+softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not real imag angle conj special_polygamma
 special_multigammaln""".split()
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
@@ -90,6 +90,14 @@ def clamp_max(b: Builder, x: Value, max: Value | float) -> Value:
 @rule("aten.hardtanh")
 def hardtanh(b: Builder, x: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
     return clamp(b, x, min_val, max_val)
+
+
+@rule("aten.rrelu")
+def rrelu(b: Builder, x: Value, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *args: Any) -> Value:
+    """In training mode every element draws a slope of its own."""
+    if training:
+        return b.opaque("rrelu", [x], x.shape, "random numbers: every element draws its own")
+    return b.elementwise("rrelu", x, args=(lower, upper), form=("x", lower, upper))
 
 
 @rule("aten.relu6")
