@@ -15,7 +15,7 @@ from torch import nn
 from paramgraph.compiler.calls import calls_kept_whole
 from paramgraph.compiler.traceable import traceable
 from paramgraph.compiler.untraceable import depends_on_data, explain, graphs_not_printed
-from paramgraph.errors import TraceError, first_line
+from paramgraph.errors import ParamGraphError, TraceError, first_line
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any] | None
 
@@ -69,7 +69,7 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
         with warnings.catch_warnings(), calls_kept_whole(model), graphs_not_printed(), traceable(model):
             warnings.simplefilter("ignore")
             return _functional(torch.export.export(model, args, kwargs, strict=False))
-    except TraceError:
+    except ParamGraphError:
         raise
     except Exception as error:
         differentiated = None if depends_on_data(error) else _with_derivatives(model, args, kwargs)
