@@ -49,6 +49,7 @@ between("rows scattered under a mask", lam(6), lambda h, m, r, t: h.masked_scatt
 between("units scattered under a mask", 0.0, lambda h: h.masked_scatter(h > 0, h.sin()), (5, 4))  # each in its turn
 between("quantiles of units", lam(6), lambda h: h * h.quantile(torch.tensor([0.2, 0.7]), 1).sin().sum(0)[:, None], (5, 4))
 between("median over all", lam(6), lambda h: h * h.quantile(0.5), (5, 4))
+between("whether all are below a number", lam(6), lambda h: h * torch.ops.aten._is_all_true(h < 0.9), (5, 4))
 between("sorted search", lam(6) + lam(3), lambda h, t: h * torch.searchsorted(t.sort().values, h), (5, 4), tables=[(3,)])
 between("histogram", lam(6), lambda h: h * torch.histc(h.detach(), 3, -1.0, 1.0)[1], (5, 4))
 between("means by index", lam(6), lambda h, i: torch.zeros_like(h).index_reduce(0, i, h, "mean", include_self=False), (5, 4), (5, (5,)))

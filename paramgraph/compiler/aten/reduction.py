@@ -113,6 +113,11 @@ def kth_value(b: Builder, x: Value, k: int, dim: int = -1, keepdim: bool = False
     return _ranked(b, x, dim)
 
 
+@rule("aten._is_all_true", "aten._is_any_true")
+def truth(b: Builder, x: Value) -> Value:
+    return b.reduce(x, range(x.ndim), name="all")
+
+
 @rule("aten.median.default", "aten.nanmedian.default")
 def median(b: Builder, x: Value) -> Value:
     return b.reduce(x, range(x.ndim), name="median")
