@@ -8,6 +8,8 @@ Membership edges from each node set to the nodes of every such factor mend both.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +33,8 @@ class Closure:
         self.keys_of: dict[Axis, list[tuple[Key, bool, bool]]] = {}
         self.space_of: dict[int, Space] = {}
         self.parent: dict[tuple[str, Key], tuple[str, Key]] = {}
+        # The node set that is indexed by exactly a closed product.
+        self.hubs: dict[Key, str] = {}
 
     def run(self) -> None:
         holders: dict[Key, dict[str, bool]] = {}
@@ -51,6 +55,21 @@ class Closure:
                         self._union(*ends)
         for key in sorted(holders, key=lambda k: (len(k), sorted(k))):
             self._connect(key, holders[key])
+        for name, record in list(self.emitter.nodes.items()):
+            if record.type == "hidden":  # others are linked with the nodes that their elements come from
+                self._tell_occurrences(name, record.units)
+
+    def _tell_occurrences(self, name: str, units: Axis) -> None:
+        """Link nodes of pairs of elements of one space, those of a matrix with equal rows and columns, with both elements apart."""
+        for _, numbers in self._blocks(units):
+            for number in dict.fromkeys(n for n in numbers if numbers.count(n) > 1 and not self.group.spaces[n].pinned):
+                key = self._closed(number)
+                if not key <= set(numbers):
+                    continue
+                if key not in self.hubs:
+                    self._connect(key, {})
+                for place in (place for place, n in enumerate(numbers) if n == number):
+                    self._membership(key, name, self.hubs[key], f"member.{place}", {number: place})
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
@@ -109,17 +128,22 @@ class Closure:
         if exact is None:
             numbers = sorted(key)
             units = tuple(self.space_of[n] for n in numbers)
-            depth = min(self.emitter.nodes[name].depth for name in holders)
+            depth = min((self.emitter.nodes[name].depth for name in holders), default=0)
             exact = self.emitter.add_nodes("×".join(self.group.spaces[n].label for n in numbers) or "factor", "factor", units, depth)
             home = None
         else:
             home = self._find((exact, key))
+        self.hubs[key] = exact
         for root, names in clusters.items():
             if root != home:
                 self._membership(key, names[0], exact)
 
-    def _membership(self, key: Key, name: str, hub: str) -> None:
-        """An edge from every node to the hub node with the same elements of the product."""
+    def _membership(self, key: Key, name: str, hub: str, type_: str = "member", occurrences: Mapping[int, int] = MappingProxyType({})) -> None:
+        """An edge from every node to the hub node with the same elements of the product.
+
+        Args:
+            occurrences: which occurrence of a space is meant, where the nodes hold it several times.
+        """
         hub_index, hub_order = self._blocks(self.emitter.nodes[hub].units)[0]
         sources, targets = [], []
         for index, numbers in self._blocks(self.emitter.nodes[name].units):
@@ -129,11 +153,12 @@ class Closure:
             grid = np.meshgrid(*(np.arange(n) for n in sizes), indexing="ij")
             target = np.zeros(sizes, dtype=np.int64)
             for n in hub_order:
-                target = target * self.group.spaces[n].size + grid[numbers.index(n)]
+                place = occurrences.get(n, -1) if numbers.count(n) > 1 else -1
+                target = target * self.group.spaces[n].size + grid[numbers.index(n) if place < 0 else place]
             flat = np.arange(math.prod(sizes)) if index is None else index
             sources.append(flat)
             targets.append(target.reshape(-1) if hub_index is None else hub_index[target.reshape(-1)])
         source, target = np.concatenate(sources), np.concatenate(targets)
         shared = tuple(self.space_of[n] for n in hub_order)
-        self.emitter.add_edges("member", name, hub, (len(source), 1, 1, 1), source[:, None], target[:, None], shared=shared)
+        self.emitter.add_edges(type_, name, hub, (len(source), 1, 1, 1), source[:, None], target[:, None], shared=shared)
 

@@ -44,7 +44,6 @@ class DeferredScales:
             if op.where is not last:  # operations of one call come one after the other
                 path, last = module_path(op.where), op.where
             op.where = (path, number)
-        self.gathers = any(op.output.virtual for op in program.ops)
         program.unknown, program.lowered, program.lineage = [], [], NoLineage()
         system.settle()
 
@@ -62,7 +61,7 @@ class DeferredScales:
                      if value in solver.characters}
             found = [_diagnostic(op, cause) for op, cause in solver.unsupported]
             scales, factors = annotate(solver.system, known, nodes, found)
-            while self.gathers and (wrong := unnormalised(group, scales)):
+            while wrong := unnormalised(group, scales):
                 solver.system.fix(wrong, sum(variable.kind == "scale" for variable in scales.variables))
                 approximate = scales.approximate
                 scales, factors = annotate(solver.system, known, nodes, found)

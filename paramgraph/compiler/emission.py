@@ -110,6 +110,8 @@ class Emitter:
         self._atoms: dict[Space, frozenset[int]] = {}
         # Nodes that hold one value for all nodes of a set, with that set.
         self._held_for: dict[str, str] = {}
+        # Nodes inside expressions of parameters that are linked with the nodes that they depend on.
+        self._tied: set[str] = set()
 
     def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
         for value in self.program.inputs:
@@ -530,13 +532,16 @@ class Emitter:
         from_ = [p for p in tags if p in known_s and p not in to]
         base = leaf.value.name
         if hidden:
+            # Where they depend on elements that nodes hold already, each of those has its own.
+            beside = [p for p in tags if p not in loose and self.related([p], hidden)]
+            hidden = [p for p in tags if p in hidden or p in beside]
             made = self.uses.hidden(self, hidden, base, [*targets, *sources])
-            if to and not from_:
-                sources, from_ = [*sources, made], [*from_, *hidden]
-            elif from_ and not to:
-                targets, to = [*targets, made], [*to, *hidden]
+            self._tie(made, beside, [*sources, *targets])
+            if to and not from_ or beside and not any(p in to and p not in known_s for p in beside):
+                sources, from_ = _replacing(made, sources, from_), [*(p for p in from_ if p not in beside), *(p for p in hidden if p not in to)]
             else:
-                targets, to = [*targets, made], [*to, *hidden]
+                targets, to = _replacing(made, targets, to), [*(p for p in to if p not in beside), *hidden]
+                from_ = [p for p in from_ if p not in to]
         if not to and not from_:
             if targets:  # the same for every node: an edge to all of them
                 target = targets[0]
@@ -555,6 +560,15 @@ class Emitter:
             source = Component((), Ref(self.add_nodes(base, f"{role}.node", (), 0)))
             both, own = [], []
         self.parameter_edges(leaf, tags, role, source, target, both, own)
+
+    def _tie(self, made: Component, places: Sequence[Place], components: Sequence[Component]) -> None:
+        """Link nodes with those that hold some of their places, once."""
+        if not places or made.ref.name in self._tied:
+            return
+        self._tied.add(made.ref.name)
+        for component in components:
+            if any(place in places for place in component.places):
+                self.structural("factor", component, made)
 
     def parameter_edges(
         self, leaf: Leaf, tags: list[Place], role: str, source: Component, target: Component, both: list[Place], own: list[Place]
@@ -635,8 +649,9 @@ class Emitter:
         if found is None:
             found = self._layouts[record.units] = self._layout(record.units)
         blocks, order = found
-        if record.rank:
-            order = range(record.rank, record.rank + record.size)
+        if record.rank:  # what may move keeps one order
+            implied = order is None or isinstance(order, range)
+            order = range(record.rank, record.rank + record.size) if implied else record.rank + np.asarray(order)
         return NodeSet(record.name, _type_of(record), record.size, blocks, record.depth, record.activation, order)
 
     def _layout(self, units: Axis) -> tuple[NodeBlocks, np.ndarray | range | None]:
@@ -684,6 +699,11 @@ def _large(units: Axis) -> Axis:
 
 def _type_of(record: NodeRecord) -> str:
     return record.type if record.normalized is None else f"{record.type}.{record.normalized}"
+
+
+def _replacing(made: Component, components: Sequence[Component], wanted: Sequence[Place]) -> list[Component]:
+    """New nodes, and those of the components that hold a wanted place beside theirs."""
+    return [*(c for c in components if any(place in c.places and place not in made.places for place in wanted)), made]
 
 
 def _in_order(places: Sequence[Place], components: Sequence[Component]) -> list[Place]:

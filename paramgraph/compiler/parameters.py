@@ -86,7 +86,7 @@ class Leaf:
                 # Only rows of the parameter are read, in another order, and its spaces are others than theirs.
                 raise NotImplementedError(f"{self.value.name} is read in part, under other spaces than its own")
             if label is None:
-                out.extend(("hidden", id(self.value) + n, unit) for n, unit in enumerate(u for u in units if u.size > 1))
+                out.extend(("hidden", id(self.value) + len(out) + n, unit) for n, unit in enumerate([u for u in units if u.size > 1]))
             else:
                 out.extend(name_places(label, units))
         return out

@@ -12,6 +12,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
+from paramgraph.compiler.aten.elementwise import tagged_rule
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
@@ -200,10 +201,11 @@ class Lowering:
         if name == CALL:
             return self._call_module(args, [tuple(r.shape) for r in results])
         operands = tensors_in((args, kwargs))
-        if all([value.kind == "constant" for value in operands]) and all(isinstance(r, torch.Tensor) for r in results):
+        drawn = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+        if not drawn and all([value.kind == "constant" for value in operands]) and all(isinstance(r, torch.Tensor) for r in results):
             return self._fold(target, args, kwargs, meta)
         self.builder.shapes = shapes = [tuple(r.shape) if isinstance(r, torch.Tensor) else () for r in results]
-        found = operation_rule(name)
+        found = operation_rule(name) or tagged_rule(target)
         failure = ""
         if found is not None:
             try:
@@ -214,11 +216,14 @@ class Lowering:
             else:
                 self._check(name, out, results, shapes, operands)
                 return out
-        decomposed = self._decompose(target, args, kwargs)
+        decomposed = self._decompose(target, args, kwargs) if found is not None or not drawn else None
         if decomposed is not None:
             return decomposed
-        self.program.unknown.append((name, self.builder.where))
-        cause = failure or f"{name} has no rule"
+        if found is None and drawn:
+            cause = "random numbers: every element draws its own"
+        else:
+            self.program.unknown.append((name, self.builder.where))
+            cause = failure or f"{name} has no rule"
         if not isinstance(meta, (tuple, list)):
             # A number read off tensors stays a value: what it goes into must not take it for a constant.
             shape = results[0].shape if isinstance(meta, torch.Tensor) else ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from torch import nn
 
 from paramgraph.compiler.calls import calls_kept_whole
 from paramgraph.compiler.traceable import traceable
-from paramgraph.compiler.untraceable import explain, graphs_not_printed
-from paramgraph.errors import TraceError, first_line
+from paramgraph.compiler.untraceable import depends_on_data, explain, graphs_not_printed
+from paramgraph.errors import ParamGraphError, TraceError, first_line
 
 Inputs = torch.Tensor | Sequence[Any] | Mapping[str, Any] | None
 
@@ -68,10 +69,49 @@ def export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> t
         with warnings.catch_warnings(), calls_kept_whole(model), graphs_not_printed(), traceable(model):
             warnings.simplefilter("ignore")
             return _functional(torch.export.export(model, args, kwargs, strict=False))
-    except TraceError:
+    except ParamGraphError:
         raise
     except Exception as error:
-        raise TraceError(explain(model, args, kwargs, error)) from error
+        differentiated = None if depends_on_data(error) else _with_derivatives(model, args, kwargs)
+        if differentiated is None:
+            raise TraceError(explain(model, args, kwargs, error)) from error
+        return differentiated
+
+
+def _with_derivatives(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.export.ExportedProgram | None:
+    """Trace a network that takes derivatives inside its forward: below torch's automatic differentiation, whose operations are then in the graph.
+
+    None if that cannot be traced either. Composite operations do not stay whole below it, so it is not the first choice.
+    """
+    from torch.export import _trace
+
+    try:
+        with warnings.catch_warnings(), calls_kept_whole(model), graphs_not_printed(), traceable(model), _gradients_in(model):
+            warnings.simplefilter("ignore")
+            return _functional(_trace._export(model, args, kwargs, strict=False, pre_dispatch=False))
+    except Exception:  # what the first way raised says more
+        return None
+
+
+@contextmanager
+def _gradients_in(model: nn.Module) -> Iterator[None]:
+    """While the body runs, the network's forward may take gradients, and its outputs carry none."""
+
+    def begin(*_: Any) -> None:
+        torch.set_grad_enabled(True)
+
+    def end(module: nn.Module, args: Any, out: Any) -> Any:
+        torch.set_grad_enabled(False)
+        return torch.utils._pytree.tree_map(lambda a: a.detach() if isinstance(a, torch.Tensor) else a, out)
+
+    hooks = model.register_forward_pre_hook(begin), model.register_forward_hook(end)
+    enabled = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(enabled)
+        for hook in hooks:
+            hook.remove()
 
 
 def _functional(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:

@@ -12,9 +12,10 @@ from torch import nn
 
 @contextmanager
 def traceable(model: nn.Module) -> Iterator[None]:
-    """While the body runs, idle conversions do nothing, and modules are told apart by identity."""
+    """While the body runs, idle conversions do nothing, masks are not asked what they hold, and modules are told apart by identity."""
     with ExitStack() as stack:
         stack.enter_context(_idle_conversions())
+        stack.enter_context(_masks_as_they_are())
         stack.enter_context(_hashed_by_identity(model))
         yield
 
@@ -38,6 +39,22 @@ def _idle_conversions() -> Iterator[None]:
         yield
     finally:
         nn.Module._apply = apply  # type: ignore[method-assign]
+
+
+@contextmanager
+def _masks_as_they_are() -> Iterator[None]:
+    """torch's transformers compare a mask with the causal one, to choose a faster kernel for it: the function is the same without."""
+    from torch.nn.modules import transformer
+
+    detect = getattr(transformer, "_detect_is_causal_mask", None)
+    if detect is None:
+        yield
+        return
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = detect
 
 
 @contextmanager

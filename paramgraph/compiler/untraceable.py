@@ -36,7 +36,7 @@ def explain(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], er
     paths = {id(module): path for path, module in model.named_modules() if path}
     places = list(_places(error, paths))
     lines += [f"  at {place}" for place, _ in places]
-    if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
+    if depends_on_data(error):
         inside = {path.partition(".")[0] for _, path in places}
         others = [part for part, module in model.named_children() if part not in inside and any(True for _ in module.parameters())]
         apart = f" (of this network, apart from {', '.join(sorted(inside - {''})) or 'that line'}: {', '.join(others)})" if others else ""
@@ -50,6 +50,11 @@ def explain(model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], er
     return "\n".join(lines)
 
 
+def depends_on_data(error: Exception) -> bool:
+    """Whether a trace failed because the network asked for values that it has not."""
+    return "data-dependent" in str(error) or "DataDependent" in type(error).__name__
+
+
 def _places(error: Exception, paths: Mapping[int, str]) -> Iterator[tuple[str, str]]:
     """The network's own lines, with the paths of their modules: of the innermost module's forward, and the innermost of all."""
     frames: list[tuple[FrameType, int]] = []
@@ -58,16 +63,22 @@ def _places(error: Exception, paths: Mapping[int, str]) -> Iterator[tuple[str, s
         if not trail.tb_frame.f_code.co_filename.startswith(_FOREIGN):
             frames.append((trail.tb_frame, trail.tb_lineno))
         trail = trail.tb_next
-    called = [number for number, (frame, _) in enumerate(frames) if isinstance(frame.f_locals.get("self"), nn.Module)]
+    called = [number for number, (frame, _) in enumerate(frames) if isinstance(_owner(frame), nn.Module)]
     if not called:  # nothing of the network had run
         return
     forwards = [number for number in called if frames[number][0].f_code.co_name == "forward"]
     shown = sorted({(forwards or called)[-1], len(frames) - 1})
     for frame, line in (frames[number] for number in shown):
-        owner = frame.f_locals.get("self")
+        owner = _owner(frame)
         path = paths.get(id(owner), "") if isinstance(owner, nn.Module) else ""
         of = f" of {path} ({type(owner).__name__})" if path else ""
         yield f"{Path(frame.f_code.co_filename).name}:{line}, in {_function(frame.f_code)}{of}{_source(frame, line)}", path
+
+
+def _owner(frame: FrameType) -> Any:
+    """What a method is called on: the first argument, whatever its name."""
+    code = frame.f_code
+    return frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
 
 
 def _function(code: CodeType) -> str:

@@ -121,7 +121,10 @@ class ParameterUses:
         tags = leaf.places(emitter.system)
         row_tags = tags[: len(rows)]
         column_tags = [tag for tag in tags[len(rows) :] if tag[2] in columns][: len(columns)]
-        own = emitter.add_nodes(f"{name}.{kind}", kind, rows, 0)
+        while near := [tag for tag in column_tags if row_tags and kind == "parameter" and emitter.related([tag], row_tags)]:
+            row_tags += near  # what moves for each row apart is a node for each row
+            column_tags = [tag for tag in column_tags if tag not in near]
+        own = emitter.add_nodes(f"{name}.{kind}", kind, tuple(tag[2] for tag in row_tags), 0)
         if all(emitter.system.is_fixed(unit) for unit in rows):
             self._rank(emitter, own)
         target = emitter.component(tuple(row_tags), own)

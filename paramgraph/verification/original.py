@@ -71,13 +71,17 @@ def run_original(model: nn.Module, state: Mapping[str, torch.Tensor], inputs: Se
         return None, f"it is on the {own[0].device.type} device"
     leaves = [_like(leaf, example) for leaf, example in zip(inputs, examples, strict=True)] if examples is not None else list(inputs)
     args, kwargs = tree_unflatten(leaves, exported.call_spec.in_spec)
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), nullcontext() if own_precision else default_float64():
-            warnings.simplefilter("ignore")
-            result = torch.func.functional_call(model, _tensors(model, state, own_precision), tuple(args), dict(kwargs))
-    except Exception as error:  # a network may insist on its own precision in any way
-        return None, f"it does not run in {'its own precision' if own_precision else 'float64'} ({type(error).__name__})"
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)], ""
+    why = ""
+    for gradients in (False, True):  # a network may take derivatives in its forward
+        try:
+            with warnings.catch_warnings(), torch.set_grad_enabled(gradients), nullcontext() if own_precision else default_float64():
+                warnings.simplefilter("ignore")
+                result = torch.func.functional_call(model, _tensors(model, state, own_precision), tuple(args), dict(kwargs))
+        except Exception as error:  # it may insist on its own precision in any way
+            why = why or f"it does not run in {'its own precision' if own_precision else 'float64'} ({type(error).__name__})"
+        else:
+            return [leaf.detach() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)], ""
+    return None, why
 
 
 def precision(model: nn.Module) -> float:

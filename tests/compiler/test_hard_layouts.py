@@ -80,6 +80,13 @@ def indices_of_fewer_elements(x: torch.Tensor, p: torch.Tensor, q: torch.Tensor)
     return (torch.nn.functional.one_hot(largest, 5).to(x.dtype) @ q).tanh().sum() * x + q.gather(0, largest[:, None].expand(2, 3)).sum()
 
 
+def padded_behind_computed_places(x: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Columns that meet padding are exchanged in every row apart; their signs must be so, too."""
+    places = (x[:3] > 0).long()[:, None].expand(3, 4)
+    rows = torch.zeros(3, 4, dtype=x.dtype).scatter_add(0, places, x[:4].expand(3, 4))
+    return torch.nn.functional.pad(rows, (1, 1)).tanh().flatten() @ q
+
+
 CASES: list[tuple[Function, tuple[tuple[int, ...], ...]]] = [
     (cut_before_a_sum, ((3, 2, 2), (3, 2, 2))),
     (product_with_a_relabelled_part, ((2, 4),)),
@@ -95,6 +102,7 @@ CASES: list[tuple[Function, tuple[tuple[int, ...], ...]]] = [
     (gathered_in_two_ways, ((3, 4),)),
     (indices_of_fewer_elements, ((3, 4), (5, 3))),
     (norm_of_all, ((3, 4), (1,))),
+    (padded_behind_computed_places, ((18, 2),)),
 ]
 
 

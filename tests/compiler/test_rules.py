@@ -249,3 +249,28 @@ def test_the_example_works() -> None:
     out = subprocess.run([sys.executable, str(EXAMPLES / "custom_layer.py")], capture_output=True, text=True, env=_env(EXAMPLES), check=False)
     assert out.returncode == 0, out.stderr
     assert "S_6" in out.stdout and "S_8" in out.stdout
+
+
+def test_tagged_custom_operation_needs_no_rule() -> None:
+    """A custom operation that its author tags as pointwise is one; without the tag it is unknown."""
+
+    def build(name: str, tags: tuple[torch.Tag, ...]) -> nn.Module:
+        op = torch.library.custom_op(f"paramgraph_test::{name}", lambda x: x.sin() * x, mutates_args=(), schema="(Tensor x) -> Tensor", tags=tags)
+        op.register_fake(torch.empty_like)
+
+        class Layer(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 2)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.b(op(self.a(x)))
+
+        return Layer().eval()
+
+    x = torch.randn(7, 4)
+    tagged, plain = build("tagged", (torch.Tag.pointwise,)), build("plain", ())
+    graph = pg.compile(tagged, x)
+    assert graph.symmetry.log_order == pytest.approx(log_factorial(5))
+    assert pg.verify(graph, tagged, x).passed
+    assert [d.subject for d in pg.compile(plain, x).diagnostics if d.kind == "unknown-operation"] == ["paramgraph_test.plain.default"]

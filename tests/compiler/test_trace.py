@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,27 @@ def test_tied_values_must_agree() -> None:
     assert graph.with_values(state).values["embed.weight"] is state["embed.weight"]
     with pytest.raises(StateDictError, match=r"head\.weight shares storage with embed\.weight"):
         graph.with_values(state | {"head.weight": state["head.weight"] + 1})
+
+
+@pytest.mark.parametrize("draw", [
+    lambda h: h + torch.randn_like(h), lambda h: h * torch.rand(6), lambda h: h[:, torch.randperm(6)],
+    lambda h: h * torch.bernoulli(torch.sigmoid(h)), lambda h: torch.nn.functional.rrelu(h, training=True),
+], ids=["noise", "factors", "a shuffle", "gates", "slopes"])  # fmt: skip
+def test_random_numbers_fix_what_they_meet(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Every element draws its own: which one is not the same in every run, so no constant is read of them."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(draw(self.b(torch.tanh(self.a(x)))))
+
+    model, x = Noisy().eval(), torch.randn(7, 4)
+    graph = pg.compile(model, x)
+    assert graph.symmetry.log_order == pytest.approx(lam(5))
+    assert not [d for d in graph.diagnostics if d.kind == "unknown-operation"]
+    assert any("random numbers" in d.cause for d in graph.diagnostics)
+    report = pg.verify(graph, model, x)
+    assert report.passed, str(report)

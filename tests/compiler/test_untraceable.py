@@ -112,3 +112,30 @@ def test_conversions_that_do_nothing_can_be_traced() -> None:
     assert graph.symmetry.log_order == pytest.approx(6.579251)
     assert pg.verify(graph, model, x).passed
     assert nn.Module._apply is before
+
+
+def test_methods_may_name_their_first_argument_as_they_like() -> None:
+    class Other(nn.Module):
+        def __init__(this) -> None:  # noqa: N805
+            super().__init__()
+            this.a = nn.Linear(4, 3)
+
+        def forward(this, x: torch.Tensor) -> torch.Tensor:  # noqa: N805
+            return this.a(x) if bool(x.sum() > 0) else x
+
+    text = _refusal(Other(), torch.randn(5, 4))
+    assert "Other.forward: return this.a(x) if bool(x.sum() > 0) else x" in text
+
+
+def test_packed_sequences_are_refused_with_their_line() -> None:
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.LSTM(4, 5, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([6, 4, 3]), batch_first=True)
+            return self.layer(packed)[0].data
+
+    text = _refusal(Packed(), torch.randn(3, 6, 4))
+    assert "Packed.forward: return self.layer(packed)[0].data" in text and "paramgraph.rule" in text

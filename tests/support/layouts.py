@@ -342,3 +342,36 @@ class CutThenViewed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = (x @ self.a).tanh()
         return (y[:, [1, 3]] ** 2).sum(-1, keepdim=True).tanh() + (y.view(-1, 2, 2) ** 3).sum(-1).tanh() @ self.o
+
+
+# Two copies of each input are contracted together: for each input and unit, the weights of the copies are exchanged by all units alike.
+@case("inputs repeated", lam(3) + 4 * lam(2), (5, 4))
+def repeated_inputs() -> nn.Module:
+    return Table(lambda x, w, b: torch.tanh(x.repeat_interleave(2, 1) @ w + b).pow(3).sum() * x, (8, 3), (3,))
+
+
+# Weights that are summed before anything is multiplied by them, apart for each input and position.
+@case("weights summed at once", 9 * lam(2), (5, 3, 3, 3))
+def summed_at_once() -> nn.Module:
+    return Table(lambda x, w: torch.einsum("bcde,zdc->bde", x, w).tanh().pow(3).sum() * x, (2, 3, 3))
+
+
+# Channels pass by a layer over positions that were padded: the columns of what stands for padding are exchanged.
+@case("positions padded, then mixed", lam(4) + lam(5) + lam(2), (5, 3, 4))
+def padded_and_mixed() -> nn.Module:
+    return Table(lambda x, a, w, v: torch.tanh(F.pad((x @ a).transpose(1, 2), (1, 1)) @ w).mean(2) @ v, (4, 4), (5, 5), (4, 2))
+
+
+# The first step of a recurrence whose initial state is a parameter: the matrix has the same rows and columns, and only parameters meet it.
+@case("learned initial state", lam(3), (5, 4))
+def learned_state() -> nn.Module:
+    def forward(x: torch.Tensor, w: torch.Tensor, u: torch.Tensor, h: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x @ w + torch.sigmoid(h) * (h @ u)) @ v
+
+    return Table(forward, (4, 3), (3, 3), (3,), (3, 2))
+
+
+# An output that is computed from parameters alone: in each row its elements are exchanged.
+@case("outputs without inputs", lam(6) + 3 * lam(4), (5, 4))
+def without_inputs() -> nn.Module:
+    return Table(lambda x, w, v, q: (torch.tanh(x @ w) @ v, torch.tanh(q).pow(3).sum(-1)), (4, 6), (6, 2), (3, 4))

@@ -1,6 +1,7 @@
 """Rules for torch's ATen operations, one family per file."""
 
 from paramgraph.compiler.aten import (
+    algebra,
     attention,
     convolution,
     elementwise,
@@ -15,6 +16,7 @@ from paramgraph.compiler.aten import (
 )
 
 __all__ = [
+    "algebra",
     "attention",
     "convolution",
     "elementwise",

@@ -49,6 +49,17 @@ def convolution(b: Builder, x: Value, weight: Value, bias: Value | None, stride:
     return _convolve(b, x, weight, bias, stride, padding, groups, transposed)
 
 
+@rule("aten.convolution_backward")
+def convolution_backward(b: Builder, gradient: Value, x: Value, weight: Value, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
+                         transposed: bool, output_padding: Any, groups: int, mask: Sequence[bool]) -> tuple[Value | None, ...]:
+    """Derivatives by the input: a convolution back with the same weight; by the bias: sums. By the weight, nothing is known."""
+    rank = weight.ndim - 2
+    by_x = b.convolve(gradient, weight, x.shape, groups, not transposed, False, name=f"conv{rank}d") if mask[0] else None
+    by_weight = b.opaque("weight gradient", [gradient, x], weight.shape, "derivatives by a convolution's weight have no rule") if mask[1] else None
+    by_bias = b.reduce(gradient, [d for d in range(gradient.ndim) if d != 1]) if mask[2] else None
+    return by_x, by_weight, by_bias
+
+
 def _pool(b: Builder, x: Value, rank: int, name: str, window: Any = None, padding: Any = 0) -> Value:
     """Pooling over the last axes. A mean over all positions does not know their order; a smaller window does."""
     shape = b.shapes[0]
@@ -81,6 +92,32 @@ for _name in ("max_pool", "avg_pool", "adaptive_avg_pool"):
 def max_pool_with_indices(b: Builder, x: Value, size: Sequence[int], *args: Any, **kwargs: Any) -> tuple[Value, Value]:
     rank = len(size)
     return _pool(b, x, rank, "max_pool"), _pool(b, x, rank, "max_pool_indices")
+
+
+@rule("aten.fractional_max_pool2d", "aten.fractional_max_pool3d")
+def fractional_max_pool(b: Builder, x: Value, window: Sequence[int], size: Sequence[int], samples: Value) -> tuple[Value, Value]:
+    """Windows begin at samples that every channel has of its own: they are operands, and as constants they tell channels apart."""
+    rank = len(window)
+    batched = x if x.ndim == rank + 2 else b.reshape(x, [1, *x.shape])
+    shape = (*batched.shape[:2], *b.shapes[0][-rank:])
+    axes = tuple(range(rank + 2))
+    drawn = b.mix("samples", samples, [2], ordered=True)
+    labels = [axes, (0, 1, "k")] if samples.shape[0] == batched.shape[0] else [axes, ("one", 1, "k")]
+
+    def pooled(name: str, place: int) -> Value:
+        out = b.resample(batched, range(2, rank + 2), shape, name)
+        return b.reshape(b.contract((labels, axes), out, drawn, name=name), b.shapes[place])
+
+    return pooled("max_pool", 0), pooled("max_pool_indices", 1)
+
+
+@rule("aten.max_unpool2d", "aten.max_unpool3d")
+def max_unpool(b: Builder, x: Value, indices: Value, size: Sequence[int], *args: Any) -> Value:
+    """Values sent back to the positions that their indices name, channel by channel."""
+    rank = len(size)
+    dims = range(x.ndim - rank, x.ndim)
+    places = b.mix("positions", indices, dims, ordered=True)
+    return b.resample(b.elementwise("unpool", b.mix("positions", x, dims, ordered=True), places), dims, b.shapes[0], "max_unpool")
 
 
 @rule("aten.pad", "aten.constant_pad_nd")
@@ -119,9 +156,19 @@ for _name in ("reflection", "replication"):
 
 @rule("aten.upsample_nearest1d", "aten.upsample_nearest2d", "aten.upsample_nearest3d", "aten.upsample_bilinear2d",
       "aten.upsample_bicubic2d", "aten.upsample_linear1d", "aten.upsample_trilinear3d", "aten._upsample_bilinear2d_aa",
-      "aten._upsample_bicubic2d_aa")
+      "aten._upsample_bicubic2d_aa", "aten._upsample_nearest_exact1d", "aten._upsample_nearest_exact2d", "aten._upsample_nearest_exact3d",
+      "aten._upsample_lanczos2d_aa")
 def upsample(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
     return b.resample(x, range(2, x.ndim), b.shapes[0], "upsample")
+
+
+@rule("aten.affine_grid_generator")
+def affine_grid(b: Builder, theta: Value, size: Sequence[int], align_corners: bool = False) -> Value:
+    """Coordinates of every position of an image under affine maps: positions and coordinates are in order."""
+    maps = b.mix("coordinates", b.mix("coordinates", theta, [1], ordered=True), [2], ordered=True)
+    places = tuple(f"p{d}" for d in range(len(size) - 2))
+    grid = b.mix("grid positions", b.fill(size[2:]), range(len(places)), ordered=True)
+    return b.contract(([("b", "k", "j"), places], ("b", *places, "k")), maps, grid, name="affine_grid")
 
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")

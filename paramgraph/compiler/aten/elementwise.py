@@ -7,26 +7,29 @@ from typing import Any
 import torch
 
 from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.rules import Rule
 from paramgraph.compiler.rules import exact_rule as rule
 from paramgraph.errors import TraceError
 
 UNARY = """abs acos acosh asin asinh atan atanh ceil celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu
 hardshrink hardsigmoid hardswish i0 isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish
 nan_to_num neg positive rad2deg reciprocal relu round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink
-softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not rrelu real imag angle conj""".split()
+softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not real imag angle conj special_polygamma
+special_multigammaln""".split()
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
 logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
 prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ complex
-polar __lshift__ __rshift__
+polar __lshift__ __rshift__ special_gammainc special_gammaincc
 greater greater_equal less less_equal not_equal multiply divide subtract""".split()
 
 COPIES = """clone alias detach contiguous lift_fresh lift_fresh_copy dropout native_dropout feature_dropout alpha_dropout to _to_copy
 type_as requires_grad_ lift _assert_tensor_metadata detach_copy alias_copy""".split()
 
 
-def _elementwise(name: str) -> None:
-    @rule(f"aten.{name}")
+def pointwise(name: str) -> Rule:
+    """The rule of a function that is applied element by element, with broadcasting."""
+
     def function(b: Builder, *args: Any, **kwargs: Any) -> Value:
         values = [a for a in args if isinstance(a, Value)] + [a for a in kwargs.values() if isinstance(a, Value)]
         others = tuple(a for a in args if not isinstance(a, Value)) + tuple(kwargs.items())
@@ -34,9 +37,18 @@ def _elementwise(name: str) -> None:
         form = tuple("x" if isinstance(a, Value) else a for a in args)
         return b.elementwise(name.strip("_"), *values, args=others, form=form)
 
+    return function
+
 
 for _name in (*UNARY, *BINARY):
-    _elementwise(_name)
+    rule(f"aten.{_name}")(pointwise(_name))
+
+
+def tagged_rule(target: Any) -> Rule | None:
+    """The rule of an operation without one of its own that torch, or who defined it, tags as pointwise."""
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags or len(target._schema.returns) != 1:
+        return None
+    return pointwise(target._schema.name.rpartition("::")[2])
 
 
 def _copy(name: str) -> None:
@@ -78,6 +90,14 @@ def clamp_max(b: Builder, x: Value, max: Value | float) -> Value:
 @rule("aten.hardtanh")
 def hardtanh(b: Builder, x: Value, min_val: float = -1.0, max_val: float = 1.0) -> Value:
     return clamp(b, x, min_val, max_val)
+
+
+@rule("aten.rrelu")
+def rrelu(b: Builder, x: Value, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, *args: Any) -> Value:
+    """In training mode every element draws a slope of its own."""
+    if training:
+        return b.opaque("rrelu", [x], x.shape, "random numbers: every element draws its own")
+    return b.elementwise("rrelu", x, args=(lower, upper), form=("x", lower, upper))
 
 
 @rule("aten.relu6")

@@ -17,6 +17,21 @@ def embedding(b: Builder, weight: Value, index: Value, *args: Any) -> Value:
     return index_select(b, weight, 0, index)
 
 
+@rule("aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only")
+def embedding_bag(b: Builder, weight: Value, index: Value, offsets: Value, scale: bool = False, mode: int = 0, sparse: bool = False,
+                  factors: Value | None = None, *args: Any) -> tuple[Value, ...]:
+    """Rows of a table summed (or averaged, or their maximum) over the bag that each of them is in: the bags are in order."""
+    rows = b.gather(weight, 0, index)
+    if factors is not None:
+        rows = b.elementwise("mul", rows, b.reshape(factors, [*factors.shape, 1]))
+    bags = b.contract("i,o->oi", b.mix("bags", b.fill([index.shape[0]]), [0], ordered=True), b.mix("bags", offsets, [0], ordered=True),
+                      name="bags")  # fmt: skip
+    if bags.shape[0] != b.shapes[0][0]:
+        bags = b.take(bags, 0, range(b.shapes[0][0]))  # the last offset is the end
+    out = b.contract("oi,id->od", bags, rows, name=f"bag_{('sum', 'mean', 'max')[mode]}", product=mode < 2)
+    return out, *(b.fill(shape) for shape in b.shapes[1:])
+
+
 @rule("aten.index_select")
 def index_select(b: Builder, x: Value, dim: int, index: Value) -> Value:
     """Distinct constant indices cut the axis; others, and values, go through gather."""

@@ -120,6 +120,17 @@ def repeat_interleave(b: Builder, x: Value, times: int, dim: int | None = None, 
     return b.reshape(wide, b.shapes[0])
 
 
+@rule("aten.meshgrid")
+def meshgrid(b: Builder, values: Sequence[Value], *, indexing: str = "ij") -> tuple[Value, ...]:
+    """Each operand along an axis of its own, and the same along those of the others."""
+    places = list(range(len(values)))
+    if indexing == "xy" and len(values) > 1:
+        places[:2] = 1, 0
+    shape = b.shapes[0]
+    return tuple(b.expand(b.reshape(v, [shape[d] if d == place else 1 for d in range(len(shape))]), shape)
+                 for v, place in zip(values, places, strict=True))  # fmt: skip
+
+
 @rule("aten.flip")
 def flip(b: Builder, x: Value, dims: Sequence[int]) -> Value:
     for dim in dims:

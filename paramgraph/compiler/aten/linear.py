@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from paramgraph.compiler.program import Builder, Value, parse_einsum
+from paramgraph.compiler.aten.algebra import diagonal
+from paramgraph.compiler.program import Builder, Labels, Value, parse_einsum
 from paramgraph.compiler.rules import exact_rule as rule
 
 
@@ -44,9 +45,18 @@ def einsum(b: Builder, equation: str, operands: Sequence[Value], **_: Any) -> Va
     if "." in equation:
         equation = _expand_ellipsis(equation, [value.ndim for value in operands])
     labels, out = parse_einsum(equation)
-    if any(len(set(term)) != len(term) for term in labels):
-        return b.opaque("einsum", operands, b.shapes[0], f"einsum {equation!r} takes a diagonal")
-    return b.contract((labels, out), *operands, name="einsum")
+    terms, values = zip(*(_without_diagonals(b, term, value) for term, value in zip(labels, operands, strict=True)), strict=True)
+    return b.contract((terms, out), *values, name="einsum")
+
+
+def _without_diagonals(b: Builder, term: Labels, value: Value) -> tuple[Labels, Value]:
+    """A term in which every label occurs once: of axes that share one, the diagonal."""
+    while len(set(term)) < len(term):
+        label = next(label for label in term if term.count(label) > 1)
+        first, second = [d for d, other in enumerate(term) if other == label][:2]
+        value = diagonal(b, value, first, second)
+        term = (*(other for d, other in enumerate(term) if d not in (first, second)), label)
+    return term, value
 
 
 def _expand_ellipsis(equation: str, ranks: Sequence[int]) -> str:
@@ -84,6 +94,16 @@ def distances(b: Builder, x: Value, y: Value, *args: Any, **kwargs: Any) -> Valu
     batch = tuple(range(rank))
     left, right = batch[rank - (x.ndim - 2) :], batch[rank - (y.ndim - 2) :]
     return b.contract(([(*left, "i", "k"), (*right, "j", "k")], (*batch, "i", "j")), x, y, name="distance")
+
+
+@rule("aten.cosine_similarity")
+def cosine_similarity(b: Builder, x: Value, y: Value, dim: int = 1, eps: float = 1e-8) -> Value:
+    """A product of two normalised vectors, summed along one axis."""
+    rank = max(x.ndim, y.ndim)
+    axes = tuple(range(rank))
+    kept = tuple(d for d in axes if d != dim % rank)
+    labels = [axes[rank - value.ndim :] for value in (x, y)]
+    return b.contract((labels, kept), x, y, name="cosine similarity")
 
 
 @rule("aten.outer")

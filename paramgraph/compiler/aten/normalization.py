@@ -43,6 +43,22 @@ def group_norm(b: Builder, x: Value, groups: int, weight: Value | None = None, b
     return b.reshape(out, x.shape)
 
 
+@rule("aten.native_layer_norm")
+def layer_norm_with_statistics(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None,
+                               eps: float) -> tuple[Value, Value, Value]:
+    over = range(x.ndim - len(shape), x.ndim)
+    mean, deviation = (b.reduce(x, over, keepdim=True, name=name) for name in ("mean", "std"))
+    return layer_norm(b, x, shape, weight, bias, eps), mean, deviation
+
+
+@rule("aten.native_group_norm")
+def group_norm_with_statistics(b: Builder, x: Value, weight: Value | None, bias: Value | None, batch: int, channels: int, positions: int,
+                               groups: int, eps: float) -> tuple[Value, Value, Value]:
+    split = b.reshape(x, [batch, groups, -1])
+    mean, deviation = (b.reduce(split, [2], name=name) for name in ("mean", "std"))
+    return group_norm(b, x, groups, weight, bias, eps), mean, deviation
+
+
 def _statistics(b: Builder, x: Value, buffer: Value, name: str) -> Value:
     """The new value of a running statistic: a mean of the old one and the batch's."""
     batch = b.reduce(x, [d for d in range(x.ndim) if d != 1], name=name)

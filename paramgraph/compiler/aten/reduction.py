@@ -103,8 +103,8 @@ def _ranked(b: Builder, x: Value, dim: int) -> tuple[Value, Value]:
     return b.reshape(value, b.shapes[0]), b.reshape(b.topk(x, dim, 1, indices=True, name="rank"), b.shapes[1])
 
 
-@rule("aten.median.dim", "aten.nanmedian.dim")
-def median_along(b: Builder, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+@rule("aten.median.dim", "aten.nanmedian.dim", "aten.mode")
+def median_along(b: Builder, x: Value, dim: int = -1, keepdim: bool = False) -> tuple[Value, Value]:
     return _ranked(b, x, dim)
 
 
@@ -113,9 +113,24 @@ def kth_value(b: Builder, x: Value, k: int, dim: int = -1, keepdim: bool = False
     return _ranked(b, x, dim)
 
 
+@rule("aten._is_all_true", "aten._is_any_true")
+def truth(b: Builder, x: Value) -> Value:
+    return b.reduce(x, range(x.ndim), name="all")
+
+
 @rule("aten.median.default", "aten.nanmedian.default")
 def median(b: Builder, x: Value) -> Value:
     return b.reduce(x, range(x.ndim), name="median")
+
+
+@rule("aten.quantile", "aten.nanquantile")
+def quantile(b: Builder, x: Value, q: Value | float, dim: int | None = None, keepdim: bool = False, **kwargs: Any) -> Value:
+    """Of several quantiles, each is an element of a new first axis."""
+    dims = [d % x.ndim for d in _dims(x, dim)]
+    if not isinstance(q, Value) or q.ndim == 0:
+        return b.reshape(b.reduce(x, dims, name="rank"), b.shapes[0])
+    axes = tuple(range(x.ndim))
+    return b.reshape(b.contract(([axes, ("q",)], ("q", *(d for d in axes if d not in dims))), x, q, name="quantile"), b.shapes[0])
 
 
 @rule("aten.tril", "aten.triu")
@@ -153,6 +168,39 @@ for _name in ("_fft_c2c", "_fft_r2c", "_fft_c2r"):
 def shifted(b: Builder, x: Value, dim: Any = None) -> Value:
     dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
     return b.mix("fftshift", x, dims, ordered=True)
+
+
+@rule("aten.searchsorted.Tensor")
+def searchsorted(b: Builder, boundaries: Value, x: Value, *, sorter: Value | None = None, **kwargs: Any) -> Value:
+    """As `bucketize`; with boundaries of their own for every batch element, and sorted by an index, if one is given."""
+    ordered = [b.mix("boundaries", value, [-1], ordered=True) for value in (boundaries, sorter) if value is not None]
+    axes = tuple(range(x.ndim))
+    own = (*axes[:-1], "k") if boundaries.ndim > 1 else ("k",)
+    return b.contract(([axes, *(own for _ in ordered)], axes), x, *ordered, name="bucketize")
+
+
+@rule("aten.searchsorted.Scalar")
+def searchsorted_number(b: Builder, boundaries: Value, x: float, **kwargs: Any) -> Value:
+    return b.reduce(b.mix("boundaries", boundaries, [-1], ordered=True), [-1], name="bucketize")
+
+
+@rule("aten.histc")
+def histogram(b: Builder, x: Value, bins: int = 100, *args: Any, **kwargs: Any) -> Value:
+    """How many of all elements fall between two fixed numbers, for each of some bins in order."""
+    places = b.mix("bins", b.fill([bins]), [0], ordered=True)
+    return b.contract(([tuple(range(x.ndim)), ("bin",)], ("bin",)), x, places, name="histogram")
+
+
+@rule("aten.stft")
+def short_time_fourier(b: Builder, x: Value, size: int, hop: int | None = None, length: int | None = None, window: Value | None = None,
+                       *args: Any, **kwargs: Any) -> Value:
+    """Windows of the last axis, transformed: frequencies and frames are positions. A window is a product with its own elements."""
+    batch = x.shape[:-1]
+    frames = b.resample(b.reshape(x, [*batch, 1, x.shape[-1]]), [-2, -1], b.shapes[0][: len(batch) + 2], "stft")
+    if window is not None:
+        axes = tuple(range(frames.ndim))
+        frames = b.contract(([axes, ("k",)], axes), frames, b.mix("window", window, [0], ordered=True), name="stft")
+    return b.expand(b.reshape(frames, [*frames.shape, 1]), b.shapes[0]) if len(b.shapes[0]) > frames.ndim else frames
 
 
 @rule("aten.bucketize.Tensor")

@@ -34,5 +34,5 @@ def _arithmetic(name: str, function: Callable[..., Any]) -> None:
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "ge", "le", "eq", "ne", "lt", "gt", "and_", "or_", "not_"):
     _arithmetic(f"_operator.{_name}", getattr(operator, _name))
-for _name in ("sym_float", "sym_int", "sym_max", "sym_min", "sym_not"):
+for _name in ("sym_float", "sym_int", "sym_max", "sym_min", "sym_not", "sym_ite"):
     _arithmetic(f"torch.{_name}", getattr(torch, _name))

@@ -92,6 +92,83 @@ def index_add(b: Builder, x: Value, dim: int, index: Value, source: Value, *, al
     return b.elementwise("add", x, summed, args=(alpha,))
 
 
+@rule("aten.index_reduce")
+def index_reduce(b: Builder, x: Value, dim: int, index: Value, source: Value, reduce: str, *, include_self: bool = True) -> Value:
+    dim %= x.ndim
+    own = tuple("n" if d == dim else d for d in range(x.ndim))
+    name = f"scatter_{reduce}"
+    found = b.contract(([tuple(range(source.ndim)), (dim, "n")], own), source, b.one_hot(index, x.shape[dim]), name=name)
+    return b.elementwise(name, x, found, own=include_self)
+
+
+@rule("aten.index_fill")
+def index_fill(b: Builder, x: Value, dim: int, index: Value, value: Value | float) -> Value:
+    """One number at all elements that the index names along an axis."""
+    dim %= x.ndim
+    where = readable(index)
+    if where is not None:
+        chosen = np.unique(where % x.shape[dim])
+        shape = [len(chosen) if d == dim else n for d, n in enumerate(x.shape)]
+        return _overwrite(b, x, b.expand(value, shape) if isinstance(value, Value) else b.fill(shape, float(value)), dim, chosen)
+    reached = b.reduce(b.one_hot(index, x.shape[dim]), range(index.ndim), name="amax")
+    wide = b.reshape(reached, [n if d == dim else 1 for d, n in enumerate(x.shape)])
+    return b.elementwise("where", wide, *([value] if isinstance(value, Value) else []), x, args=() if isinstance(value, Value) else (value,))
+
+
+@rule("aten.put")
+def put(b: Builder, x: Value, index: Value, values: Value, accumulate: bool = False) -> Value:
+    """Assignment at constant, distinct places of all elements in a row."""
+    flat, places, written = (b.reshape(value, [_numel(value)]) for value in (x, index, values))
+    return b.reshape(index_put(b, flat, [places], written, accumulate), x.shape)
+
+
+@rule("aten.bincount")
+def bincount(b: Builder, index: Value, weights: Value | None = None, minlength: int = 0) -> Value:
+    """How often each element is named, or the sum of the weights at the places that name it."""
+    chosen = b.one_hot(index, b.shapes[0][0])
+    if weights is None:
+        return b.reduce(chosen, [0], name="count")
+    return b.contract("i,in->n", weights, chosen, name="bincount", product=True)
+
+
+@rule("aten.masked_scatter")
+def masked_scatter(b: Builder, x: Value, mask: Value, source: Value) -> Value:
+    """Elements under a mask replaced by those of the source, in their order.
+
+    Where the mask is the same all along the last axes of `x`, whole rows of them are replaced.
+    """
+    mask = b.expand(mask, x.shape)
+    rows = _uniform_behind(mask, x.ndim)
+    width = int(np.prod(x.shape[x.ndim - rows :], dtype=np.int64))
+    if _numel(source) % width or rows == x.ndim:
+        rows, width = 0, 1
+    lead, tail = x.shape[: x.ndim - rows], x.shape[x.ndim - rows :]
+    keys = mask
+    for _ in range(rows):
+        keys = b.select(keys, -1, 0)
+    pieces = b.reshape(source, [_numel(source) // width, *tail])
+    own: tuple[object, ...] = tuple(range(x.ndim))
+    labels = (("n", *own[: len(lead)]), ("n", *own[len(lead) :]))
+    put = b.contract((labels, own), selected(b, keys, pieces.shape[0]), pieces, name="put")
+    return b.elementwise("where", b.reshape(keys, [*lead, *[1] * rows]), put, x)
+
+
+def _numel(value: Value) -> int:
+    return int(np.prod(value.shape, dtype=np.int64))
+
+
+def _uniform_behind(mask: Value, rank: int) -> int:
+    """How many of a mask's last axes it was expanded along."""
+    op, count = mask.op, 0
+    while op is not None and op.kind == "elementwise" and len(op.inputs) == 1:  # a copy, or its negation
+        op = op.inputs[0].op
+    if op is None or op.kind != "expand":
+        return 0
+    while count < rank and op.inputs[0].shape[rank - 1 - count] == 1 != op.output.shape[rank - 1 - count]:
+        count += 1
+    return count
+
+
 @rule("aten.index_put")
 def index_put(b: Builder, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False) -> Value:
     """Assignment at constant, distinct indices along one axis, or under a mask; anything else is left to the caller, who pins."""

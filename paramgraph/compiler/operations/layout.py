@@ -248,7 +248,10 @@ class Concat(Operation):
         shape = [int(np.prod([p[2].size for p in places if p[0] == d])) for d in dims]
         numbers = np.arange(joined.size).reshape(shape)
         scale = shape[dims.index(dim)] / op.output.shape[dim]
-        start, out = 0.0, [joined]
+        # What stands along other dimensions alone is beside every part.
+        held = emitter.places(op.output)
+        beside = [c for c in emitter.of(acts[0]) if not any(p[0] in linked for p in c.places)]
+        start, out = 0.0, [joined, *(c for c in beside if all(p in held for p in c.places))]
         for value in op.inputs:
             size = value.shape[dim] * scale
             part = numbers.take(np.arange(int(start), int(start + size)), axis=dims.index(dim)).reshape(-1)
@@ -263,8 +266,6 @@ class Concat(Operation):
                 for c in emitter.of(value):
                     if any(p in own for p in c.places):
                         emitter.structural("concat", c, target)
-                    elif not any(c is known for known in out) and value is acts[0]:
-                        out.append(c)
         return out
 
 
