@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paramgraph.compiler.program import Value
-from paramgraph.symmetries.character import NOTHING, Character, Key, Terms, ratio, times
+from paramgraph.symmetries.character import NOTHING, Character, Key, Subset, Terms, ratio, times
 
 if TYPE_CHECKING:
     from paramgraph.compiler.scales import ScaleSolver
@@ -120,8 +120,8 @@ class Operands:
         def given(key: Key) -> Terms:
             first = tuple([0 if e in along else n for e, n in enumerate(key)])
             here = there(key)
-            spots = [((e, i),) for e, layout in enumerate(layouts) for i in layout.blocks[key[e]].free]
-            out = {spot: ratio(NOTHING, here.get(spot, NOTHING)) for spot in spots if spot[0][0] in along}
+            spots: list[Subset] = [((e, i),) for e, layout in enumerate(layouts) for i in layout.blocks[key[e]].free]
+            out: Terms = {spot: ratio(NOTHING, here.get(spot, NOTHING)) for spot in spots if spot[0][0] in along}
             if key != first:
                 own_first, there_first = character.terms(first), there(first)
                 for spot in ((), *[spot for spot in spots if spot[0][0] not in along]):

@@ -192,7 +192,13 @@ class GroupElement:
         sizes = [action.shape[d] for d in dims]
         source = np.arange(math.prod(sizes))
         for block in blocks:
+            if len(dims) == 1 and self._is_still(block):
+                continue
             images = self.images(block.spaces)
+            if len(dims) == 1:
+                (image,), (index,) = images, block.index
+                source[image if index is None else index[image]] = np.arange(len(image)) if index is None else index
+                continue
             place, target = np.zeros((), dtype=np.int64), np.zeros((), dtype=np.int64)
             for d, (size, index, image) in enumerate(zip(sizes, block.index, images, strict=True)):
                 count = math.prod(self.group.spaces[s].size for s in block.spaces[d])
@@ -205,6 +211,10 @@ class GroupElement:
             source[np.broadcast_to(target, shape).reshape(-1)] = np.broadcast_to(place, shape).reshape(-1)
         return source
 
+    def _is_still(self, block: ActionBlock) -> bool:
+        """Whether nothing moves the elements of a block."""
+        return all([self.group.spaces[s].factor not in self.permutations for spaces in block.spaces for s in spaces])
+
     def images(self, dims: Sequence[Sequence[int]]) -> list[Array]:
         """Where the elements of a product of index spaces go.
 
@@ -216,6 +226,12 @@ class GroupElement:
         """
         spaces = self.group.spaces
         flat = [s for dim in dims for s in dim]
+        if len(flat) == 1 == len(dims):  # by far the most
+            alone = self.permutations.get(spaces[flat[0]].factor)
+            if alone is None:
+                return [np.arange(spaces[flat[0]].size)]
+            if len(alone) == 1 and self.group.factor(spaces[flat[0]].factor).spaces == (flat[0],):
+                return [alone[0]]
         rank = len(flat)
         coordinate = [np.arange(spaces[s].size).reshape([-1 if e == i else 1 for e in range(rank)]) for i, s in enumerate(flat)]
         place = {s: i for i, s in enumerate(flat)}
