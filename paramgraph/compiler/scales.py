@@ -36,11 +36,13 @@ class ScaleSolver:
         layouts: axes as blocks of atomic spaces.
         system: unknowns and constraints.
         characters: of the values met so far.
+        reflecting: functions that are taken as odd, though something has to be added.
         unsupported: operations whose operands were taken as unscalable, with the cause.
     """
 
-    def __init__(self, spaces: ScaleSpaces) -> None:
+    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = ()) -> None:
         self.spaces = spaces
+        self.reflecting = frozenset(reflecting)
         self.layouts = Layouts(spaces)
         self.system = CharacterSystem(self.layouts)
         self.characters: dict[Value, Character] = {}
@@ -117,19 +119,20 @@ def constant_of(value: Value) -> np.ndarray | None:
         return None
 
 
-def solve_scales(program: Program, system: SpaceSystem) -> ScaleSolver:
+def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[Op] = ()) -> ScaleSolver:
     """Type the scales of a program that permutation typing has typed. The values' axes are left as they are.
 
     Args:
         program: the program.
         system: the spaces that its values' axes are made of.
+        reflecting: functions to take as odd (`paramgraph.compiler.reflections`).
     """
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         spaces = ScaleSpaces()
-        solver = ScaleSolver(spaces)
+        solver = ScaleSolver(spaces, reflecting)
         failed = _type(program, system, spaces, before)
         for op in program.ops:
             _apply(solver, op, failed.get(op))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, SUMS, kind_of, number_kind
+from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, PARAMETRIC, SUMS, kind_of, number_kind, reflection_of
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.character import Character
 
@@ -24,6 +24,8 @@ UNCENTRED = frozenset(["rms_norm"])
 def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | None:
     """The character of an elementwise function's result; None where nothing is known of the function."""
     positional, keywords = arguments(op, len(op.inputs))
+    if op in solver.reflecting:
+        return _reflected(solver, op, operands)
     if op.name in SUMS and len(op.inputs) == 2:
         fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
         return operands.equal(operands.of(1 - fresh), fresh)
@@ -38,6 +40,28 @@ def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | 
         return solver.system.power(x, 1, "none")
     degree, parity = kind_of(op.name, positional, keywords)
     return solver.system.power(x, degree, parity)
+
+
+def reflection(op: Op) -> tuple[float, float] | None:
+    """`(e, c)` of a function with `f(e - x) = c - f(x)` that is not odd; zeros for a parametric ReLU; None for others."""
+    if op.kind != "elementwise":
+        return None
+    if op.name in PARAMETRIC:
+        return (0.0, 0.0) if len(op.inputs) == 2 else None
+    if len(op.inputs) != 1:
+        return None
+    positional, keywords = arguments(op, 1)
+    return reflection_of(op.name, positional, keywords)
+
+
+def _reflected(solver: ScaleSolver, op: Op, operands: Operands) -> Character:
+    """A function taken as odd; the result of a parametric ReLU as divided by its slope."""
+    x = operands.of(0)
+    if len(op.inputs) == 1:
+        return solver.system.power(x, None, "odd")
+    given = {label for label, n in zip(op.labels[1], op.inputs[1].shape, strict=True) if n > 1}
+    solver.system.constant(solver.system.signs_of(x), [d for d, label in enumerate(operands.order) if label not in given])
+    return solver.system.product(x, operands.of(1), -1)
 
 
 def arguments(op: Op, tensors: int) -> tuple[list[Any], dict[str, Any]]:
@@ -164,8 +188,7 @@ RULES: dict[str, Any] = {
     "lerp": _lerp,
     "addcmul": _added,
     "addcdiv": _added,
-    "prelu": _prelu,
-    "prelu_kernel": _prelu,
+    **dict.fromkeys(PARAMETRIC, _prelu),
 }
 
 
