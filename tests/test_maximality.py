@@ -34,6 +34,7 @@ def test_analytic_networks_have_no_others(name: str) -> None:
 
 # Networks with symmetries that are declared nowhere yet, and the tensors that they move.
 @pytest.mark.parametrize(("name", "nullity", "declared", "moved"), [
+    ("llama block", 60, 50, {"embed.weight"}),
     ("llama block, tied", 50, 46, {"q.weight", "k.weight"}),  # rotations in each rotary plane
     ("lstm", 12, 0, {"layer.bias_ih_l0", "layer.bias_hh_l0"}),  # two biases merely added
 ])  # fmt: skip

@@ -219,6 +219,8 @@ class _Finder:
     def _own(self, x: Value, atom: int, before: float) -> ReflectionShift:
         """The offset of the units."""
         op = self.maker.get(x)
+        if len(self.readers[x]) != 1 or x in self.out:
+            raise _Unfit  # what else reads it would be moved, too
         offset = _offset(op) if op is not None else None
         if offset is None or not self._is_offset(offset) or [a.id for a in self._atoms(offset)] != [atom]:
             raise _Unfit

@@ -26,6 +26,8 @@ Part = Array | Tables
 
 # Logarithms of magnitudes that differ by less are the same.
 SAME = 1e-9
+# An element that multiplies less than one tensor in so many is not laid out for all.
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,13 @@ class GroupElement:
 
     @cached_property
     def _is_restricted(self) -> bool:
-        """Whether the group acts on few of its tensors: then what multiplies each is computed by itself."""
-        blocks = self.group.scales.blocks
-        return 2 * sum(name in self.group.actions for name in blocks) < len(blocks)
+        """Whether few tensors are multiplied, by the group or by this element: then what multiplies each is computed by itself."""
+        scales = self.group.scales
+        if len(self.tables) * FEW <= len(scales.variables):
+            touched = {name for v in self.tables for name in scales.tensors.get(v, ())}
+            if len(touched) * FEW <= len(scales.blocks):
+                return True
+        return 2 * sum(name in self.group.actions for name in scales.blocks) < len(scales.blocks)
 
     def _multiplied(self, dtype: torch.dtype) -> Multiplied:
         """What multiplies all tensors, in one type; computed once."""
