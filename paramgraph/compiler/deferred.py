@@ -11,6 +11,7 @@ from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder
+from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.scales import solve_scales
@@ -72,6 +73,7 @@ class DeferredScales:
                 *MatrixFinder(self.program, solver).run(),
                 *find_translations(self.program, solver),
                 *find_reflections(self.program, self.system),
+                *find_phases(self.program, self.system),
             )
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
             cause = f"they could not be solved for, so none are in the group: {error!r}"

@@ -19,7 +19,7 @@ from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, R
 from paramgraph.symmetries.spaces import SpaceSystem
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """Something does not pass the reflection."""
 
 
@@ -31,10 +31,18 @@ def find_reflections(program: Program, system: SpaceSystem) -> tuple[ReflectionF
         system: the spaces of its values' axes.
     """
     ops = [op for op in program.ops if op.exact and reflection(op) is not None]
-    return _Finder(program, solve_scales(program, system, ops), ops).run() if ops else ()
+    return ReflectionFinder(program, solve_scales(program, system, ops), ops).run() if ops else ()
 
 
-class _Finder:
+class ReflectionFinder:
+    """Reflections of a program.
+
+    Args:
+        program: the program.
+        solver: its scales, solved with the functions taken as odd.
+        ops: these functions.
+    """
+
     def __init__(self, program: Program, solver: ScaleSolver, ops: list[Op]) -> None:
         self.program, self.solver, self.ops = program, solver, ops
         for form in solver.system.exact:
@@ -52,22 +60,21 @@ class _Finder:
         for op in self.ops:
             try:
                 out.extend(self._of(op))
-            except _Unfit:
+            except Unfit:
                 continue
         return tuple(out)
 
     def _of(self, op: Op) -> Iterator[ReflectionFactor]:
-        self.signs.solved = dict(self.solver.system.signs.solved)
-        self.magnitudes.solved = dict(self.solver.system.magnitudes.solved)
+        self.renew()
         x = op.inputs[0]
         terms = self._terms(x)
         slope = self._viewed(op.inputs[1]) if len(op.inputs) > 1 else None
         spots = [subset for subset, (_, parity) in terms.items() if subset and self.signs.reduce(parity)]
         if len(spots) > 1 or any(len(spot) > 1 for spot in spots):
-            raise _Unfit
+            raise Unfit
         signs = self._sign(terms, spots[0] if spots else ())
         if not signs:
-            raise _Unfit
+            raise Unfit
         size = 1
         atom = -1
         if spots:
@@ -76,21 +83,26 @@ class _Finder:
             size, atom = space.size, space.id
         slopes = self._slope(slope, size) if slope is not None else ()
         name = slope.name if slope is not None else ""
-        self._localise(op, slope, signs, slopes)
+        self.localise(op, slope, signs, slopes)
         reflected = [self.signs.reduce(terms.get(spot, NOTHING)[1]) for spot in ((), *spots)]
         if not all(sign in held for sign, held in zip(signs, reflected, strict=True)) or slope is not None and self._slope(slope, size) != slopes:
-            raise _Unfit
-        parts = tuple(part for value in self.program.tensors.values() if value is not slope for part in self._parts(value, signs, slopes))
+            raise Unfit
+        parts = tuple(part for value in self.program.tensors.values() if value is not slope for part in self.parts(value, signs, slopes))
         shifts: tuple[ReflectionShift, ...] = ()
         if slope is None:
             before, total = reflection(op) or (0.0, 0.0)
             if not spots:
-                raise _Unfit
+                raise Unfit
             own = (self._own(x, atom, before),) if before else ()
             shifts = (*own, *self._absorbed(op.output, atom, total))
         if not parts:
-            raise _Unfit
+            raise Unfit
         yield ReflectionFactor(f"reflections of {op.name} ({parts[0].tensor})", size, parts, shifts, name)
+
+    def renew(self) -> None:
+        """Forget what was settled for another operation."""
+        self.signs.solved = dict(self.solver.system.signs.solved)
+        self.magnitudes.solved = dict(self.solver.system.magnitudes.solved)
 
     # -- signs ---------------------------------------------------------------------------------------------------------
 
@@ -98,7 +110,7 @@ class _Finder:
         """The terms of a value that is in one block."""
         character = self.solver.characters[value]
         if len(character.blocks) != 1:
-            raise _Unfit
+            raise Unfit
         return character.terms(character.blocks[0])
 
     def _sign(self, terms: Terms, spot: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
@@ -116,11 +128,13 @@ class _Finder:
                 return whole[0], other
         return ()
 
-    def _localise(self, op: Op, slope: Value | None, signs: tuple[int, ...], slopes: tuple[int, ...]) -> None:
+    def localise(
+        self, op: Op, slope: Value | None, signs: tuple[int, ...], slopes: tuple[int, ...], and_itself: bool = False
+    ) -> None:
         """Let the other functions keep their signs and slopes, and let other free scales make up for what has no more to do with the units."""
         kept = {*signs, *slopes}
         for other in self.ops:
-            if other is op:
+            if other is op and not and_itself:
                 continue
             for value in other.inputs:
                 character = self.solver.characters[value]
@@ -128,7 +142,7 @@ class _Finder:
                     for form, parity in character.terms(key).values():
                         row = self.signs.reduce(parity)
                         if row and max(row) in kept:
-                            raise _Unfit
+                            raise Unfit
                         self.signs.add(row)
                         if value is not other.inputs[0]:
                             self.magnitudes.add(form)
@@ -160,21 +174,21 @@ class _Finder:
     def _slope(self, slope: Value, size: int) -> tuple[int, ...]:
         """The unknowns of free slopes, as of signs."""
         if slope.kind != "parameter" or len(self.readers[slope]) != 1 or slope in self.out:
-            raise _Unfit
+            raise Unfit
         terms = self._terms(slope)
         found = []
         for subset in sorted(terms, key=len):
             form, parity = self.magnitudes.reduce(terms[subset][0]), self.signs.reduce(terms[subset][1])
             if len(form) != 1 or set(form.values()) != {1} or set(form) != parity:
-                raise _Unfit
+                raise Unfit
             found.append(next(iter(form)))
             if found[-1] >= len(self.solver.system.unknowns) or self.solver.system.unknowns[found[-1]].name != slope.name:
-                raise _Unfit  # what reads the result leaves the slope no freedom
+                raise Unfit  # what reads the result leaves the slope no freedom
         if len(found) != (1 if size == 1 else 2) or any(n != 1 and n != size for n in slope.shape):
-            raise _Unfit
+            raise Unfit
         return tuple(found)
 
-    def _parts(self, value: Value, signs: tuple[int, ...], slopes: tuple[int, ...]) -> Iterator[ReflectedPart]:
+    def parts(self, value: Value, signs: tuple[int, ...], slopes: tuple[int, ...]) -> Iterator[ReflectedPart]:
         """The parts of a parameter or buffer that have the sign, or the slope."""
         character = self.solver.characters.get(value)
         for key in character.blocks if character is not None else ():
@@ -194,17 +208,17 @@ class _Finder:
             power = form.get(slopes[which], 0) if slopes else 0
             negated = signs[which] in parity
             if power != int(power) or slopes and (power % 2 == 1) != (slopes[which] in parity):
-                raise _Unfit
+                raise Unfit
             other = {*signs, *slopes} - {signs[which], *slopes[which:][:1]} if len(signs) > 1 else set()
             if other and not other.isdisjoint({*form, *parity}):
-                raise _Unfit
+                raise Unfit
             if not power and not negated:
                 continue
             if not subset:
                 total = [int(negated), int(power)]
                 continue
             if len(subset) != 1 or len(signs) == 1:
-                raise _Unfit
+                raise Unfit
             along = [along[0] + negated, along[1] + int(power)]
             (d, i), = subset
             yield ReflectedPart(value.name, index, sizes, starts[d] + i, negated, int(power))
@@ -212,7 +226,7 @@ class _Finder:
             if total != [0, 0]:
                 yield ReflectedPart(value.name, index, sizes, -1, bool(total[0]), total[1])
         elif along[0] % 2 != total[0] or along[1] != total[1]:
-            raise _Unfit
+            raise Unfit
 
     # -- what is added ---------------------------------------------------------------------------------------------------
 
@@ -220,26 +234,26 @@ class _Finder:
         """The offset of the units."""
         op = self.maker.get(x)
         if len(self.readers[x]) != 1 or x in self.out:
-            raise _Unfit  # what else reads it would be moved, too
-        offset = _offset(op) if op is not None else None
-        if offset is None or not self._is_offset(offset) or [a.id for a in self._atoms(offset)] != [atom]:
-            raise _Unfit
+            raise Unfit  # what else reads it would be moved, too
+        offset = offset_of(op) if op is not None else None
+        if offset is None or not self.is_offset(offset) or [a.id for a in self.atoms(offset)] != [atom]:
+            raise Unfit
         return ReflectionShift(offset.name, before)
 
-    def _is_offset(self, value: Value) -> bool:
+    def is_offset(self, value: Value) -> bool:
         return value.kind == "parameter" and value.ndim == 1 and len(self.readers[value]) == 1 and value not in self.out
 
-    def _atoms(self, value: Value) -> list[Any]:
+    def atoms(self, value: Value) -> list[Any]:
         """The spaces of a value that is in one block, through all axes."""
         layouts = self.solver.characters[value].layouts
         if any(len(layout.blocks) != 1 for layout in layouts):
-            raise _Unfit
+            raise Unfit
         return [atom for layout in layouts for atom in layout.blocks[0].atoms]
 
     def _absorbed(self, value: Value, atom: int, total: float) -> Iterator[ReflectionShift]:
         """The offsets that make up for what is added to every unit that is reflected, at all places alike."""
-        if value in self.out or [a.id for a in self._atoms(value)].count(atom) != 1:
-            raise _Unfit
+        if value in self.out or [a.id for a in self.atoms(value)].count(atom) != 1:
+            raise Unfit
         for op in self.readers.get(value, ()):
             if op.kind in ("reshape", "permute"):
                 yield from self._absorbed(op.output, atom, total)
@@ -248,35 +262,35 @@ class _Finder:
 
     def _into_offset(self, op: Op, value: Value, atom: int, total: float) -> ReflectionShift:
         if not op.exact or len(op.inputs) != 2 or op.inputs.count(value) != 1 or op.output in self.out:
-            raise _Unfit
+            raise Unfit
         slot = op.inputs.index(value)
         reader, own = op.inputs[1 - slot], op.inputs[slot]
         if op.kind != "contract" or not op.attrs.get("product") or reader.kind != "parameter" or len(self.readers[reader]) != 1:
-            raise _Unfit
+            raise Unfit
         labels, met = op.labels[1 - slot], op.labels[slot]
         kept = [d for d, label in enumerate(labels) if label in op.out_labels]
         summed = {label for label in met if label not in op.out_labels}
-        atoms = [a.id for a in self._atoms(reader)]
+        atoms = [a.id for a in self.atoms(reader)]
         if len(kept) != 1 or labels[kept[0]] in met or not summed <= set(labels) or atoms.count(atom) != 1 or len(set(labels)) < len(labels):
-            raise _Unfit
+            raise Unfit
         if len(set(met)) < len(met) or any(n != m for label, n in zip(met, own.shape, strict=True) if label in labels
                                           for m in [reader.shape[labels.index(label)]]):  # fmt: skip
-            raise _Unfit
+            raise Unfit
         readers = self.readers.get(op.output, ())
         if len(readers) != 1:
-            raise _Unfit
-        offset = _offset(readers[0])
-        if offset is None or readers[0].kind != "elementwise" or not self._is_offset(offset):
-            raise _Unfit
+            raise Unfit
+        offset = offset_of(readers[0])
+        if offset is None or readers[0].kind != "elementwise" or not self.is_offset(offset):
+            raise Unfit
         place = readers[0].inputs.index(offset)
         label = readers[0].labels[1 - place][op.out_labels.index(labels[kept[0]])]
         if readers[0].labels[place] != (label,) and list(readers[0].labels[place]) != [label] or offset.shape[0] != reader.shape[kept[0]]:
-            raise _Unfit
+            raise Unfit
         sizes = tuple(layout.blocks[0].sizes for layout in self.solver.characters[reader].layouts)
         return ReflectionShift(offset.name, total, reader.name, sizes, atoms.index(atom), kept[0])
 
 
-def _offset(op: Op) -> Value | None:
+def offset_of(op: Op) -> Value | None:
     """The parameter that an operation adds to its operand as it is."""
     if not op.exact:
         return None

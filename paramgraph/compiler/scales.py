@@ -37,6 +37,7 @@ class ScaleSolver:
         system: unknowns and constraints.
         characters: of the values met so far.
         reflecting: functions that are taken as odd, though something has to be added.
+        phases: signs that periodic functions among these are given.
         unsupported: operations whose operands were taken as unscalable, with the cause.
     """
 
@@ -46,6 +47,7 @@ class ScaleSolver:
         self.layouts = Layouts(spaces)
         self.system = CharacterSystem(self.layouts)
         self.characters: dict[Value, Character] = {}
+        self.phases: dict[Op, Character] = {}
         self.unsupported: list[tuple[Op, str]] = []
 
     def layouts_of(self, axes: Sequence[Axis]) -> list[Layout]:

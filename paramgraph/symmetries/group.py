@@ -24,6 +24,7 @@ from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
+from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.translations import TranslationFactor
@@ -41,7 +42,7 @@ MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | TranslationFactor | ReflectionFactor
+Moving = MatrixFactor | TranslationFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
 Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
@@ -367,4 +368,7 @@ class SymmetryGroup:
         signs = [factor.size for factor in self.continuous if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")
+        phases = [factor.size for factor in self.continuous if isinstance(factor, PhaseFactor)]
+        if phases:
+            lines.append(f"phase shifts of {sum(phases):,} units, in {len(phases):,} factors")
         return lines

@@ -45,6 +45,17 @@ class ReflectedPart:
         return tuple(n for sizes in self.sizes for n in sizes)
 
 
+def multiply(tensor: torch.Tensor, part: ReflectedPart, factor: torch.Tensor) -> None:
+    """Multiply a part of a tensor in place, by a number for each unit."""
+    import torch
+
+    where = [np.arange(math.prod(s)) if index is None else index for index, s in zip(part.index, part.sizes, strict=True)]
+    places = tuple(torch.from_numpy(axis) for axis in np.ix_(*where))
+    held = tensor[places]
+    wide = factor.reshape([-1 if p == part.along else 1 for p in range(len(part.flat))]).to(tensor.device)
+    tensor[places] = (held.reshape(part.flat) * wide).reshape(held.shape)
+
+
 @dataclass(frozen=True)
 class ReflectionShift:
     """What is added to an offset for each unit that is reflected.
@@ -126,12 +137,7 @@ class ReflectionFactor:
         made = {name: tensors[name].to(torch.float64, copy=True) for name in self.tensors}
         for part in self.parts:
             factor = slopes**part.power * (-1 if part.negated else 1)
-            factor = torch.where(chosen, factor, torch.ones_like(factor)).to(made[part.tensor].device)
-            where = [np.arange(math.prod(s)) if index is None else index for index, s in zip(part.index, part.sizes, strict=True)]
-            places = tuple(torch.from_numpy(axis) for axis in np.ix_(*where))
-            held = made[part.tensor][places]
-            wide = factor.reshape([-1 if p == part.along else 1 for p in range(len(part.flat))])
-            made[part.tensor][places] = (held.reshape(part.flat) * wide).reshape(held.shape)
+            multiply(made[part.tensor], part, torch.where(chosen, factor, torch.ones_like(factor)))
         for shift in self.shifts:
             made[shift.tensor] += self._added(shift, chosen, tensors).to(made[shift.tensor].device)
         if self.slope:

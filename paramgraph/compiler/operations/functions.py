@@ -31,6 +31,8 @@ FUNCTIONS: dict[str, Kind] = {
     **dict.fromkeys("cos cosh sinc i0".split(), (None, "even")),
 }
 
+# Functions that half a period, π, negates.
+PERIODIC = frozenset("sin cos".split())
 # Functions of an operand and a slope.
 PARAMETRIC = frozenset("prelu prelu_kernel".split())
 # Functions of operands that must have one character; the result has it too.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, PARAMETRIC, SUMS, kind_of, number_kind, reflection_of
+from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, PARAMETRIC, PERIODIC, SUMS, kind_of, number_kind, reflection_of
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.character import Character
 
@@ -55,8 +55,11 @@ def reflection(op: Op) -> tuple[float, float] | None:
 
 
 def _reflected(solver: ScaleSolver, op: Op, operands: Operands) -> Character:
-    """A function taken as odd; the result of a parametric ReLU as divided by its slope."""
+    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign."""
     x = operands.of(0)
+    if op.name in PERIODIC:
+        sign = solver.phases[op] = solver.system.unknown(operands.layouts, f"phase of {op.name}")
+        return solver.system.product(solver.system.power(x, *kind_of(op.name, ["x"], {})), solver.system.signs_of(sign))
     if len(op.inputs) == 1:
         return solver.system.power(x, None, "odd")
     given = {label for label, n in zip(op.labels[1], op.inputs[1].shape, strict=True) if n > 1}
