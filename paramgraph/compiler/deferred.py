@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from paramgraph.compiler.centred import find_centred
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
@@ -72,6 +73,7 @@ class DeferredScales:
             return scales, factors, lambda: (
                 *MatrixFinder(self.program, solver).run(),
                 *find_translations(self.program, solver),
+                *find_centred(self.program),
                 *find_reflections(self.program, self.system),
                 *find_phases(self.program, self.system),
             )

@@ -17,6 +17,7 @@ import torch
 
 from paramgraph.errors import FileFormatError
 from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView, ScaleDomain
+from paramgraph.symmetries.centred import CentredFactor
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
 from paramgraph.symmetries.phases import PhaseFactor
@@ -29,7 +30,7 @@ CLASSES: tuple[type, ...] = (
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
     *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
     *(MatrixFactor, MatrixPart, TranslationFactor),
-    *(PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
+    *(CentredFactor, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )
 
 Put = Callable[[np.ndarray], int]

@@ -20,6 +20,7 @@ import numpy as np
 from paramgraph.errors import GroupError
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
+from paramgraph.symmetries.centred import CentredFactor
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
@@ -42,7 +43,7 @@ MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | TranslationFactor | ReflectionFactor | PhaseFactor
+Moving = MatrixFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
 Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
@@ -362,7 +363,7 @@ class SymmetryGroup:
             total = sum(factor.dimension for factor in self.continuous if isinstance(factor, MatrixFactor))
             shown = [f"{times} × GL({size}){f'^{copies}' if copies > 1 else ''}" for (size, copies), times in largest[:8]]
             lines.append(f"matrix groups of {total:,} dimensions: {', '.join(shown)}{', …' if len(largest) > 8 else ''}")
-        added = [factor.dimension for factor in self.continuous if isinstance(factor, TranslationFactor)]
+        added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
         signs = [factor.size for factor in self.continuous if isinstance(factor, ReflectionFactor)]

@@ -49,6 +49,11 @@ class PhaseFactor:
         """Names of the actions whose tensors are acted on."""
         return tuple(dict.fromkeys((self.offset, *(part.tensor for part in self.parts))))
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of further actions whose tensors are looked at: none."""
+        return ()
+
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Whole numbers of half periods, at least one of them odd."""
         import torch

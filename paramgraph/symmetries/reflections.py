@@ -111,6 +111,11 @@ class ReflectionFactor:
         names = [part.tensor for part in self.parts] + [name for shift in self.shifts for name in (shift.tensor, shift.reader)] + [self.slope]
         return tuple(dict.fromkeys(name for name in names if name))
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of further actions whose tensors are looked at: none."""
+        return ()
+
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Which units are reflected: one at least, the others with equal chances."""
         import torch
