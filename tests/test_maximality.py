@@ -44,6 +44,17 @@ def test_what_is_missing_is_named(name: str, nullity: int, declared: int, moved:
     assert "the others move" in str(found)
 
 
+def test_an_untied_stream_also_rotates() -> None:
+    """60 dimensions, derived by hand: 26 scales and 24 of value-output matrices are declared; 4 in rotary planes and 6 of O(4) are not."""
+    model, _ = SCALES["llama block"].build()
+    tokens = torch.arange(20).reshape(5, 4) % 7  # every token: rows of the table that no input reads would count too
+    report = pg.verify(pg.compile(model, (tokens,)), model, (tokens,), elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.passed, str(report)
+    assert report.maximality is not None and report.maximality.gap > 1e4
+    assert (report.maximality.nullity, report.maximality.declared) == (60, 26 + 24)
+    assert {"embed.weight", "q.weight", "k.weight"} <= set(report.maximality.missing)
+
+
 def test_running_statistics_count() -> None:
     found = counted("batch norm, tanh")
     assert found.parameters == 47  # the count of batches is no number of the function

@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from paramgraph.compiler.centred import find_centred
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder
+from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.scales import solve_scales
 from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
@@ -66,7 +69,13 @@ class DeferredScales:
                 approximate = scales.approximate
                 scales, factors = annotate(solver.system, known, nodes, found)
                 scales = replace(scales, approximate=approximate)
-            return scales, factors, lambda: (*MatrixFinder(self.program, solver).run(), *find_translations(self.program, solver))
+            return scales, factors, lambda: (
+                *MatrixFinder(self.program, solver).run(),
+                *find_translations(self.program, solver),
+                *find_centred(self.program),
+                *find_reflections(self.program, self.system),
+                *find_phases(self.program, self.system),
+            )
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
             cause = f"they could not be solved for, so none are in the group: {error!r}"
             return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), (), tuple

@@ -6,7 +6,7 @@ with which may be permuted. The first pass runs the operations' typing rules on 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import numpy as np
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.operations.functions import number_kind
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.scale_operands import Operands
 from paramgraph.compiler.typing import LAYOUT
 from paramgraph.errors import TraceError
-from paramgraph.symmetries.character import Character, Incompatible
+from paramgraph.symmetries.character import Character, Incompatible, Key, Terms
 from paramgraph.symmetries.characters import CharacterSystem
 from paramgraph.symmetries.scale_spaces import Layout, Layouts, ScaleSpaces
 from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
@@ -35,38 +36,49 @@ class ScaleSolver:
         layouts: axes as blocks of atomic spaces.
         system: unknowns and constraints.
         characters: of the values met so far.
+        reflecting: functions that are taken as odd, though something has to be added.
+        phases: signs that periodic functions among these are given.
         unsupported: operations whose operands were taken as unscalable, with the cause.
     """
 
-    def __init__(self, spaces: ScaleSpaces) -> None:
+    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = ()) -> None:
         self.spaces = spaces
+        self.reflecting = frozenset(reflecting)
         self.layouts = Layouts(spaces)
         self.system = CharacterSystem(self.layouts)
         self.characters: dict[Value, Character] = {}
+        self.phases: dict[Op, Character] = {}
         self.unsupported: list[tuple[Op, str]] = []
 
     def layouts_of(self, axes: Sequence[Axis]) -> list[Layout]:
         return [self.layouts.of(axis) for axis in axes]
 
-    def of(self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False) -> Character:
+    def of(
+        self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False, given: Callable[[Key], Terms] | None = None
+    ) -> Character:
         """The character of a value.
 
         Args:
             apart: for parameters met for the first time, pairs of axes on which no function of both can be.
             square: for parameters met for the first time, whether their root will be taken.
+            given: for parameters met for the first time, functions on some subsets of a block that are known.
         """
         found = self.characters.get(value)
         if found is None:
-            found = self.characters[value] = self._leaf(value, apart, square)
+            found = self.characters[value] = self._leaf(value, apart, square, given)
         return found
+
+    def is_fresh(self, value: Value) -> bool:
+        """Whether a value is a parameter that nothing has been said of yet."""
+        return value.kind in ("parameter", "buffer") and value not in self.characters
 
     def set(self, value: Value, character: Character) -> None:
         self.characters[value] = character
 
-    def _leaf(self, value: Value, apart: Collection[tuple[int, int]], square: bool) -> Character:
+    def _leaf(self, value: Value, apart: Collection[tuple[int, int]], square: bool, given: Callable[[Key], Terms] | None) -> Character:
         layouts = self.layouts_of(value.axes)
         if value.kind in ("parameter", "buffer"):
-            return self.system.unknown(layouts, value.name, apart=apart, square=square)
+            return self.system.unknown(layouts, value.name, sign=not square, apart=apart, square=square, given=given)
         if value.kind == "state":
             return self.system.unknown(layouts)
         if value.kind == "constant":
@@ -87,19 +99,8 @@ class ScaleSolver:
         Raises:
             Incompatible: aligned axes are cut differently.
         """
-        table: dict[Any, Layout] = {}
-        for labels, value in zip(op.labels, op.inputs, strict=True):
-            for label, axis, n in zip(labels, value.axes, value.shape, strict=True):
-                if label not in table or (table[label].size == 1 and n > 1):
-                    table[label] = self.layouts.of(axis)
-        order = list(table)
-        place = {label: d for d, label in enumerate(order)}
-        layouts = list(table.values())
-        operands = [
-            self.system.lift(self.of(value), layouts, [place[label] for label in labels])
-            for labels, value in zip(op.labels, op.inputs, strict=True)
-        ]
-        return order, operands
+        operands = Operands(self, op.inputs, op.labels)
+        return operands.order, operands.all()
 
     def finish(self, op: Op, order: Sequence[Any], character: Character) -> None:
         """Set the result's character from that over all labels: it must not vary along those that the result lacks."""
@@ -120,19 +121,20 @@ def constant_of(value: Value) -> np.ndarray | None:
         return None
 
 
-def solve_scales(program: Program, system: SpaceSystem) -> ScaleSolver:
+def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[Op] = ()) -> ScaleSolver:
     """Type the scales of a program that permutation typing has typed. The values' axes are left as they are.
 
     Args:
         program: the program.
         system: the spaces that its values' axes are made of.
+        reflecting: functions to take as odd (`paramgraph.compiler.reflections`).
     """
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         spaces = ScaleSpaces()
-        solver = ScaleSolver(spaces)
+        solver = ScaleSolver(spaces, reflecting)
         failed = _type(program, system, spaces, before)
         for op in program.ops:
             _apply(solver, op, failed.get(op))

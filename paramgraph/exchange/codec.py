@@ -17,8 +17,11 @@ import torch
 
 from paramgraph.errors import FileFormatError
 from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView, ScaleDomain
+from paramgraph.symmetries.centred import CentredFactor
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
+from paramgraph.symmetries.phases import PhaseFactor
+from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -27,6 +30,7 @@ CLASSES: tuple[type, ...] = (
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
     *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
     *(MatrixFactor, MatrixPart, TranslationFactor),
+    *(CentredFactor, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )
 
 Put = Callable[[np.ndarray], int]

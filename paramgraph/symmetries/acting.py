@@ -97,6 +97,8 @@ def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[t
     """A tensor permuted and multiplied, and the sum of its elements if it was multiplied: what is not finite shows there."""
     if not sources and not arrays:
         return tensor.detach().clone(), None
+    if tensor.numel() <= CHUNK:
+        return _at_once(tensor, sources, arrays)
     out = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     count, width = tensor.shape[0], math.prod(tensor.shape[1:])
     rows = next((torch.from_numpy(source).to(tensor.device) for dims, source in sources if dims == (0,)), None)
@@ -127,6 +129,17 @@ def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[t
     return out, total if arrays else None
 
 
+def _at_once(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float | None]:
+    """As `_by_rows`, of a tensor that stays in the caches as a whole: what is done for each counts, not what is done to its elements."""
+    out = _permuted(tensor, sources).contiguous()
+    if not arrays:
+        return (out if out is not tensor else tensor.detach().clone()), None
+    out = out * arrays[0] if out is tensor else out.mul_(arrays[0])
+    for array in arrays[1:]:
+        out.mul_(array)
+    return out, None if tensor.device.type == "meta" else abs(out.sum().item())
+
+
 def _split(tensor: torch.Tensor, step: int) -> Sequence[torch.Tensor]:
     return (tensor,) if len(tensor) <= step else tensor.split(step)
 
@@ -153,7 +166,8 @@ def _sorted_out(arrays: Sequence[torch.Tensor], shape: Sequence[int]) -> tuple[t
 
 def _permuted(tensor: torch.Tensor, sources: Sequence[Source]) -> torch.Tensor:
     for dims, source in sources:
-        tensor = _selected(tensor, dims, torch.from_numpy(source).to(tensor.device))
+        index = torch.from_numpy(source)
+        tensor = _selected(tensor, dims, index if tensor.device.type == "cpu" else index.to(tensor.device))
     return tensor
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from paramgraph.symmetries.elimination import EVEN, ZERO, Form, Parity
+from paramgraph.symmetries.elimination import EVEN, ZERO, Form, Parity, plus
 from paramgraph.symmetries.scale_spaces import Layout
 
 # Number of one block along each axis.
@@ -31,12 +31,21 @@ MOST_SPACES = 6
 NOTHING: Term = (ZERO, EVEN)
 
 
+def times(a: Term, b: Term) -> Term:
+    """The product of two functions on one subset."""
+    return plus(a[0], b[0]), a[1] ^ b[1]
+
+
+def ratio(a: Term, b: Term) -> Term:
+    """The quotient of two functions on one subset."""
+    return plus(a[0], b[0], -1), a[1] ^ b[1]
+
+
 class Incompatible(Exception):
     """Two tensors that an operation aligns are cut differently; the caller takes the operation as one without a rule."""
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(NamedTuple):
     """An unknown function of a parameter: on which spaces of which of its blocks.
 
     Attributes:
@@ -55,7 +64,7 @@ class Unknown:
 
     @property
     def dimension(self) -> int:
-        return math.prod(n - 1 for n in self.shape)
+        return math.prod([n - 1 for n in self.shape])
 
 
 class Character:
@@ -79,7 +88,9 @@ class Character:
     def blocks(self) -> list[Key]:
         """All blocks."""
         if self._blocks is None:
-            self._blocks = list(itertools.product(*[range(len(layout.blocks)) for layout in self.layouts]))
+            counts = [len(layout.blocks) for layout in self.layouts]
+            whole = counts.count(1) == len(counts)
+            self._blocks = [(0,) * len(counts)] if whole else list(itertools.product(*map(range, counts)))
         return self._blocks
 
     @property

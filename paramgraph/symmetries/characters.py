@@ -85,6 +85,8 @@ class CharacterSystem(Constraints):
         gone = set(dims)
         if not gone:
             return x
+        if len(x.blocks) == 1:
+            return self._constant(x, gone)
         kept = [d for d in range(len(x.layouts)) if d not in gone]
         place = {d: e for e, d in enumerate(kept)}
         out: dict[Key, Terms] = {}
@@ -103,6 +105,19 @@ class CharacterSystem(Constraints):
             else:
                 out[short] = terms
         return Character([x.layouts[d] for d in kept], out.__getitem__)
+
+    def _constant(self, x: Character, gone: set[int]) -> Character:
+        """As `constant`, of a tensor in one block."""
+        kept = [d for d in range(len(x.layouts)) if d not in gone]
+        terms: Terms = {}
+        for subset, term in x.terms(x.blocks[0]).items():
+            if not subset:
+                terms[subset] = term
+            elif any([d in gone for d, _ in subset]):
+                self.vanish(subset, term)
+            else:
+                terms[tuple([(kept.index(d), i) for d, i in subset])] = term
+        return Character([x.layouts[d] for d in kept], lambda key: terms)
 
     def signs_of(self, x: Character) -> Character:
         """The character without its magnitudes."""
@@ -144,16 +159,20 @@ class CharacterSystem(Constraints):
             if found is None:
                 raise Incompatible("aligned axes are cut differently")
             maps[d] = found
-            renamed = renamed or any(
-                block.atoms != x.layouts[d].blocks[number].atoms for block, number in zip(layouts[to].blocks, found, strict=True)
+            renamed = renamed or layouts[to] is not x.layouts[d] and any(
+                [block.atoms != x.layouts[d].blocks[number].atoms for block, number in zip(layouts[to].blocks, found, strict=True)]
             )
         target = dict(used)
         in_order = [to for _, to in used] == sorted(to for _, to in used)
+
+        same_places = all([d == to for d, to in used])
 
         def make(key: Key) -> Terms:
             own = [0] * len(x.layouts)
             for d, to in used:
                 own[d] = maps[d][key[to]]
+            if same_places and not renamed:
+                return x.terms(tuple(own))
             out: Terms = {}
             for subset, term in x.terms(tuple(own)).items():
                 if renamed and len(subset) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown
 from paramgraph.symmetries.elimination import EVEN, BinarySystem, Form, RationalSystem, plus
@@ -38,8 +38,9 @@ class Constraints:
         return Character(layouts, lambda key: {})
 
     def unknown(
-        self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True, apart: Collection[tuple[int, int]] = (), square: bool = False
-    ) -> Character:
+        self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True, apart: Collection[tuple[int, int]] = (), square: bool = False,
+        given: Callable[[Key], Terms] | None = None,
+    ) -> Character:  # fmt: skip
         """Any multipliers.
 
         Args:
@@ -48,6 +49,7 @@ class Constraints:
             sign: whether multipliers may be negative.
             apart: pairs of axes on which no function of both can be: the constraints would say so, at a cost.
             square: count the unknowns in halves, for tensors of which roots are taken: coefficients stay whole.
+            given: functions on some subsets of a block that are known already.
         """
         layouts = tuple(layouts)
 
@@ -55,21 +57,29 @@ class Constraints:
             places = [(d, i) for d, number in enumerate(key) for i in layouts[d].blocks[number].free]
             atoms = {(d, i): layouts[d].blocks[key[d]].atoms[i] for d, i in places}
             most = len(places) if len(places) <= MOST_SPACES else 1
+            apart_here = apart if len(places) > 1 else ()
+            known = given(key) if given is not None else {}
             out: Terms = {}
             for size in range(most + 1):
                 for subset in itertools.combinations(places, size):
-                    if size > 1 and any((a, b) in apart for a, _ in subset for b, _ in subset):
+                    if subset in known:
+                        if known[subset] != NOTHING:
+                            out[subset] = known[subset]
                         continue
-                    spaces = tuple(sorted(atoms[place].id for place in subset))
-                    if len(set(spaces)) < len(spaces):
+                    if size > 1 and apart_here and any([(a, b) in apart_here for a, _ in subset for b, _ in subset]):
+                        continue
+                    spaces = tuple(sorted([atoms[place].id for place in subset]))
+                    if size > 1 and len(set(spaces)) < size:
                         continue  # a function on two occurrences of one space: which index is which would have to be told apart
                     if name is None:
                         number = AUXILIARY + len(self._auxiliary)
                         self._auxiliary[number] = spaces
                     else:
                         number = len(self.unknowns)
-                        shape = tuple(atoms[place].size for place in subset)
+                        shape = tuple([atoms[place].size for place in subset])
                         self.unknowns.append(Unknown(name, key, subset, shape, spaces))
+                        if not sign:
+                            self.signs.solved[number] = EVEN
                     out[subset] = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
             return out
 

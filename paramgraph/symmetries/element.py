@@ -26,6 +26,8 @@ Part = Array | Tables
 
 # Logarithms of magnitudes that differ by less are the same.
 SAME = 1e-9
+# An element that multiplies less than one tensor in so many is not laid out for all.
+FEW = 4
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,13 @@ class GroupElement:
 
     @cached_property
     def _is_restricted(self) -> bool:
-        """Whether the group acts on few of its tensors: then what multiplies each is computed by itself."""
-        blocks = self.group.scales.blocks
-        return 2 * sum(name in self.group.actions for name in blocks) < len(blocks)
+        """Whether few tensors are multiplied, by the group or by this element: then what multiplies each is computed by itself."""
+        scales = self.group.scales
+        if len(self.tables) * FEW <= len(scales.variables):
+            touched = {name for v in self.tables for name in scales.tensors.get(v, ())}
+            if len(touched) * FEW <= len(scales.blocks):
+                return True
+        return 2 * sum(name in self.group.actions for name in scales.blocks) < len(scales.blocks)
 
     def _multiplied(self, dtype: torch.dtype) -> Multiplied:
         """What multiplies all tensors, in one type; computed once."""
@@ -192,7 +198,13 @@ class GroupElement:
         sizes = [action.shape[d] for d in dims]
         source = np.arange(math.prod(sizes))
         for block in blocks:
+            if len(dims) == 1 and self._is_still(block):
+                continue
             images = self.images(block.spaces)
+            if len(dims) == 1:
+                (image,), (index,) = images, block.index
+                source[image if index is None else index[image]] = np.arange(len(image)) if index is None else index
+                continue
             place, target = np.zeros((), dtype=np.int64), np.zeros((), dtype=np.int64)
             for d, (size, index, image) in enumerate(zip(sizes, block.index, images, strict=True)):
                 count = math.prod(self.group.spaces[s].size for s in block.spaces[d])
@@ -205,6 +217,10 @@ class GroupElement:
             source[np.broadcast_to(target, shape).reshape(-1)] = np.broadcast_to(place, shape).reshape(-1)
         return source
 
+    def _is_still(self, block: ActionBlock) -> bool:
+        """Whether nothing moves the elements of a block."""
+        return all([self.group.spaces[s].factor not in self.permutations for spaces in block.spaces for s in spaces])
+
     def images(self, dims: Sequence[Sequence[int]]) -> list[Array]:
         """Where the elements of a product of index spaces go.
 
@@ -216,6 +232,12 @@ class GroupElement:
         """
         spaces = self.group.spaces
         flat = [s for dim in dims for s in dim]
+        if len(flat) == 1 == len(dims):  # by far the most
+            alone = self.permutations.get(spaces[flat[0]].factor)
+            if alone is None:
+                return [np.arange(spaces[flat[0]].size)]
+            if len(alone) == 1 and self.group.factor(spaces[flat[0]].factor).spaces == (flat[0],):
+                return [alone[0]]
         rank = len(flat)
         coordinate = [np.arange(spaces[s].size).reshape([-1 if e == i else 1 for e in range(rank)]) for i, s in enumerate(flat)]
         place = {s: i for i, s in enumerate(flat)}

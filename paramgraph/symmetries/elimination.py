@@ -40,13 +40,13 @@ def scaled(a: Form, times: int | Fraction) -> Form:
         return a
     if not times:
         return ZERO
-    if isinstance(times, Fraction) and times.numerator in (1, -1) and all([coefficient % times.denominator == 0 for coefficient in a.values()]):
+    if type(times) is not int and times.numerator in (1, -1) and all([coefficient % times.denominator == 0 for coefficient in a.values()]):
         return {unknown: times.numerator * (coefficient // times.denominator) for unknown, coefficient in a.items()}
     return {unknown: _whole(times * coefficient) for unknown, coefficient in a.items()}
 
 
 def _whole(number: int | Fraction) -> int | Fraction:
-    return number.numerator if isinstance(number, Fraction) and number.denominator == 1 else number
+    return number if type(number) is int or number.denominator != 1 else number.numerator
 
 
 class RationalSystem:

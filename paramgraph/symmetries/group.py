@@ -20,10 +20,13 @@ import numpy as np
 from paramgraph.errors import GroupError
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
+from paramgraph.symmetries.centred import CentredFactor
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
+from paramgraph.symmetries.phases import PhaseFactor
+from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -39,8 +42,10 @@ KINDS = ("permutation", "scale", "sign")
 MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
+# Factors whose elements `move` draws.
+Moving = MatrixFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
-Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[MatrixFactor | TranslationFactor, ...]]]
+Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class SymmetryGroup:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
-    continuous: tuple[MatrixFactor | TranslationFactor, ...] = field(default_factory=tuple)
+    continuous: tuple[Moving, ...] = field(default_factory=tuple)
 
     @classmethod
     def deferred(
@@ -105,7 +110,7 @@ class SymmetryGroup:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return self.__dict__[name]
 
-    def _found(self) -> tuple[MatrixFactor | TranslationFactor, ...]:
+    def _found(self) -> tuple[Moving, ...]:
         """Matrix groups and translations. No call crashes: a search that fails finds none, and says so."""
         scales = self.scales
         try:
@@ -347,7 +352,7 @@ class SymmetryGroup:
         return "\n".join([head, *lines])
 
     def _moves(self) -> list[str]:
-        """Matrix groups and translations, for people: of each kind the sizes, largest first."""
+        """Matrix groups, translations and reflections, for people: of each kind the sizes, largest first."""
         matrices: dict[tuple[int, int], int] = {}
         for factor in self.continuous:
             if isinstance(factor, MatrixFactor):
@@ -358,7 +363,13 @@ class SymmetryGroup:
             total = sum(factor.dimension for factor in self.continuous if isinstance(factor, MatrixFactor))
             shown = [f"{times} × GL({size}){f'^{copies}' if copies > 1 else ''}" for (size, copies), times in largest[:8]]
             lines.append(f"matrix groups of {total:,} dimensions: {', '.join(shown)}{', …' if len(largest) > 8 else ''}")
-        added = [factor.dimension for factor in self.continuous if isinstance(factor, TranslationFactor)]
+        added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
+        signs = [factor.size for factor in self.continuous if isinstance(factor, ReflectionFactor)]
+        if signs:
+            lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")
+        phases = [factor.size for factor in self.continuous if isinstance(factor, PhaseFactor)]
+        if phases:
+            lines.append(f"phase shifts of {sum(phases):,} units, in {len(phases):,} factors")
         return lines

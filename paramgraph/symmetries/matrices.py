@@ -77,6 +77,11 @@ class MatrixFactor:
         """Names of the actions whose tensors are acted on."""
         return tuple(dict.fromkeys(part.tensor for part in self.parts))
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of further actions whose tensors are looked at: none."""
+        return ()
+
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Random matrices of shape `(copies, n, n)`: orthogonal ones, with singular values whose logarithms are normal between them."""
         import torch

@@ -36,6 +36,7 @@ class Motion:
 
         group = self.group
         names = {name for number, _ in self.steps for name in group.continuous[number].tensors}
+        names |= {name for number, _ in self.steps for name in group.continuous[number].read}
         current = {}
         for name in names:
             for member in group.members(name):

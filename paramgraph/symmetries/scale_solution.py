@@ -11,10 +11,9 @@ from paramgraph.graph import EXTENTS, Diagnostic, ScaleDomain
 from paramgraph.symmetries.action import Factor
 from paramgraph.symmetries.character import AUXILIARY, Character, Key, Subset, Terms
 from paramgraph.symmetries.characters import CharacterSystem
-from paramgraph.symmetries.elimination import Form, Parity
-from paramgraph.symmetries.scale_spaces import Layout
+from paramgraph.symmetries.elimination import EVEN, Form, Parity
+from paramgraph.symmetries.scale_spaces import AxisBlock, Layout
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
-from paramgraph.symmetries.spaces import Axis
 
 # Per dimension of a tensor, the digits of it that nodes are numbered by: each from its step up to the next digit's step.
 Spans = Mapping[int, Sequence[tuple[int, int]]]
@@ -64,7 +63,8 @@ def annotate(
     variables = []
     for kind, number in [*(("scale", n) for n in scales), *(("sign", n) for n in signs)]:
         unknown = system.unknowns[number]
-        places = _places(characters[unknown.name].layouts, unknown.key, unknown.subset)
+        own = [layout.blocks[n] for layout, n in zip(characters[unknown.name].layouts, unknown.key, strict=True)]
+        places = _places(own, unknown.subset)
         block = at[unknown.name, unknown.key]
         shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
         variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
@@ -77,24 +77,17 @@ class _Solved:
 
     def __init__(self, system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int]) -> None:
         self.system, self.scales, self.signs = system, scales, signs
-        self._single: dict[int, tuple[tuple[int, int, int], ...]] = {}
-        self._signs: dict[Parity, tuple[int, ...]] = {}
+        # Many tensors have one form. What is looked up by identity is kept, so that no other object takes its place.
+        self._forms: dict[int, tuple[Form, tuple[tuple[int, int, int], ...]]] = {}
+        self._signs: dict[Parity, tuple[int, ...]] = {EVEN: ()}
 
     def magnitudes(self, form: Form) -> tuple[tuple[int, int, int], ...]:
-        if len(form) != 1:
-            return self._reduced(form)
-        ((unknown, coefficient),) = form.items()
-        if coefficient != 1:
-            return self._reduced(form)
-        found = self._single.get(unknown)
-        if found is None:
-            found = self._single[unknown] = self._reduced(form)
-        return found
-
-    def _reduced(self, form: Form) -> tuple[tuple[int, int, int], ...]:
-        scales = self.scales
-        reduced = self.system.magnitudes.reduce(form).items()
-        return tuple(sorted([(scales[u], c.numerator, c.denominator) for u, c in reduced if u in scales]))
+        known = self._forms.get(id(form))
+        if known is None:
+            scales = self.scales
+            reduced = self.system.magnitudes.reduce(form).items()
+            known = self._forms[id(form)] = form, tuple(sorted([(scales[u], c.numerator, c.denominator) for u, c in reduced if u in scales]))
+        return known[1]
 
     def negative(self, parity: Parity) -> tuple[int, ...]:
         found = self._signs.get(parity)
@@ -113,7 +106,7 @@ def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
         whole: list[list[Any]] = [[], []]
         for subset, (form_of, signs_of) in character.terms(key).items():
             forms = (solved.magnitudes(form_of), solved.negative(signs_of))
-            along = any(_meets(own[d].atoms, i, spans.get(d, ())) for d, i in subset)
+            along = any([_meets(own[d], i, spans[d]) for d, i in subset if d in spans]) if forms != ((), ()) else False
             for which, form in enumerate(forms):
                 if form and along:
                     found[which] = _EACH
@@ -127,36 +120,38 @@ def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
     return ScaleDomain(*found)
 
 
-def _meets(atoms: Axis, i: int, spans: Sequence[tuple[int, int]]) -> bool:
+def _meets(block: AxisBlock, i: int, spans: Sequence[tuple[int, int]]) -> bool:
     """Whether one atom of an axis is (a part of) one of some digits of it, each from its step up to the next digit's."""
-    inner = math.prod(atom.size for atom in atoms[i + 1 :])
-    return any(inner < high and low < inner * atoms[i].size for low, high in spans)
+    inner = math.prod(block.sizes[i + 1 :])
+    return any([inner < high and low < inner * block.sizes[i] for low, high in spans])
 
 
-def _places(layouts: tuple[Layout, ...], key: Key, subset: Subset) -> tuple[int, ...]:
+def _places(own: Sequence[AxisBlock], subset: Subset) -> tuple[int, ...]:
     """The spaces of a subset, numbered through all axes, in the order of their identities: the same in every tensor that holds them."""
-    own = [layout.blocks[number].atoms for layout, number in zip(layouts, key, strict=True)]
+    if not subset:
+        return ()
     if len(subset) == 1:
         ((d, i),) = subset
-        return (sum(map(len, own[:d])) + i,)
-    starts = [0, *itertools.accumulate(map(len, own))]
-    return tuple(starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]][place[1]].id))
+        return (sum([len(block.atoms) for block in own[:d]]) + i,)
+    starts = [0, *itertools.accumulate([len(block.atoms) for block in own])]
+    return tuple([starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]].atoms[place[1]].id)])
 
 
 def _block(solved: _Solved, layouts: tuple[Layout, ...], key: Key, terms: Terms) -> ScaleBlock | None:
     """A block's character in variables; None where it is trivial."""
+    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
     found = []
     for subset, (form_of, signs_of) in terms.items():
         form, negative = solved.magnitudes(form_of), solved.negative(signs_of)
-        if form or negative:
-            variables = (*[v for v, _, _ in form], *negative)
-            exponents = (*[(top, bottom) for _, top, bottom in form], *[(1, 1)] * len(negative))
-            found.append(ScaleTerm(_places(layouts, key, subset), variables, exponents))
+        if not form and not negative:
+            continue
+        variables, exponents = tuple([v for v, _, _ in form]), tuple([(top, bottom) for _, top, bottom in form])
+        if negative:
+            variables, exponents = variables + negative, exponents + ((1, 1),) * len(negative)
+        found.append(ScaleTerm(_places(own, subset), variables, exponents))
     if not found:
         return None
-    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
-    sizes = tuple([tuple([atom.size for atom in block.atoms]) for block in own])
-    return ScaleBlock(tuple([block.positions for block in own]), sizes, tuple(found))
+    return ScaleBlock(tuple([block.positions for block in own]), tuple([block.sizes for block in own]), tuple(found))
 
 
 def _factors(variables: list[ScaleVariable]) -> list[Factor]:

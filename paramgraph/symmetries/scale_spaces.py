@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from paramgraph.symmetries.space import length
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
 
@@ -90,6 +91,11 @@ class AxisBlock:
     atoms: Axis
     free: tuple[int, ...]
 
+    @cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes of the atomic spaces."""
+        return tuple([atom.size for atom in self.atoms])
+
     def where(self, size: int) -> np.ndarray:
         return np.arange(size) if self.positions is None else self.positions
 
@@ -134,7 +140,9 @@ class Layouts:
         known = self._of.get(axis)
         if known is not None:
             return known
-        units = tuple([unit for unit in self.system.units(axis) if unit.size > 1])
+        units = self.system.units(axis)
+        if not all([unit.size > 1 for unit in units]):
+            units = tuple([unit for unit in units if unit.size > 1])
         found = self._known.get(units)
         if found is None:
             found = self._known[units] = self._make(units)
@@ -144,7 +152,7 @@ class Layouts:
     def _make(self, units: Axis) -> Layout:
         parts = [self._blocks_of(unit) for unit in units]
         counts = tuple(map(len, parts))
-        size = int(np.prod([unit.size for unit in units], dtype=np.int64)) if units else 1
+        size = length(units)
         blocks = []
         for chosen in itertools.product(*parts):
             positions = _grid([where for where, _ in chosen], [unit.size for unit in units])
@@ -199,7 +207,7 @@ def same_block(a: AxisBlock, b: AxisBlock, where_a: np.ndarray, where_b: np.ndar
         return False
     if not a.free and not b.free:
         return np.array_equal(np.sort(where_a), np.sort(where_b))
-    if a.free != b.free or [atom.size for atom in a.atoms] != [atom.size for atom in b.atoms]:
+    if a.free != b.free or a.sizes != b.sizes:
         return False
     return np.array_equal(where_a, where_b)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from paramgraph.symmetries.scale_places import Places
 
 if TYPE_CHECKING:
     from paramgraph.graph import Diagnostic, ScaleDomain
@@ -201,28 +202,26 @@ class Scales:
             coordinates: per axis, an array of one shape.
         """
         shape = coordinates[0].shape if coordinates else ()
-        logs, flips = np.zeros(shape), np.zeros(shape, dtype=bool)
-        for block in self.blocks.get(name, ()):
-            inside = np.ones(shape, dtype=bool)
-            atoms: list[Array] = []
-            for where, index, sizes in zip(coordinates, block.index, block.sizes, strict=True):
-                local = where
-                if index is not None:
-                    order = np.argsort(index)
-                    found = np.searchsorted(index, where, sorter=order).clip(max=len(index) - 1)
-                    local = order[found]
-                    inside = inside & (index[local] == where)
-                atoms.extend(np.unravel_index(np.where(inside, local, 0), sizes) if sizes else ())
-            for term in block.terms:
-                for variable, exponent in zip(term.variables, term.exponents, strict=True):
-                    if variable not in tables:
-                        continue
-                    value = tables[variable][tuple(atoms[p] for p in term.places)]
-                    if self.variables[variable].kind == "sign":
-                        flips = flips ^ (value & inside)
-                    else:
-                        logs = logs + np.where(inside, value, 0.0) * float(Fraction(*exponent))
-        return logs, flips
+        flat = [where.reshape(-1) for where in coordinates]
+        logs, flips = np.zeros(math.prod(shape)), np.zeros(math.prod(shape), dtype=bool)
+        if name in self.blocks:
+            if name not in self._places:
+                self._places[name] = Places(self.blocks[name])
+            for block, inside, atoms in self._places[name].find(flat):
+                for term, view in zip(block.terms, block.views, strict=True):
+                    for variable, exponent in zip(term.variables, view.exponents, strict=True):
+                        if variable not in tables:
+                            continue
+                        value = tables[variable][tuple([atoms[p] for p in term.places])]
+                        if self.variables[variable].kind == "sign":
+                            flips[inside] ^= value
+                        else:
+                            logs[inside] += value * exponent
+        return logs.reshape(shape), flips.reshape(shape)
+
+    @cached_property
+    def _places(self) -> dict[str, Places]:
+        return {}
 
     def moved(self, tables: Tables, sources: Sources) -> dict[int, Array]:
         """The tables after a permutation: each element's multiplier goes where the element goes.
@@ -231,7 +230,10 @@ class Scales:
             sources: for elements of a named tensor, the elements that the permutation puts there.
         """
         out: dict[int, Array] = {}
+        touched = {name for v in tables for name in self.tensors.get(v, ())}
         for number, variable in enumerate(self.variables):
+            if variable.tensor not in touched:
+                continue
             block = self.blocks[variable.tensor][variable.block]
             local = np.indices(variable.shape)
             atoms = [np.zeros(variable.shape, dtype=np.int64) for _ in block.flat]

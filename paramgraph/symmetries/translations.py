@@ -44,6 +44,11 @@ class TranslationFactor:
         """Names of the actions whose tensors are acted on."""
         return (self.tensor,)
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of further actions whose tensors are looked at: none."""
+        return ()
+
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Normal numbers of standard deviation `sigma`."""
         import torch

@@ -279,7 +279,9 @@ class Checks:
         bundles = np.array_split(range(len(self.group.continuous)), min(BUNDLES, len(self.group.continuous))) if self.group.continuous else []
         for numbers in bundles:
             names = {m for n in numbers for action in self.group.continuous[n].tensors for m in self.group.members(action)}
-            acted = self.group.move(self.generator, numbers.tolist()).act({name: state[name] for name in names})
+            read = {m for n in numbers for action in self.group.continuous[n].read for m in self.group.members(action)}
+            acted = self.group.move(self.generator, numbers.tolist()).act({name: state[name] for name in (*names, *(read - names))})
+            acted = {name: acted[name] for name in names}
             found = deviation(base.values, self._run(self._with(state, acted), inputs, "matrices", base, names).values)
             label = ", ".join(str(self.group.continuous[n]) for n in numbers)
             self.report.matrices[label] = max(self.report.matrices.get(label, 0.0), found)

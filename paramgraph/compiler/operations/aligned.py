@@ -9,6 +9,7 @@ from paramgraph.compiler.operations import scaling
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import Place
 from paramgraph.compiler.program import Op
+from paramgraph.compiler.scale_operands import Operands
 from paramgraph.compiler.virtual import Virtual, useful
 from paramgraph.symmetries.spaces import Axis, SpaceSystem
 
@@ -150,17 +151,9 @@ class Contract(Operation):
         if not op.attrs.get("product"):
             solver.unscalable(op)
             return
-        for slot, value in enumerate(op.inputs):
-            if value.kind == "parameter" and value not in solver.characters:
-                # What is summed over and what no other operand varies along: no function of both can cancel.
-                met = {label for place, labels in enumerate(op.labels) if place != slot for label in labels}
-                own = op.labels[slot]
-                summed = [d for d, label in enumerate(own) if label not in op.out_labels]
-                solver.of(value, {(d, e) for d in summed for e, label in enumerate(own) if label not in met})
-        order, (out, *others) = solver.aligned(op)
-        for other in others:
-            out = solver.system.product(out, other)
-        solver.finish(op, order, out)
+        operands = Operands(solver, op.inputs, op.labels)
+        summed = {label for label in operands.order if label not in op.out_labels}
+        solver.finish(op, operands.order, operands.product(summed))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_product(emitter, op, op.labels, op.out_labels)
@@ -175,12 +168,12 @@ class Elementwise(Operation):
         align(system, op)
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
-        order, operands = solver.aligned(op)
+        operands = Operands(solver, op.inputs, op.labels)
         out = scaling.elementwise(solver, op, operands)
         if out is None:
             solver.unscalable(op)
         else:
-            solver.finish(op, order, out)
+            solver.finish(op, operands.order, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         role = op.attrs.get("role") or ("bias" if op.name in ("add", "sub", "rsub") else "scale" if op.name in ("mul", "div") else "operand")
@@ -266,13 +259,13 @@ class Normalize(Mix):
         for role, value in zip(op.attrs["roles"], op.inputs[1:], strict=True):
             if role == "running_var":
                 solver.of(value, square=True)
-        order, (x, *operands) = solver.aligned(op)
-        over = [order.index(label) for label in op.attrs["mixed"]]
-        out = scaling.normalize(solver, op, x, over, dict(zip(op.attrs["roles"], operands, strict=True)))
+        operands = Operands(solver, op.inputs, op.labels)
+        over = [operands.order.index(label) for label in op.attrs["mixed"]]
+        out = scaling.normalize(solver, op, operands, over, {role: slot for slot, role in enumerate(op.attrs["roles"], 1)})
         if out is None:
             solver.unscalable(op)
         else:
-            solver.finish(op, order, out)
+            solver.finish(op, operands.order, out)
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         emit_function(emitter, op, ["", *op.attrs["roles"]], None, normalized=op.name)

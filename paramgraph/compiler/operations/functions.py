@@ -31,6 +31,10 @@ FUNCTIONS: dict[str, Kind] = {
     **dict.fromkeys("cos cosh sinc i0".split(), (None, "even")),
 }
 
+# Functions that half a period, π, negates.
+PERIODIC = frozenset("sin cos".split())
+# Functions of an operand and a slope.
+PARAMETRIC = frozenset("prelu prelu_kernel".split())
 # Functions of operands that must have one character; the result has it too.
 SUMS = frozenset("add sub rsub".split())
 # The same, for positive multipliers only.
@@ -93,6 +97,26 @@ def kind_of(name: str, form: Sequence[Any], keywords: Mapping[str, Any]) -> Kind
         return DEPENDING[name](*form, **{names.get(key, key): value for key, value in keywords.items()})
     except TypeError:  # arguments that the function above does not know
         return UNKNOWN
+
+
+def reflection_of(name: str, form: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[float, float] | None:
+    """`(e, c)` if `f(e - x) = c - f(x)`; None if there are no such numbers, or if both are zero: odd functions are in the table.
+
+    Args:
+        name: of the function.
+        form: as of `kind_of`.
+        keywords: as of `kind_of`.
+    """
+    if name in ("sigmoid", "hardsigmoid") and list(form) == ["x"] and not keywords:
+        return 0.0, 1.0
+    if name not in ("clamp", "clip", "hardtanh", "relu6") or not form or form[0] != "x":
+        return None
+    ends = {"clamp": (None, None), "clip": (None, None), "hardtanh": (-1.0, 1.0), "relu6": (0.0, 6.0)}[name]
+    given = [*form[1:], *ends[len(form) - 1 :]]
+    low, high = keywords.get("min", keywords.get("min_val", given[0])), keywords.get("max", keywords.get("max_val", given[1]))
+    known = set(keywords) <= {"min", "max", "min_val", "max_val"} and len(given) == 2
+    plain = all(isinstance(end, (int, float)) and not isinstance(end, bool) and abs(end) < float("inf") for end in (low, high))
+    return (float(low + high), float(low + high)) if known and plain and low < high and low + high else None
 
 
 def number_kind(data: Any) -> str:

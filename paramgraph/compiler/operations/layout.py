@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -179,20 +181,21 @@ class Concat(Operation):
             own = solver.of(value)
             wide = [own.layouts[d] if d == dim else layout for d, layout in enumerate(layouts)]
             operands.append(solver.system.lift(own, wide, range(len(wide))))
-        ends = np.cumsum([value.shape[dim] for value in op.inputs])
+        ends = list(itertools.accumulate(value.shape[dim] for value in op.inputs))
         sources: list[list[tuple[Character, int]]] = []
         exact = []
         for block in layouts[dim].blocks:
             where = block.where(layouts[dim].size)
             entries: list[tuple[Character, int]] = []
-            whole = True
-            for operand, end in zip(operands, ends, strict=True):
+            first, last = (bisect.bisect_right(ends, int(end)) for end in ((where.min(), where.max()) if len(where) else (0, 0)))
+            whole = first == last
+            for operand, end in zip(operands[first : last + 1], ends[first:], strict=False):
                 size = operand.layouts[dim].size
-                here = where[(where >= end - size) & (where < end)] - (end - size)
+                here = (where if whole else where[(where >= end - size) & (where < end)]) - (end - size)
                 if len(here):
                     found, alike = blocks_holding(block, here, operand.layouts[dim])
                     entries.extend((operand, number) for number in found)
-                    whole = whole and alike and len(here) == len(where)
+                    whole = whole and alike
             sources.append(entries)
             exact.append(whole)
         solver.set(op.output, solver.system.with_axis(operands[0], dim, layouts[dim], sources, exact))

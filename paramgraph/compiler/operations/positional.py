@@ -8,6 +8,7 @@ from paramgraph.compiler.operations.aligned import emit_product
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import Split
 from paramgraph.compiler.program import Op
+from paramgraph.compiler.scale_operands import Operands
 from paramgraph.symmetries.spaces import SpaceSystem
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class Convolve(Operation):
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         """A product over channels, group by group; one multiplier for all positions and taps."""
+        if op.attrs["groups"] == 1:
+            self._scale_whole(solver, op)
+            return
         x, weight = op.inputs
         groups, transposed = op.attrs["groups"], op.attrs["transposed"]
         n_in, n_out = x.shape[1] // groups, op.output.shape[1] // groups
@@ -62,9 +66,7 @@ class Convolve(Operation):
         split = spaces.reshape([channels], [groups, n_in])
         outer = spaces.reshape([first], [groups, n_in if transposed else n_out])
         left = system.reshape(solver.of(x), solver.layouts_of([batch, *split, *positions]))
-        # Input channels within a group are summed over; the input does not vary along output channels. Without groups, that is all.
-        apart = {(0, 1), (1, 0)} if groups == 1 else ()
-        right = system.reshape(solver.of(weight, apart), solver.layouts_of([*outer, second, *taps]))
+        right = system.reshape(solver.of(weight), solver.layouts_of([*outer, second, *taps]))
         if not op.attrs["pointwise"]:
             left = system.constant(left, range(3, len(left.layouts)))
         right = system.constant(right, range(3, len(right.layouts)))
@@ -79,6 +81,18 @@ class Convolve(Operation):
         wide = solver.layouts_of([batch, *spaces.reshape([new[1]], [groups, n_out]), *new[2:]])
         lifted = system.lift(short, wide, range(len(short.layouts)))
         solver.set(op.output, system.reshape(lifted, solver.layouts_of(new)))
+
+    def _scale_whole(self, solver: ScaleSolver, op: Op) -> None:
+        """Without groups it is a contraction, of positions and taps too; those of the result are new ones."""
+        rank = op.output.ndim - 2
+        spatial, taps = tuple(f"x{i}" for i in range(rank)), tuple(f"k{i}" for i in range(rank))
+        weight = ("i", "o", *taps) if op.attrs["transposed"] else ("o", "i", *taps)
+        kept = ("b", "o", *spatial) if op.attrs["pointwise"] else ("b", "o")
+        operands = Operands(solver, op.inputs, [("b", "i", *spatial), weight])
+        gone = [label for label in operands.order if label not in kept]
+        short = solver.system.constant(operands.product(gone), [operands.order.index(label) for label in gone])
+        held = [label for label in operands.order if label in kept]
+        solver.set(op.output, solver.system.lift(short, solver.layouts_of(op.output.axes), [kept.index(label) for label in held]))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
         """A product over channels, group by group; positions of the taps are edge positions."""

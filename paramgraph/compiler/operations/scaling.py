@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, SUMS, kind_of, number_kind
+from paramgraph.compiler.operations.functions import COMPARISONS, EQUALITIES, EXTREMA, PARAMETRIC, PERIODIC, SUMS, kind_of, number_kind, reflection_of
 from paramgraph.compiler.program import Op
 from paramgraph.symmetries.character import Character
 
 if TYPE_CHECKING:
+    from paramgraph.compiler.scale_operands import Operands
     from paramgraph.compiler.scales import ScaleSolver
 
 # Plain numbers up to this are there to keep a denominator away from zero: a scale that they alone forbid holds approximately.
@@ -20,20 +21,50 @@ CENTRED = frozenset("batch_norm layer_norm group_norm instance_norm".split())
 UNCENTRED = frozenset(["rms_norm"])
 
 
-def elementwise(solver: ScaleSolver, op: Op, operands: Sequence[Character]) -> Character | None:
+def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | None:
     """The character of an elementwise function's result; None where nothing is known of the function."""
-    positional, keywords = arguments(op, len(operands))
+    positional, keywords = arguments(op, len(op.inputs))
+    if op in solver.reflecting:
+        return _reflected(solver, op, operands)
+    if op.name in SUMS and len(op.inputs) == 2:
+        fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
+        return operands.equal(operands.of(1 - fresh), fresh)
     rule = RULES.get(op.name)
     if rule is not None:
-        return rule(solver, op, operands, positional, keywords)
-    if len(operands) != 1:
+        return rule(solver, op, operands.all(), positional, keywords)
+    if len(op.inputs) != 1:
         return None
-    (x,) = operands
+    x = operands.of(0)
     if op.name in ("clamp_min", "clamp") and _is_negligible(positional[1:2]) and len(positional) == 2 and not keywords:
         solver.system.negligible(x)
         return solver.system.power(x, 1, "none")
     degree, parity = kind_of(op.name, positional, keywords)
     return solver.system.power(x, degree, parity)
+
+
+def reflection(op: Op) -> tuple[float, float] | None:
+    """`(e, c)` of a function with `f(e - x) = c - f(x)` that is not odd; zeros for a parametric ReLU; None for others."""
+    if op.kind != "elementwise":
+        return None
+    if op.name in PARAMETRIC:
+        return (0.0, 0.0) if len(op.inputs) == 2 else None
+    if len(op.inputs) != 1:
+        return None
+    positional, keywords = arguments(op, 1)
+    return reflection_of(op.name, positional, keywords)
+
+
+def _reflected(solver: ScaleSolver, op: Op, operands: Operands) -> Character:
+    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign."""
+    x = operands.of(0)
+    if op.name in PERIODIC:
+        sign = solver.phases[op] = solver.system.unknown(operands.layouts, f"phase of {op.name}")
+        return solver.system.product(solver.system.power(x, *kind_of(op.name, ["x"], {})), solver.system.signs_of(sign))
+    if len(op.inputs) == 1:
+        return solver.system.power(x, None, "odd")
+    given = {label for label, n in zip(op.labels[1], op.inputs[1].shape, strict=True) if n > 1}
+    solver.system.constant(solver.system.signs_of(x), [d for d, label in enumerate(operands.order) if label not in given])
+    return solver.system.product(x, operands.of(1), -1)
 
 
 def arguments(op: Op, tensors: int) -> tuple[list[Any], dict[str, Any]]:
@@ -160,35 +191,38 @@ RULES: dict[str, Any] = {
     "lerp": _lerp,
     "addcmul": _added,
     "addcdiv": _added,
-    "prelu": _prelu,
-    "prelu_kernel": _prelu,
+    **dict.fromkeys(PARAMETRIC, _prelu),
 }
 
 
-def normalize(solver: ScaleSolver, op: Op, x: Character, over: Sequence[int], operands: Mapping[str, Character]) -> Character | None:
+def normalize(solver: ScaleSolver, op: Op, operands: Operands, over: Sequence[int], slots: Mapping[str, int]) -> Character | None:
     """The character of a normalisation's result over the axes `over`; None where nothing is known of it.
 
     With running statistics it is affine: the input's scale is the running mean's, and any is exact. Statistics of the input itself take
     its magnitude away (exactly 1, as ε is added to it); with a mean, one sign common to all that is normalised together passes, without
     one the sign of each element.
+
+    Args:
+        slots: of the other operands, by role.
     """
     system = solver.system
-    if op.name not in CENTRED | UNCENTRED or not set(operands) <= {"gain", "offset", "running_mean", "running_var"}:
+    if op.name not in CENTRED | UNCENTRED or not set(slots) <= {"gain", "offset", "running_mean", "running_var"}:
         return None
+    x = operands.of(0)
     if over:
         system.negligible(system.constant(system.magnitudes_of(x), over))
         x = system.signs_of(x)
         if op.name in CENTRED:
             system.constant(x, over)
-    if "running_mean" in operands:
-        x = system.equal([x, operands["running_mean"]])
-    if "running_var" in operands:
-        variance = operands["running_var"]
+    if "running_mean" in slots:
+        x = operands.equal(x, slots["running_mean"])
+    if "running_var" in slots:
+        variance = operands.of(slots["running_var"])
         system.negligible(variance)
         x = system.product(x, system.power(variance, Fraction(1, 2), "none"), -1)
-    if "gain" in operands:
-        x = system.product(x, operands["gain"])
-    return system.equal([x, operands["offset"]]) if "offset" in operands else x
+    if "gain" in slots:
+        x = system.product(x, operands.of(slots["gain"]))
+    return operands.equal(x, slots["offset"]) if "offset" in slots else x
 
 
 def reduction(solver: ScaleSolver, op: Op, x: Character, gone: Sequence[int]) -> Character | None:
