@@ -192,6 +192,17 @@ def wider_window() -> nn.Module:
     return Table(forward, (3, 5), (3, 5), (3, 6), (11, 5), (6, 2))
 
 
+# Operations on bits, element by element.
+@case("bits of units", lam(7), (5, 4))
+def bits() -> nn.Module:
+    def forward(x: torch.Tensor, a: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(x @ a)
+        whole = (h * 64).to(torch.int64)
+        return (h * ((h > 0) ^ (h > 0.3)) + ((whole << 2) ^ (whole >> 1)) / 64) @ v
+
+    return Table(forward, (4, 7), (7, 2))
+
+
 # Two numbers that are merely added, to all units alike: exchanging them is left out.
 @case("two numbers added to all units", lam(7), (5, 4))
 def two_numbers() -> nn.Module:
