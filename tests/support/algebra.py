@@ -47,7 +47,7 @@ between("the largest overwritten", lam(6), lambda h: h.index_fill(0, h.sum(1).ar
 between("rows scattered under a mask", lam(6), lambda h, m, r, t: h.masked_scatter((m < 2)[..., None].expand_as(h), r @ t), (3, 7, 4), (3, (3, 7)),
         (21, 5), tables=[(5, 6)])  # fmt: skip
 between("units scattered under a mask", 0.0, lambda h: h.masked_scatter(h > 0, h.sin()), (5, 4))  # each in its turn
-between("quantiles of units", lam(6), lambda h: h * h.quantile(torch.tensor([0.2, 0.7]), 1).sin().sum(0)[:, None], (5, 4))
+between("quantiles of units", lam(6), lambda h: h * h.quantile(torch.tensor([0.25, 0.75]).to(h.dtype), 1).sin().sum(0)[:, None], (5, 4))
 between("median over all", lam(6), lambda h: h * h.quantile(0.5), (5, 4))
 between("whether all are below a number", lam(6), lambda h: h * torch.ops.aten._is_all_true(h < 0.9), (5, 4))
 between("sorted search", lam(6) + lam(3), lambda h, t: h * torch.searchsorted(t.sort().values, h), (5, 4), tables=[(3,)])
@@ -60,7 +60,8 @@ between("grid of units", lam(6) + lam(4), lambda h, t: (lambda a, b: h @ (a - b)
 # torch tags these functions as pointwise; there is no table of them.
 between("pointwise by its tag", lam(6), lambda h: torch.special.erfcx(h) + torch.special.xlog1py(h, h.abs()) + torch.special.entr(h.abs()), (5, 4))
 
-images("fractional pooling", lam(6), lambda h: F.fractional_max_pool2d(h, 2, 3, _random_samples=torch.full((2, 6, 2), 0.4)).flatten(2).mT, 6)
+images("fractional pooling", lam(6),
+       lambda h: F.fractional_max_pool2d(h, 2, 3, _random_samples=torch.full((2, 6, 2), 0.4, dtype=h.dtype)).flatten(2).mT, 6)
 images("unpooling", lam(6), lambda h: F.max_unpool2d(*F.max_pool2d(h, 2, return_indices=True), 2).flatten(2).mT, 6)
 images("nearest positions", lam(6), lambda h: F.interpolate(h, size=(5, 3), mode="nearest-exact").flatten(2).mT, 6)
 images("turned by learned angles", lam(6), lambda h, t: F.grid_sample(h, F.affine_grid((h.mean((2, 3)) @ t).view(-1, 2, 3), h.shape)).flatten(2).mT,

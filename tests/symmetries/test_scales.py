@@ -59,8 +59,8 @@ def batch_norm(x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor, weight: t
 
 
 def run(model: nn.Module, graph: ParamGraph, state: State, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    with torch.no_grad():
-        return functional_call(model, {name: state[name] for name in graph.values}, inputs, tie_weights=True)
+    out = functional_call(model, {name: state[name] for name in graph.values}, inputs, tie_weights=True)  # networks may take derivatives
+    return torch.utils._pytree.tree_map(lambda value: value.detach() if isinstance(value, torch.Tensor) else value, out)
 
 
 def fresh_inputs(inputs: tuple[torch.Tensor, ...], count: int, seed: int) -> tuple[torch.Tensor, ...]:
