@@ -33,12 +33,9 @@ class _Finder:
             if not set(roles) <= {"gain", "offset"} or label not in op.out_labels:
                 continue
             axis = list(op.out_labels).index(label)
-            if all(self._is_along(value, op.output.shape[axis]) for value in roles.values()):
+            # Gain and offset must lie along the axis of mean zero, not along another one of its size.
+            if all(value.kind == "parameter" and list(labels) == [label] for value, labels in zip(op.inputs[1:], op.labels[1:], strict=True)):
                 yield from self._read(op.output, axis, roles)
-
-    @staticmethod
-    def _is_along(value: Value, size: int) -> bool:
-        return value.kind == "parameter" and value.shape == (size,)
 
     def _read(self, value: Value, axis: int, roles: dict[str, Value]) -> Iterator[CentredFactor]:
         """The readers of a value of mean zero along an axis, but for gain and offset."""

@@ -89,6 +89,14 @@ def test_no_additions(name: str) -> None:
     assert not centred(compiled(NONE[name])[2])
 
 
+def test_a_gain_along_another_axis_of_the_same_size() -> None:
+    """An instance normalisation's gain and offset are its channels', not its positions'."""
+    model, x = Normalised(lambda m, h: m.a(h).tanh(), nn.InstanceNorm1d(6, affine=True)).double(), torch.randn(3, 6, 4, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    assert not centred(graph)
+    assert pg.verify(graph, model, (x,)).passed
+
+
 def test_they_are_declared_dimensions(tmp_path: Path) -> None:
     model, x, graph = compiled(KNOWN["two readers"][0])
     report = pg.verify(graph, model, (x,), elements=1, inputs=1, leave_one_out=0, maximality=True)
