@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import paramgraph as pg
+from paramgraph.compiler.aten.elementwise import tagged_rule
 from paramgraph.errors import RuleError, TraceError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -274,3 +275,12 @@ def test_tagged_custom_operation_needs_no_rule() -> None:
     assert graph.symmetry.log_order == pytest.approx(log_factorial(5))
     assert pg.verify(graph, tagged, x).passed
     assert [d.subject for d in pg.compile(plain, x).diagnostics if d.kind == "unknown-operation"] == ["paramgraph_test.plain.default"]
+
+
+@pytest.mark.parametrize(("schema", "tags"), [("(Tensor x) -> bool", ()), ("(Tensor x) -> (Tensor, Tensor)", ()), ("(Tensor[] x) -> Tensor", ()),
+                                              ("(Tensor x) -> Tensor", (torch.Tag.nondeterministic_seeded,))])  # fmt: skip
+def test_tags_that_do_not_make_one_value_of_elements(schema: str, tags: tuple[torch.Tag, ...]) -> None:
+    """Results that are no tensor, lists of tensors, and random numbers need rules of their own, although they are tagged."""
+    with torch.library._scoped_library("paramgraph_test", "FRAGMENT") as library:
+        library.define(f"odd{schema}", tags=(torch.Tag.pointwise, *tags))
+        assert tagged_rule(torch.ops.paramgraph_test.odd.default) is None

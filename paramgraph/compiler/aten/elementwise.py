@@ -46,7 +46,11 @@ for _name in (*UNARY, *BINARY):
 
 def tagged_rule(target: Any) -> Rule | None:
     """The rule of an operation without one of its own that torch, or who defined it, tags as pointwise."""
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags or len(target._schema.returns) != 1:
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.pointwise not in target.tags:
+        return None
+    schema = target._schema  # lists of tensors, several results or a plain one, and random numbers are more than a function of elements
+    plain = [str(result.type) for result in schema.returns] == ["Tensor"] and not any("List[" in str(a.type) for a in schema.arguments)
+    if not plain or torch.Tag.nondeterministic_seeded in target.tags:
         return None
     return pointwise(target._schema.name.rpartition("::")[2])
 
