@@ -11,6 +11,8 @@ from tests.support.indexing import between, images
 # Rows and columns of a matrix that is inverted: the units before and behind it.
 between("inverse", 2 * lam(6), lambda h, p: h @ torch.linalg.inv(p), (5, 4), tables=[(6, 6)])
 between("pseudo-inverse", lam(6) + lam(5), lambda h, p: h @ torch.linalg.pinv(p), (5, 4), tables=[(5, 6)], out=5)
+# Said to be symmetric, one triangle of it is read: rows and columns are in order.
+between("pseudo-inverse of one triangle", 0.0, lambda h, p: h @ torch.linalg.pinv(p, hermitian=True), (5, 4), tables=[(6, 6)])
 # Rows of the matrix and of the right side; columns of the matrix are the units before, those of the right side the units behind.
 between("solution", 3 * lam(6), lambda h, p, q: h @ torch.linalg.solve(p, q), (5, 4), tables=[(6, 6), (6, 6)])
 between("solution from the right", 3 * lam(6), lambda h, p, q: h @ torch.linalg.solve(p, q, left=False), (5, 4), tables=[(6, 6), (6, 6)])
@@ -25,6 +27,10 @@ between("largest singular value", lam(6) + lam(5) + lam(3), lambda h, p: h * tor
 between("cholesky factor", lam(3), lambda h, p: h @ torch.linalg.cholesky(p @ p.T + torch.eye(6)), (5, 4), tables=[(6, 3)])
 between("orthogonal factor", 0.0, lambda h, p: h @ torch.linalg.qr(p).Q, (5, 4), tables=[(6, 6)])
 between("triangular solution", lam(6), lambda h, p, q: h @ torch.linalg.solve_triangular(p, q, upper=False), (5, 4), tables=[(6, 6), (6, 6)])
+
+# The third result of these functions is the inverse of the deviation.
+between("inverse deviation", 3 * lam(6), lambda h, p, q: q * torch.native_layer_norm(h @ p, [6], None, None, 0.1)[2] / (h @ p).std(1, keepdim=True),
+        (5, 4), tables=[(6, 6), (6,)])  # fmt: skip
 
 between("diagonal of a table", lam(6), lambda h, p: h * p.diagonal(), (5, 4), tables=[(6, 6)])
 between("diagonal by einsum", lam(6), lambda h, p: h * torch.einsum("ii->i", p), (5, 4), tables=[(6, 6)])

@@ -80,9 +80,17 @@ def _beside(b: Builder, x: Value, dim: int, before: int, after: int) -> Value:
 # -- inverses and solutions --------------------------------------------------------------------------------------------
 
 
-@rule("aten.linalg_inv", "aten.inverse", "aten.linalg_pinv")
-def inverse(b: Builder, a: Value, *args: Any, **kwargs: Any) -> Value:
+@rule("aten.linalg_inv", "aten.inverse")
+def inverse(b: Builder, a: Value) -> Value:
     return b.transpose(_mixed(b, "inverse", a), -1, -2)
+
+
+@rule("aten.linalg_pinv")
+def pseudo_inverse(b: Builder, a: Value, *args: Any, hermitian: bool = False, **kwargs: Any) -> Value:
+    """Of a matrix said to be symmetric, one triangle is read: rows and columns are in order."""
+    if any(isinstance(value, Value) for value in (*args, *kwargs.values())):
+        raise ValueError("a tolerance that is computed")
+    return b.transpose(_mixed(b, "inverse", a, ordered=hermitian or True in args), -1, -2)
 
 
 @rule("aten.linalg_inv_ex")

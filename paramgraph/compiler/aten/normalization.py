@@ -47,16 +47,16 @@ def group_norm(b: Builder, x: Value, groups: int, weight: Value | None = None, b
 def layer_norm_with_statistics(b: Builder, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None,
                                eps: float) -> tuple[Value, Value, Value]:
     over = range(x.ndim - len(shape), x.ndim)
-    mean, deviation = (b.reduce(x, over, keepdim=True, name=name) for name in ("mean", "std"))
-    return layer_norm(b, x, shape, weight, bias, eps), mean, deviation
+    mean, inverse = (b.reduce(x, over, keepdim=True, name=name) for name in ("mean", "rstd"))
+    return layer_norm(b, x, shape, weight, bias, eps), mean, inverse
 
 
 @rule("aten.native_group_norm")
 def group_norm_with_statistics(b: Builder, x: Value, weight: Value | None, bias: Value | None, batch: int, channels: int, positions: int,
                                groups: int, eps: float) -> tuple[Value, Value, Value]:
     split = b.reshape(x, [batch, groups, -1])
-    mean, deviation = (b.reduce(split, [2], name=name) for name in ("mean", "std"))
-    return group_norm(b, x, groups, weight, bias, eps), mean, deviation
+    mean, inverse = (b.reduce(split, [2], name=name) for name in ("mean", "rstd"))
+    return group_norm(b, x, groups, weight, bias, eps), mean, inverse
 
 
 def _statistics(b: Builder, x: Value, buffer: Value, name: str) -> Value:
