@@ -193,3 +193,47 @@ class Masked(Experts):
         gate = (scores * mask).exp()
         inner = torch.relu(torch.einsum("bi,eij->bej", x, self.up))
         return torch.einsum("be,beo->bo", gate, torch.einsum("bei,eio->beo", inner, self.down))
+
+
+class Chosen(nn.Module):
+    """Rows of a table chosen by a function of six units."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function, self.i = function, nn.Linear(4, 6)
+        self.tables = nn.ParameterList([nn.Parameter(torch.randn(*shape)) for shape in ((6, 3), *shapes)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table, *others = self.tables
+        return table[self.function(self.i(x), *others)]
+
+
+# Of equal elements the first is chosen, and functions with flat pieces make elements equal.
+TIED: dict[str, Callable[..., torch.Tensor]] = {
+    "the least of cut off": lambda h: h.relu().argmin(-1),
+    "the largest of signs": lambda h: h.sign().argmax(-1),
+    "the largest of rounded": lambda h: h.round().argmax(-1),
+    "the first that is positive": lambda h: (h > 0).to(h.dtype).argmax(-1),
+    "the least of shares of cut off": lambda h: (h.clamp(-0.1, 0.1) * 2 + 1).softmax(-1).argmin(-1),
+    "the least of normalised": lambda h: F.layer_norm(h.relu(), [6]).argmin(-1),
+    "the least above a mean": lambda h: torch.maximum(h, h.mean(-1, keepdim=True)).argmin(-1),
+    "the least of masked by sign": lambda h: torch.where(h > 0, h, 0.0).argmin(-1),
+    "the least of gated": lambda h: (h * (h > 0)).argmin(-1),
+    "the least of what is left": lambda h: (h - h.relu()).argmax(-1),
+    "the least of counts": lambda h: (h > 0).sum(0, keepdim=True).argmin(-1),
+    "two of cut off": lambda h: h.relu().topk(2, -1, largest=False).indices[:, 1],
+    "order of cut off": lambda h: h.relu().argsort(-1)[:, 2],
+    "the largest of a gate that closes": lambda h: (h * h.mean(-1, keepdim=True).relu()).argmax(-1),
+}
+for _name, _tied in TIED.items():
+    case(_name, 0.0, (50, 4))(lambda f=_tied: Chosen(f))
+# Elsewhere they are equal by chance only.
+case("the largest", lam(6), (50, 4))(lambda: Chosen(lambda h: h.argmax(-1)))
+case("the least of shares", lam(6), (50, 4))(lambda: Chosen(lambda h: (h.tanh() / 3).softmax(-1).argmin(-1)))
+case("the least of cut off and moved", lam(6), (50, 4))(lambda: Chosen(lambda h, b: (h.relu() + b).argmin(-1), (6,)))
+case("the least behind weights", 2 * lam(6), (50, 4))(lambda: Chosen(lambda h, p: (h.tanh() @ p).argmin(-1), (6, 6)))
+case("the least behind weights of cut off", lam(6), (50, 4))(lambda: Chosen(lambda h, p: (h.relu() @ p).argmin(-1), (6, 6)))  # all may be zero
+case("the least behind weights and a bias", 2 * lam(6), (50, 4))(lambda: Chosen(lambda h, p, b: (h.relu() @ p + b).argmin(-1), (6, 6), (6,)))
+case("the least of the larger of two", lam(6), (50, 4))(lambda: Chosen(lambda h, p: torch.maximum(h, p).argmin(-1), (6,)))
+# The least of copies is always the first: the units move.
+case("the least of copies", lam(6), (50, 4))(lambda: Chosen(lambda h: h.mean(-1, keepdim=True).expand(-1, 6).argmin(-1)))

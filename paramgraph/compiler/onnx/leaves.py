@@ -44,11 +44,13 @@ NARROW_INTEGERS = frozenset([2, 3, 4, 5, 6])
 # Where torch's exporter notes what an initialiser was.
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
+# Tensors with more elements are taken as not all alike, unread.
+_MOST_READ = 1 << 20
 
 
 def state_of(graph: Any) -> dict[str, Any]:
     """Tensors of a file that are parameters or buffers: `onnx_ir` values by name, in the file's order."""
-    constants = set(_arguments(graph))
+    constants = {*_arguments(graph), *shared_fills(graph)}
     out = {}
     for name, value in graph.initializers.items():
         if _holds_state(value, value.const_value, constants):
@@ -59,6 +61,25 @@ def state_of(graph: Any) -> dict[str, Any]:
             if _holds_state(value, node.attributes["value"].value, constants):
                 out[value.name] = value
     return out
+
+
+def shared_fills(graph: Any) -> list[Any]:
+    """Initialisers that are one number throughout, that several nodes read, and that torch's exporter did not find in the module.
+
+    Its optimiser makes one initialiser of all that are equal: zeros that layers start from, ones that a decomposed normalisation multiplies by.
+    Taken as a parameter, it would have to move for all its readers alike.
+    """
+    values = list(graph.initializers.values())
+    if not any(_KIND in value.metadata_props for value in values):
+        return []
+    return [value for value in values if _KIND not in value.metadata_props and len(value.uses()) > 1 and _is_fill(value.const_value)]
+
+
+def _is_fill(tensor: Any) -> bool:
+    if tensor is None or int(tensor.dtype) not in FLOATING or not 1 < np.prod(tuple(tensor.shape)) <= _MOST_READ:
+        return False
+    values = np.asarray(tensor.numpy()).reshape(-1)
+    return bool((values == values[0]).all())
 
 
 def _holds_state(value: Any, tensor: Any, constants: set[Any]) -> bool:

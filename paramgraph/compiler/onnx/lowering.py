@@ -9,7 +9,7 @@ import numpy as np
 
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
-from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, state_of, tensor_of, to_torch
+from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, shared_fills, state_of, tensor_of, to_torch
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
@@ -49,6 +49,7 @@ class OnnxLowering:
         self.program = Program(name)
         self.builder = Builder(self.program)
         self.leaves = state_of(self.graph)
+        self._fills = set(shared_fills(self.graph))
         self.state = {key: to_torch(tensor_of(value)) for key, value in self.leaves.items()}
         self.inputs: dict[str, tuple[int, ...]] = {}
         self._values: dict[Any, Any] = {}
@@ -125,7 +126,7 @@ class OnnxLowering:
             return
         if node.op_type == "If" and self._branch(node):
             return
-        operands = [None if value is None else self._values[value] for value in node.inputs]
+        operands = [None if value is None else self._operand(value) for value in node.inputs]
         flat = list(values_in(operands))
         types = [None if value is None else self._types.get(value) for value in node.inputs]
         attributes = {key: attribute.value for key, attribute in node.attributes.items()}
@@ -144,6 +145,10 @@ class OnnxLowering:
             self._fold_later(node, operands, attributes, found)
             return
         self._lower(node, operands, attributes, found)
+
+    def _operand(self, value: Any) -> Any:
+        """What a node reads; of a number that several read, each has its own: nothing links their axes."""
+        return self._constant(value.const_value, value.name) if value in self._fills else self._values[value]
 
     def _constant_node(self, node: Any) -> None:
         _, ir = require()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from paramgraph.compiler.operations.base import Operation
 from paramgraph.compiler.parameters import name_places
 from paramgraph.compiler.program import Op, Value
+from paramgraph.compiler.ties import Distinct
 from paramgraph.compiler.virtual import useful, virtual
 from paramgraph.symmetries.spaces import SpaceSystem, length
 
@@ -102,6 +103,8 @@ class TopK(Operation):
         # Elements along the axis are mixed: no other space keeps a dependency on it.
         system.record(op.output.axes)
         if op.attrs["indices"]:
+            if not Distinct().along(x, dim):
+                system.pin(x.axes[dim], "of equal elements, the first is chosen")
             op.output.indexes = x.axes[dim]
         else:  # each value belongs to the element that the index names at its place
             op.output.virtual = (virtual(_key(op.output), op.output.shape, 0, x.axes[dim]),)
