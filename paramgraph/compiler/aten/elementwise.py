@@ -55,18 +55,24 @@ def tagged_rule(target: Any) -> Rule | None:
     return pointwise(target._schema.name.rpartition("::")[2])
 
 
+def is_whole(dtype: torch.dtype) -> bool:
+    """Whether numbers of this type are integers or booleans."""
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def rounded(b: Builder, x: Value) -> Value:
+    """`x` as integers: no copy, unless it held integers before."""
+    return x if x.integer else b.elementwise("to_integer", x)
+
+
 def _copy(name: str) -> None:
     @rule(f"aten.{name}")
     def copy(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value | tuple[Value, Value]:
         if len(b.shapes) == 2:  # native_dropout returns its mask too
             return x, b.fill(x.shape, 1.0)
         dtypes = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)]
-        whole = any(not (dtype.is_floating_point or dtype.is_complex) for dtype in dtypes) or any(
-            isinstance(a, Value) and a.integer for a in args
-        )
-        if whole and not x.integer:  # rounded towards zero: no copy
-            return b.elementwise("to_integer", x)
-        return x
+        whole = any(map(is_whole, dtypes)) or any(isinstance(a, Value) and a.integer for a in args)
+        return rounded(b, x) if whole else x
 
 
 for _name in COPIES:
@@ -145,7 +151,8 @@ def fill(b: Builder, x: Value, value: Any) -> Value:
 
 @rule("aten.copy")
 def copy_into(b: Builder, x: Value, source: Value, *args: Any) -> Value:
-    return b.expand(source, b.shapes[0])
+    """The source, as the kind of number that it is copied into."""
+    return b.expand(rounded(b, source) if x.integer else source, b.shapes[0])
 
 
 @rule("aten.glu")
