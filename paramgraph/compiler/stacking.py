@@ -43,7 +43,7 @@ class Stacked:
     """What several values are together: `value` with them along its first axis, or, where they are all the same, that value itself.
 
     Attributes:
-        sources: the stacked parameters that it is computed from.
+        sources: the stacked parameters, and slices side by side, that it is computed from.
         is_linear: whether it is one stacked parameter times what the branches share: added up, those parameters are merely added.
     """
 
@@ -55,11 +55,11 @@ class Stacked:
 
 @dataclass(eq=False)
 class Stack:
-    """A parameter that stands for several.
+    """A parameter that stands for several, or several slices of one value, side by side.
 
     Attributes:
-        value: the stacked parameter.
-        members: what it stands for: parameters, or stacked parameters themselves.
+        value: the stacked parameter, or the slices.
+        members: what it stands for: parameters, or stacked parameters themselves; none for slices.
         levels: per leading axis, the joins that made it.
         places: the members' branches, by their places in the join that made the first axis; None where they are joins themselves.
     """
@@ -103,7 +103,7 @@ class Stacker:
         """Stack values and all that they are computed from.
 
         Raises:
-            Refused: they are not alike, or no parameter tells them apart.
+            Refused: they are not alike, or neither parameters nor slices tell them apart.
             Reordered: the parameters behind them are stacked in another order.
         """
         self._now = Attempt()
@@ -131,7 +131,8 @@ class Stacker:
         for stack in attempt.stacks:
             self.stacks.append(stack)
             self.stack_of.update(dict.fromkeys(stack.members, stack))
-            self.ranks[stack.value] = self.ranks[stack.members[0]]
+            if stack.members:
+                self.ranks[stack.value] = self.ranks[stack.members[0]]
 
     def _get(self, values: Several) -> Stacked:
         return self._now.found[values] if values in self._now.found else self.found[values]
@@ -276,7 +277,10 @@ class Stacker:
         part = self.taken(op, x.value, dim, index, alone=all(own.attrs["alone"] for own in ops))
         split = self.reshaped(op, part, [*shape[:dim], len(ops), share, *shape[dim + 1 :]])
         rest = [d for d in range(split.ndim) if d != dim]
-        return Stacked(self.permuted(op, split, [dim, *rest]), True)
+        out = self.permuted(op, split, [dim, *rest])
+        stack = Stack(out, (), [{self.join}])
+        self._now.stacks.append(stack)
+        return Stacked(out, True, frozenset({stack}))
 
     def _reshape(self, op: Op, operands: Sequence[Stacked], count: int) -> Value:
         return self._op(op, "reshape", [operands[0].value], (count, *op.output.shape))
