@@ -115,6 +115,8 @@ class Lowering:
         if kind in (InputKind.PARAMETER, InputKind.BUFFER):
             target = spec.target
             if target in self.storages.base_of:
+                if node.users and not self._moves(self.storages.base_of[target]):
+                    self.program.tables.add(self.storages.base_of[target])
                 return self._parameter(target)
             tensor = self.exported.constants.get(target)
             return self._constant(tensor, target)
