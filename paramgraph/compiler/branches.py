@@ -102,7 +102,7 @@ def _continues(root: Op, op: Op) -> bool:
 
 
 def _can_open(op: Op) -> bool:
-    return is_plain(op) or _adds_nothing(op)
+    return op.exact and (is_plain(op) or _adds_nothing(op))
 
 
 def _adds_nothing(op: Op) -> bool:
@@ -237,8 +237,8 @@ def entry_of(lineage: Lineage, op: Op, value: Value) -> list[list[Any]]:
 
 
 def commutes(op: Op) -> bool:
-    """Whether an operation is a commutative function of its operands."""
-    return op.kind == "elementwise" and op.name in COMMUTATIVE and len(op.inputs) > 1 and is_plain(op)
+    """Whether an operation is a commutative function of its operands: what its name says, if its rule says that it computes that."""
+    return op.exact and op.kind == "elementwise" and op.name in COMMUTATIVE and len(op.inputs) > 1 and is_plain(op)
 
 
 def same_data(a: Value, b: Value) -> bool:

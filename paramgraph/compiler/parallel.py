@@ -168,6 +168,7 @@ class _Rewriter:
         out.integer = a.integer and b.integer
         attrs = dict(entry.attrs) if len(entry.inputs) > 1 else {}
         self.ops.append(Op("elementwise", [a, b], out, labels, out_labels, entry.name, entry.where, attrs))
+        self.ops[-1].exact = entry.exact
         return out
 
     def _laid(self, join: Join, number: int) -> bool:

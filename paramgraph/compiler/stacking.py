@@ -240,6 +240,7 @@ class Stacker:
             attrs: dict[str, Any] | None = None, name: str | None = None) -> Value:
         out = Value(shape)
         self._now.ops.append(Op(kind, inputs, out, labels, out_labels, like.name if name is None else name, like.where, dict(attrs or {})))
+        self._now.ops[-1].exact = like.exact
         out.integer = inputs[0].integer
         return out
 
@@ -312,7 +313,8 @@ class Stacker:
         """One convolution with the branches among the channels, as groups where each branch has channels of its own."""
         x, weight = operands
         made = self._convolved(op, x, weight, count)
-        self._convolutions[made] = (op, x, weight)
+        if op.exact:
+            self._convolutions[made] = (op, x, weight)
         return made
 
     def _convolved(self, op: Op, x: Stacked, weight: Stacked, count: int) -> Value:
@@ -347,7 +349,13 @@ class Stacker:
         What a contraction sums over beside the branches can then be permuted together with them: two layers of n units whose outputs are
         added are one layer of 2n.
         """
-        if name == "sum" and x.op is not None and x.op.kind == "contract":
+        if name == "sum" and x.op is not None and _is_multiple(x.op):
+            (single,) = x.op.inputs
+            if (single.op is not None and _is_product(single.op)) or single in self._convolutions:  # the multiple of their sum
+                total = self.summed(like, single, name)
+                axes = tuple(range(total.ndim))
+                return self._op(x.op, "elementwise", [total], total.shape, [axes], axes, x.op.attrs)
+        if name == "sum" and x.op is not None and _is_product(x.op):
             op = x.op
             return self._op(op, "contract", op.inputs, x.shape[1:], op.labels, op.out_labels[1:], op.attrs)
         if name == "sum" and x in self._convolutions:
@@ -377,6 +385,19 @@ class Stacker:
         """The operations made since the last attempt began, for the caller to place."""
         ops, self._now.ops = self._now.ops, []
         return ops
+
+
+def _is_product(op: Op) -> bool:
+    """Whether an operation is a sum of products, and no other function of what it sums over (a distance is one)."""
+    return op.kind == "contract" and op.exact and bool(op.attrs.get("product"))
+
+
+def _is_multiple(op: Op) -> bool:
+    """Whether an operation multiplies one value by a plain number, or divides it by one."""
+    if op.kind != "elementwise" or len(op.inputs) != 1 or not op.exact:
+        return False
+    scaled = op.name == "mul" or (op.name == "div" and op.attrs.get("form", ())[:1] == ("x",))
+    return scaled and all(isinstance(number, (int, float)) for number in op.attrs.get("args", ()))
 
 
 def _pattern(terms: Sequence[Sequence[Any]]) -> tuple[tuple[int, ...], ...]:

@@ -89,6 +89,19 @@ def rounded_sum() -> nn.Module:
     return Of(function, *linear(*[(3, 4)] * 3, (4, 2)))
 
 
+# Two pairs of layers of 3 units, and the same number times each: one pair of 6. Distances are no sums of products: each has units of its own.
+@case("multiples of branches", lam(4) + lam(6), (5, 3))
+def multiples() -> nn.Module:
+    return Of(lambda m, x: m[4](torch.tanh(0.4 * m[1](torch.tanh(m[0](x))) + 0.4 * m[3](torch.tanh(m[2](x))))),
+              *[layer for _ in range(2) for layer in (nn.Linear(3, 3), nn.Linear(3, 4, bias=False))], nn.Linear(4, 2))
+
+
+@case("distances of branches", lam(2) + 2 * lam(3) + lam(4), (5, 3))
+def distances() -> nn.Module:
+    return Of(lambda m, x: m[4](torch.tanh(torch.cdist(m[0](x), m[1].weight) + torch.cdist(m[2](x), m[3].weight))),
+              *linear((3, 3), (3, 4), (3, 3), (3, 4), (4, 2)))
+
+
 @case("gains merely multiplied", lam(4), (5, 3))
 def gains() -> nn.Module:
     return Of(lambda m, x: m[1](torch.tanh(m[0](x)) * m[2].weight * m[2].bias), *linear((3, 4), (4, 2)), nn.LayerNorm(4))

@@ -114,7 +114,8 @@ def emit_function(emitter: Emitter, op: Op, roles: Sequence[str], function: str 
     own = [emitter.places(value, op.labels[slot]) for slot, value in params]
     operands = [emitter.labelled(value, op.labels[slot]) for slot, value in acts]
     if len(acts) > 1:
-        types = [op.name if op.name in COMMUTATIVE else f"{op.name}.{slot}" for slot, _ in acts]
+        alike = op.exact and op.name in COMMUTATIVE
+        types = [op.name if alike else f"{op.name}.{slot}" for slot, _ in acts]
         out = emitter.join(operands, types, op.name, op.name)
     else:
         touched = {place for places in own for place in places}
