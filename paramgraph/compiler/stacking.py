@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.branches import Colours, same_data
+from paramgraph.compiler.branches import Colours, is_multiple, is_product, same_data
 from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.typing import LAYOUT
 
@@ -349,13 +349,13 @@ class Stacker:
         What a contraction sums over beside the branches can then be permuted together with them: two layers of n units whose outputs are
         added are one layer of 2n.
         """
-        if name == "sum" and x.op is not None and _is_multiple(x.op):
+        if name == "sum" and x.op is not None and is_multiple(x.op):
             (single,) = x.op.inputs
-            if (single.op is not None and _is_product(single.op)) or single in self._convolutions:  # the multiple of their sum
+            if (single.op is not None and is_product(single.op)) or single in self._convolutions:  # the multiple of their sum
                 total = self.summed(like, single, name)
                 axes = tuple(range(total.ndim))
                 return self._op(x.op, "elementwise", [total], total.shape, [axes], axes, x.op.attrs)
-        if name == "sum" and x.op is not None and _is_product(x.op):
+        if name == "sum" and x.op is not None and is_product(x.op):
             op = x.op
             return self._op(op, "contract", op.inputs, x.shape[1:], op.labels, op.out_labels[1:], op.attrs)
         if name == "sum" and x in self._convolutions:
@@ -385,19 +385,6 @@ class Stacker:
         """The operations made since the last attempt began, for the caller to place."""
         ops, self._now.ops = self._now.ops, []
         return ops
-
-
-def _is_product(op: Op) -> bool:
-    """Whether an operation is a sum of products, and no other function of what it sums over (a distance is one)."""
-    return op.kind == "contract" and op.exact and bool(op.attrs.get("product"))
-
-
-def _is_multiple(op: Op) -> bool:
-    """Whether an operation multiplies one value by a plain number, or divides it by one."""
-    if op.kind != "elementwise" or len(op.inputs) != 1 or not op.exact:
-        return False
-    scaled = op.name == "mul" or (op.name == "div" and op.attrs.get("form", ())[:1] == ("x",))
-    return scaled and all(isinstance(number, (int, float)) for number in op.attrs.get("args", ()))
 
 
 def _pattern(terms: Sequence[Sequence[Any]]) -> tuple[tuple[int, ...], ...]:
