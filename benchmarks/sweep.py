@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--no-verify", action="store_true", help="compile only")
     parser.add_argument("--again", action="store_true", help="also what has a result already")
     parser.add_argument("--failed", action="store_true", help="also what failed, had unknown operations, or did not verify")
-    parser.add_argument("--limit-seconds", type=float, default=120.0, help="time for one architecture's compilation, or verification")
+    parser.add_argument("--limit-seconds", type=float, default=240.0, help="time for one architecture's compilation, or verification")
     parser.add_argument("--total-seconds", type=float, default=float("inf"), help="start nothing new after this time")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)

@@ -42,6 +42,8 @@ class Certificate:
         self._sources: dict[int, np.ndarray | None] = {}
         self._images: dict[tuple[int, ...], np.ndarray] = {}
         self._closed: dict[tuple[int, ...], bool] = {}
+        # Per sequence of blocks, the factors that move each; nothing where a product does not say by itself where its elements go.
+        self._moving: dict[int, Sequence[tuple[ActionBlock, set[int]]]] = {}
         # Per operation, its operands' axes by labels, and the factors that move anything of it.
         self._plans: dict[Op, tuple[list[tuple[tuple[Any, ...], tuple[Axis, ...]]], dict[Any, Axis]]] = {}
         self._reached: dict[Op, set[int]] = {}
@@ -107,9 +109,11 @@ class Certificate:
     def _factors_in(self, blocks: Sequence[ActionBlock]) -> set[int]:
         found = self._inside.get(id(blocks))
         if found is None:
-            spaces = {s for block in blocks for own in block.spaces for s in own}
-            found = self._inside[id(blocks)] = {self.builder.spaces[s].factor for s in spaces}
+            found = self._inside[id(blocks)] = set().union(*map(self._factors_of, blocks))
         return found
+
+    def _factors_of(self, block: ActionBlock) -> set[int]:
+        return {self.builder.spaces[s].factor for spaces in block.spaces for s in spaces}
 
     def _action(self, axes: tuple[Axis, ...]) -> Any:
         found = self._actions.get(axes)
@@ -159,19 +163,25 @@ class Certificate:
 
     def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> np.ndarray | None:
         """Where the new value of each flat place comes from; the same few spaces make up most single dimensions."""
-        if not all(self._is_closed(spaces) for block in blocks for spaces in block.spaces):
+        moving = self._moving.get(id(blocks))
+        if moving is None:
+            closed = all(self._is_closed(spaces) for block in blocks for spaces in block.spaces)
+            moving = self._moving[id(blocks)] = [(block, self._factors_of(block)) for block in blocks] if closed else ()
+        if not moving:
             return self.element.source(action, dims, blocks)
         sizes = [action.shape[d] for d in dims]
         source = np.arange(math.prod(sizes))
-        for block in blocks:
-            if all(self._is_still(spaces) for spaces in block.spaces):
+        for block, factors in moving:
+            if factors.isdisjoint(self.element.permutations):
                 continue
-            place = target = np.zeros(1, dtype=np.int64)
+            place: np.ndarray | None = None
+            target: np.ndarray | None = None
             for size, spaces, index in zip(sizes, block.spaces, block.index, strict=True):
                 image = self._image(spaces)
                 before, after = (np.arange(len(image)), image) if index is None else (index, index[image])
-                place = np.add.outer(place * size, before).reshape(-1)
-                target = np.add.outer(target * size, after).reshape(-1)
+                place = before if place is None else np.add.outer(place * size, before).reshape(-1)
+                target = after if target is None else np.add.outer(target * size, after).reshape(-1)
+            assert place is not None and target is not None  # blocks have dimensions
             source[target] = place
         return source
 
@@ -180,9 +190,6 @@ class Certificate:
         if found is None:
             found = self._images[spaces] = self.element.permutation_of(spaces)
         return found
-
-    def _is_still(self, spaces: tuple[int, ...]) -> bool:
-        return all(self.group.spaces[s].factor not in self.element.permutations for s in spaces)
 
     def _is_closed(self, spaces: tuple[int, ...]) -> bool:
         """Whether a product says by itself where its elements go: nothing else decides it."""
@@ -248,26 +255,35 @@ class Certificate:
         sources = [self.moves(value.axes) for value in op.inputs]
         if not target and not any(sources):
             return True
-        ranks = [value.ndim for value in op.inputs]
-        still = self._still(op, target, sources) if op.kind != "reshape" else set()
+        still, out_still = self._still(op, target, sources)
         shapes = [tuple(1 if d in still else n for d, n in enumerate(value.shape)) for value in op.inputs]
-        out_shape = tuple(1 if d in still else n for d, n in enumerate(op.output.shape))
+        out_shape = tuple(1 if d in out_still else n for d, n in enumerate(op.output.shape))
         numbers, start = [], 0
         for shape in shapes:
             numbers.append(np.arange(start, start + math.prod(shape)).reshape(shape))
             start += math.prod(shape)
         origin = _run(op, numbers, out_shape).reshape(-1)
         moved = np.concatenate([
-            n.reshape(-1)[_flat(own, [d for d in range(rank) if d not in still], value.shape)]
-            for n, own, rank, value in zip(numbers, sources, ranks, op.inputs, strict=True)
+            n.reshape(-1)[_flat(own, [d for d in range(value.ndim) if d not in still], value.shape)]
+            for n, own, value in zip(numbers, sources, op.inputs, strict=True)
         ])
-        source = _flat(target, [d for d in range(op.output.ndim) if d not in still], op.output.shape)
+        source = _flat(target, [d for d in range(op.output.ndim) if d not in out_still], op.output.shape)
         return bool(np.array_equal(moved[origin], origin[source]))
 
-    def _still(self, op: Op, target: Moves, sources: Sequence[Moves]) -> set[int]:
-        """Dimensions that nothing moves, other than the one that the operation acts on: one element of them is enough."""
-        moving = {d for moves in (target, *sources) for dims in moves for d in dims}
-        return {d for d in range(op.output.ndim) if d not in moving and d != op.attrs["dim"]}
+    def _still(self, op: Op, target: Moves, sources: Sequence[Moves]) -> tuple[set[int], set[int]]:
+        """Dimensions, of the operands and of the result, that nothing moves and that the operation leaves as they are: one element is enough."""
+        before, after = ({d for moves in side for dims in moves for d in dims} for side in (sources, (target,)))
+        if op.kind != "reshape":
+            still = set(range(op.output.ndim)) - before - after - {op.attrs["dim"]}
+            return still, still
+        shapes = op.inputs[0].shape, op.output.shape
+        first = 0
+        while first < min(map(len, shapes)) and shapes[0][first] == shapes[1][first] and first not in before | after:
+            first += 1
+        ends, last = [len(shape) for shape in shapes], 1
+        while last <= min(ends) - first and shapes[0][-last] == shapes[1][-last] and ends[0] - last not in before and ends[1] - last not in after:
+            last += 1
+        return tuple({*range(first), *range(end - last + 1, end)} for end in ends)  # type: ignore[return-value]
 
     def _keeps_constant(self, value: Value) -> bool:
         moves = self.moves(value.axes)

@@ -15,6 +15,7 @@ from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.operations.functions import number_kind
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scale_operands import Operands
+from paramgraph.compiler.shifting import find_shifts
 from paramgraph.compiler.typing import LAYOUT
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.character import Character, Incompatible, Key, Terms
@@ -26,6 +27,8 @@ from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 MOVING = frozenset((*LAYOUT, "feedback"))
 # Constants with more elements are taken as having no zero, unread.
 MOST_READ = 1 << 22
+# Tables that are shifted row by row are not cut into more cells: all of one have one multiplier, though elements that nothing reads are lost so.
+MOST_CELLS = 64
 
 
 class ScaleSolver:
@@ -154,6 +157,7 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
 def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
     """Run all typing rules on spaces for scales. Returns the operations whose rule failed, with the cause."""
     varying = _met_by_parameters(program, system)
+    shifts = {step: shift for shift in find_shifts(program) if shift.cells > MOST_CELLS and shift.offsets(system) for step in shift.steps}
     inputs = set(program.inputs)
     for value, axes, _, _ in before:
         value.indexes, value.virtual = None, ()
@@ -165,6 +169,11 @@ def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Se
         )
     failed: dict[Op, str] = {}
     for op in program.ops:
+        if op in shifts:
+            shifts[op].pin(spaces, op)
+            if op.kind == "concat":
+                _lay_end_to_end(spaces, op)
+                continue
         try:
             operation(op.kind).type_scales(spaces, op)
         except Misaligned as error:  # what it aligned so far only makes spaces finer
@@ -175,6 +184,17 @@ def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Se
             for axis, other in zip(value.axes, buffer.axes, strict=True):
                 spaces.unify(axis, other)
     return failed
+
+
+def _lay_end_to_end(spaces: ScaleSpaces, op: Op) -> None:
+    """Type a concatenation along whose axis nothing varies, without keeping what lies where."""
+    dim, (moved, *others) = op.attrs["dim"], sorted(op.inputs, key=lambda value: value.kind == "constant")
+    for value in others:
+        for d, (axis, other) in enumerate(zip(moved.axes, value.axes, strict=True)):
+            if d != dim:
+                spaces.unify(axis, other)
+    joined = spaces.axis(op.output.shape[dim], "position", "it is shifted")
+    op.output.axes = tuple(joined if d == dim else axis for d, axis in enumerate(moved.axes))
 
 
 def _met_by_parameters(program: Program, system: SpaceSystem) -> set[Space]:

@@ -35,6 +35,11 @@ class Shift:
     dims: tuple[int, ...]
     outcome: tuple[int, ...]
 
+    @property
+    def cells(self) -> int:
+        """How many pieces there are at most, were every row cut at another place."""
+        return math.prod(self.source.shape[d] for d in self.dims)
+
     def skip(self, system: SpaceSystem) -> None:
         """Type the result as if nothing was known about it."""
         output = self.steps[-1].output

@@ -76,10 +76,14 @@ class Blocks(Keys):
         before = [entry for entry in block.entries if self._varying_over(entry[0]) != _NONE]
         # The sides of the cut axis, and which axes have anything to restrict.
         left, right = axis[:at], axis[at + 1 :]
-        sides = [*block.axes, left, right]
+        sides = [*block.axes, left, right] if len(axis) > 1 or len(block.axes) > 1 else []
         touched = [bases is None or any((space if space.base is None else space.base) in bases for space in side) for side in sides]
         for part, positions, entry in self._entries(unit):
             inner = self._restricted(part, before) if before else self.system.units(part)
+            if not sides:
+                known = block.index[0]
+                out.append(Block((positions if known is None else known[positions],), (inner,), (*block.entries, entry)))
+                continue
             axes = [self._restricted(side, (entry,)) if varies else side for side, varies in zip(sides, touched, strict=True)]
             axes[dim] = (*axes[-2], *inner, *axes[-1])
             del axes[-2:]

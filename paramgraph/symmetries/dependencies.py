@@ -228,19 +228,23 @@ class Dependencies(Contexts):
         told_apart = {find(space) for space in parent if space.id in self._varying}
         return {space: find(space) for space in parent if find(space) not in told_apart}
 
-    def coupled(self, axes: Sequence[Axis]) -> list[list[int]]:
-        """Dimensions that must be permuted together: a space of one depends on a space of another."""
+    def coupled(self, axes: Sequence[Axis], coarse: bool = False) -> list[list[int]]:
+        """Dimensions that must be permuted together: a space of one depends on a space of another.
+
+        Args:
+            coarse: a union counts, too, as what is known of it as a whole; mostly its parts and members are free of that.
+        """
         deep = [self._deep(axis) for axis in axes]
         parent = list(range(len(axes)))
         for a in range(len(axes)):
             for b in range(len(axes)):
-                if a != b and parent[a] != parent[b] and self._depends(deep[a], deep[b]):
+                if a != b and parent[a] != parent[b] and self._depends(deep[a], deep[b], coarse):
                     old, new = parent[a], parent[b]
                     parent = [new if p == old else p for p in parent]
         return [[d for d in range(len(axes)) if parent[d] == root] for root in dict.fromkeys(parent)]
 
-    def _depends(self, a: set[Space], b: set[Space]) -> bool:
+    def _depends(self, a: set[Space], b: set[Space], coarse: bool) -> bool:
         for unit in a:
-            if not self.on.get(unit, _NOTHING).isdisjoint(b):
+            if (coarse or unit.parts is None) and not self.on.get(unit, _NOTHING).isdisjoint(b):
                 return True
         return any(not self._varying.get(unit.id, _NOTHING).isdisjoint(a) for unit in b if unit.parts is not None)

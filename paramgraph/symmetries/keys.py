@@ -35,9 +35,12 @@ class Keys:
         return space.parts is not None and space.alias is None and space.factors is None and entry in self._normal
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
-        if len(assign) == 1 and all(map(self._is_normal, assign)):
-            return assign
         out: dict[int, np.ndarray] = {}
+        if all(map(self._is_normal, assign)) and len({id for id, _ in assign}) == len(assign):  # each by itself stays as it is
+            if len(assign) > 1:
+                out = {id: np.frombuffer(data, dtype=np.int64) for id, data in assign}
+                self._drop_nested(out)
+            return assign if len(out) in (0, len(assign)) else self._kept(out)
         todo = [(self.system.units((self.system.spaces[id],)), np.frombuffer(data, dtype=np.int64)) for id, data in assign]
         while todo:
             units, where = todo.pop()
@@ -59,7 +62,10 @@ class Keys:
                 out[unit.id] = np.intersect1d(out[unit.id], elements) if unit.id in out else elements
         if len(out) > 1:
             self._drop_nested(out)
-        result = frozenset((id, elements.astype(np.int64).tobytes()) for id, elements in out.items())
+        return self._kept(out)
+
+    def _kept(self, elements: dict[int, np.ndarray]) -> Assign:
+        result = frozenset((id, where.astype(np.int64).tobytes()) for id, where in elements.items())
         self._normal |= result
         return result
 

@@ -69,15 +69,21 @@ class GroupBuilder:
     def action(self, axes: Sequence[Axis]) -> TensorAction:
         """How the group permutes a tensor with these axes."""
         shape = tuple(math.prod(space.size for space in axis) for axis in axes)
+        try:
+            return TensorAction(shape, self._components(axes, self.dependencies.coupled(axes)))
+        except Unsettled:  # something depends on a space of other dimensions after all
+            return TensorAction(shape, self._components(axes, self.dependencies.coupled(axes, coarse=True)))
+
+    def _components(self, axes: Sequence[Axis], together: Sequence[Sequence[int]]) -> tuple[tuple[tuple[int, ...], tuple[ActionBlock, ...]], ...]:
         components = []
-        for dims in self.dependencies.coupled(axes):
+        for dims in together:
             own = tuple(axes[d] for d in dims)
             if own not in self._together:
                 self._together[own] = self._blocks_of(own)
             actions = self._together[own]
             if actions:
                 components.append((tuple(dims), actions))
-        return TensorAction(shape, tuple(components))
+        return tuple(components)
 
     def _blocks_of(self, axes: tuple[Axis, ...]) -> tuple[ActionBlock, ...]:
         """The blocks of dimensions that move together; none where nothing moves. Tensors with the same dimensions share them."""
@@ -96,6 +102,8 @@ class GroupBuilder:
             if self.spaces[s].pinned:
                 continue
             factor = self.factors[self.spaces[s].factor]
+            if not factor.over and len(factor.spaces) == 1:
+                continue
             needed = [*factor.over, *(other for other in factor.spaces if other != s)]
             if any(found.count(other) != 1 for other in needed):
                 raise Unsettled(f"{self.spaces[s].label} occurs without a space that it depends on")

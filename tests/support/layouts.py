@@ -176,13 +176,16 @@ def shifted(x: torch.Tensor, width: int, seen: int) -> torch.Tensor:
 
 # Distances between positions are fixed, and rows of the table are no nodes: the features that queries share with keys and table are free,
 # and those of the values.
-@case("relative positions by padding and views", lam(5) + lam(6), (5, 4, 3))
-def relative_positions() -> nn.Module:
+def relative_positions(n: int) -> nn.Module:
     def forward(x: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, table: torch.Tensor, o: torch.Tensor) -> torch.Tensor:
-        scores = x @ q @ (x @ k).transpose(1, 2) + shifted(x @ q @ table.T, 4, 4)
+        scores = x @ q @ (x @ k).transpose(1, 2) + shifted(x @ q @ table.T, n, n)
         return (scores.softmax(-1) @ (x @ v) @ o).flatten(1)
 
-    return Table(forward, (3, 5), (3, 5), (3, 6), (7, 5), (6, 2))
+    return Table(forward, (3, 5), (3, 5), (3, 6), (2 * n - 1, 5), (6, 2))
+
+
+case("relative positions by padding and views", lam(5) + lam(6), (5, 4, 3))(lambda: relative_positions(4))
+case("relative positions by padding and views, long", lam(5) + lam(6), (5, 12, 3))(lambda: relative_positions(12))
 
 
 # The same where positions look further than there are: distances in the middle are seen from all positions, those at one end from none.

@@ -14,12 +14,10 @@ import hashlib
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from paramgraph import ParamGraph
 
-_ROUNDS = 60
+_ROUNDS = 300
 # Random elements that generate the group, but for a chance that is next to nothing; it would show as too many orbits.
 _GENERATORS = 12
 # Classes that are looked at once more.
@@ -37,16 +35,17 @@ def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
         total += tensor.numel()
     colours, read, at = _refined(graph, start, total)
     declared = _declared(graph, start, total, generators)
-    classes, of_class = np.unique(colours[read], return_inverse=True)
-    found = len(classes)
-    pairs = np.unique(np.stack([of_class, declared[read]]), axis=1)
-    several = np.flatnonzero(np.bincount(pairs[0]) > 1)
-    for number in several if len(several) <= _MOST_MARKED else ():
-        own = np.flatnonzero(read)[of_class == number]
+    of_orbit = np.flatnonzero(np.isin(np.arange(total), declared[read], kind="table"))  # the least element of each
+    if not np.array_equal(colours[declared[read]], colours[read]):  # the group takes elements to others that are told apart
+        return len(np.unique(colours[read])), len(of_orbit)
+    classes, sizes = np.unique(colours[of_orbit], return_counts=True)
+    found, several = len(classes), classes[sizes > 1]
+    for colour in several if len(several) <= _MOST_MARKED else ():
+        own = np.flatnonzero(read & (colours == colour))
         node = at[own[0]]
         finer, _, _ = _refined(graph, start, total, marked=node)
         found += len(np.unique(finer[own[at[own] == node]])) - 1
-    return found, len(np.unique(declared[read]))
+    return found, len(of_orbit)
 
 
 def _refined(graph: ParamGraph, start: dict[str, int], total: int, marked: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -66,43 +65,58 @@ def _refined(graph: ParamGraph, start: dict[str, int], total: int, marked: int |
         colour[marked] = _number("marked")
     edges = []
     for kind in graph.edge_sets.values():
-        if kind.source not in first:
-            continue
-        source, target = kind.edge_index()
-        position = np.broadcast_to(np.arange(kind.shape[3]), kind.shape).reshape(-1).astype(np.uint64)
-        label = _mixed(position + _number(("edge", kind.type, kind.depth)))
-        edges.append((first[kind.source] + source, first[kind.target] + target, label, kind.parameter, kind.shape))
+        if kind.source in first:
+            label = _mixed(np.arange(kind.shape[3], dtype=np.uint64) + _number(("edge", kind.type, kind.depth)))
+            edges.append((kind, first[kind.source] + kind.sources(), first[kind.target] + kind.targets(), label))
     count = 0
     for _ in range(_ROUNDS):
         into, out = np.zeros_like(colour), np.zeros_like(colour)
-        for source, target, label, *_ in edges:
-            np.add.at(into, target, _mixed(colour[source] + label))
-            np.add.at(out, source, _mixed(colour[target] ^ label))
+        for _, sources, targets, label in edges:  # every target of a block gets the same from all its sources
+            sent, returned = _mixed(colour[sources][..., None] + label), _mixed(colour[targets][..., None] ^ label)
+            np.add.at(into, targets, sent.sum((1, 2))[:, None])
+            np.add.at(out, sources, returned.sum((1, 2))[:, None])
         colour = _mixed(colour + _mixed(into) * np.uint64(3) + _mixed(out) * np.uint64(5))
         before, count = count, len(np.unique(colour))
         if count == before:
             break
-    of_elements, read, at = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int64)
-    for source, target, label, parameter, shape in edges:
-        if parameter is not None:
-            elements = start[parameter.name] + parameter.element_numbers(shape).reshape(-1)
-            np.add.at(of_elements, elements, _mixed(_mixed(colour[source] + label) * np.uint64(3) + _mixed(colour[target] ^ label)))
-            read[elements], at[elements] = True, source
+    of_elements, read, at = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int32)
+    for kind, sources, targets, label in edges:
+        if kind.parameter is None:
+            continue
+        elements = start[kind.parameter.name] + kind.parameter.element_numbers(kind.shape)
+        sent, returned = _mixed(colour[sources][:, None, :, None] + label) * np.uint64(3), _mixed(colour[targets][:, :, None, None] ^ label)
+        _add(of_elements, elements, _mixed(sent + returned))
+        read[elements] = True
+        at[elements] = sources[:, None, :, None]
     return of_elements, read, at
+
+
+def _add(sums: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:
+    """Add values in place; places that occur twice get both."""
+    low = int(at.min(initial=0))
+    met = np.zeros(int(at.max(initial=0)) - low + 1, dtype=bool)
+    met[at - low] = True
+    if np.count_nonzero(met) == at.size:
+        sums[at] += values
+    else:
+        np.add.at(sums, at, values)
 
 
 def _declared(graph: ParamGraph, start: dict[str, int], total: int, generators: int) -> np.ndarray:
     """The orbit of each parameter element under the group that random elements generate."""
-    numbers = {name: torch.arange(start[name], start[name] + t.numel()).reshape(t.shape) for name, t in graph.values.items()}
-    plain = np.arange(total)
-    moved = [plain]
+    numbers = {name: torch.arange(start[name], start[name] + t.numel(), dtype=torch.int32).reshape(t.shape) for name, t in graph.values.items()}
     generator = torch.Generator().manual_seed(0)
+    moved = []
     for _ in range(generators if graph.symmetry.factors else 0):
         acted = graph.symmetry.sample(generator, kinds="permutation").act(numbers)
         moved.append(np.concatenate([acted[name].reshape(-1).numpy() for name in numbers]))
-    rows, columns = np.tile(plain, len(moved)), np.concatenate(moved)
-    links = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(total, total))
-    return connected_components(links, directed=False)[1]
+    least = np.arange(total, dtype=np.int32)
+    while True:  # every element takes the least number that one step from it leads to; the steps of a permutation lead back in the end
+        before = least.copy()
+        for element in moved:
+            np.minimum(least, least[element], out=least)
+        if np.array_equal(before, least):
+            return least
 
 
 def is_unused(node_type: str) -> bool:
