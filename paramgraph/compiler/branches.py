@@ -102,7 +102,7 @@ def _continues(root: Op, op: Op) -> bool:
 
 
 def _can_open(op: Op) -> bool:
-    return is_plain(op) or _adds_nothing(op)
+    return op.exact and (is_plain(op) or _adds_nothing(op))
 
 
 def _adds_nothing(op: Op) -> bool:
@@ -119,6 +119,8 @@ class Colours:
     def __init__(self, program: Program) -> None:
         self.lineage = program.lineage
         self._known: dict[Value, int] = {}
+        # Colours are numbered as they are met, so that they are the same in every run.
+        self._numbers: dict[Any, int] = {}
         # Per operation, which one of those that its call was lowered to it is; per call, all operands of those.
         self._place: dict[Op, int] = {}
         self._operands: dict[Any, set[Value]] = {}
@@ -145,12 +147,15 @@ class Colours:
 
     def _colour(self, value: Value) -> int:
         if value.kind in ("parameter", "buffer", "constant"):
-            return hash((value.kind, value.shape, value.integer))
+            return self._number((value.kind, value.shape, value.integer))
         if value.op is None or value.kind != "op":
-            return hash((value.kind, id(value)))
+            return self._number((value.kind, id(value)))
         op = value.op
         behind = [self._known[v] for v in op.inputs]
-        return hash((repr(self.signature(op)), tuple(sorted(behind) if commutes(op) else behind)))
+        return self._number((repr(self.signature(op)), tuple(sorted(behind) if commutes(op) else behind)))
+
+    def _number(self, key: Any) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
 
     def slots(self, op: Op) -> list[int]:
         """The operands' slots, in an order that does not depend on how a commutative function was written."""
@@ -237,8 +242,21 @@ def entry_of(lineage: Lineage, op: Op, value: Value) -> list[list[Any]]:
 
 
 def commutes(op: Op) -> bool:
-    """Whether an operation is a commutative function of its operands."""
-    return op.kind == "elementwise" and op.name in COMMUTATIVE and len(op.inputs) > 1 and is_plain(op)
+    """Whether an operation is a commutative function of its operands: what its name says, if its rule says that it computes that."""
+    return op.exact and op.kind == "elementwise" and op.name in COMMUTATIVE and len(op.inputs) > 1 and is_plain(op)
+
+
+def is_product(op: Op) -> bool:
+    """Whether an operation is a sum of products, and no other function of what it sums over (a distance is one)."""
+    return op.kind == "contract" and op.exact and bool(op.attrs.get("product"))
+
+
+def is_multiple(op: Op) -> bool:
+    """Whether an operation multiplies one value by a plain number, or divides it by one."""
+    if op.kind != "elementwise" or len(op.inputs) != 1 or not op.exact:
+        return False
+    scaled = op.name == "mul" or (op.name == "div" and op.attrs.get("form", ())[:1] == ("x",))
+    return scaled and all(isinstance(number, (int, float)) for number in op.attrs.get("args", ()))
 
 
 def same_data(a: Value, b: Value) -> bool:

@@ -21,15 +21,23 @@ def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
         yield Diagnostic("unknown-operation", name, "it has no rule: every space that it touches is pinned", place(where))
     for op, cause in typing.pins:
         yield Diagnostic("pinned", f"operands of {op.name or op.kind}", cause, place(op.where))
+    families: dict[int, set[Space]] = {}
+    for (base, _), member in typing.system.members.items():
+        families.setdefault(base, set()).update(typing.system.units((member,)))
     for name, value in program.tensors.items():
         if name in program.fixed and name not in typing.used:
             yield Diagnostic("pinned", name, "its values belong to the function, as the rule of its layer says")
+            continue
+        if name in program.tables:
+            yield Diagnostic("note", name, "its integers belong to the function: it is in no group")
             continue
         if name not in typing.used:
             yield Diagnostic("unused", name, "no operation reads it; it belongs to no group")
             continue
         for d, axis in enumerate(value.axes):
-            causes = {unit.cause for unit in _atoms(typing, axis) if unit.pinned and unit.size > 1 and unit.cause}
+            held = [atom for unit in _atoms(typing, axis) for atom in (unit, *families.get(unit.id, ()))]
+            # What is read of a family is its members.
+            causes = {unit.cause for unit in held if unit.pinned and unit.size > 1 and unit.cause and not families.get(unit.id, {unit}) - {unit}}
             for cause in sorted(causes):
                 yield Diagnostic("pinned", program.axis_name(name, d), cause)
 

@@ -539,6 +539,7 @@ class Emitter:
             self._tie(made, beside, [*sources, *targets])
             if to and not from_ or beside and not any(p in to and p not in known_s for p in beside):
                 sources, from_ = _replacing(made, sources, from_), [*(p for p in from_ if p not in beside), *(p for p in hidden if p not in to)]
+                both = [*both, *(p for p in beside if p in to and p not in both)]  # each of them has its own
             else:
                 targets, to = _replacing(made, targets, to), [*(p for p in to if p not in beside), *hidden]
                 from_ = [p for p in from_ if p not in to]

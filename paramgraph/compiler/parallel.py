@@ -95,6 +95,8 @@ class _Rewriter:
             for part, done, attempt in self._stacked(values, own, number):
                 if done.is_linear and reduction and (reduction == "sum" or done.value.parametric):
                     continue  # exchanges of parameters that are merely added, or multiplied, belong to no group
+                if not any(stack.members for stack in done.sources) and (not reduction or done.value.parametric):
+                    continue  # slices side by side are what they are slices of
                 self._keep(attempt)
                 for stack in done.sources:
                     stack.levels[0].add(number)
@@ -166,6 +168,7 @@ class _Rewriter:
         out.integer = a.integer and b.integer
         attrs = dict(entry.attrs) if len(entry.inputs) > 1 else {}
         self.ops.append(Op("elementwise", [a, b], out, labels, out_labels, entry.name, entry.where, attrs))
+        self.ops[-1].exact = entry.exact
         return out
 
     def _laid(self, join: Join, number: int) -> bool:
@@ -224,7 +227,7 @@ class _Rewriter:
         if odd:
             raise Undone(odd)
         top = [stack for stack in stacker.stacks if stack.value not in stacker.stack_of]
-        by_first = {_members(stack, stacker)[0]: stack for stack in top}
+        by_first = {_members(stack, stacker)[0]: stack for stack in top if stack.members}
         inside = {value.name for stack in top for value in _members(stack, stacker)}
         tensors: dict[str, Value] = {}
         for name, value in program.tensors.items():

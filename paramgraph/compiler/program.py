@@ -113,6 +113,7 @@ class Program:
         outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
         unknown: `(operation, place)` of operations without a rule.
         fixed: names of buffers whose values belong to the function, as rules say.
+        tables: names of tensors of integers that are read.
         lowered: all operations as the front end made them, dead ones among them.
         lineage: the calls that the operations were lowered from.
         stacks: tensors that stand for several, by name: the names of those, in row-major order of the leading axes.
@@ -129,6 +130,7 @@ class Program:
         self.lineage: Lineage = NoLineage()
         self.stacks: dict[str, tuple[str, ...]] = {}
         self.fixed: set[str] = set()
+        self.tables: set[str] = set()
 
     def axis_name(self, name: str, dim: int) -> str:
         """An axis of a tensor, for people: those of a stack are named as its members' are."""

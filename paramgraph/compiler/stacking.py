@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.branches import Colours, same_data
+from paramgraph.compiler.branches import Colours, is_multiple, is_product, same_data
 from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.typing import LAYOUT
 
@@ -43,7 +43,7 @@ class Stacked:
     """What several values are together: `value` with them along its first axis, or, where they are all the same, that value itself.
 
     Attributes:
-        sources: the stacked parameters that it is computed from.
+        sources: the stacked parameters, and slices side by side, that it is computed from.
         is_linear: whether it is one stacked parameter times what the branches share: added up, those parameters are merely added.
     """
 
@@ -55,11 +55,11 @@ class Stacked:
 
 @dataclass(eq=False)
 class Stack:
-    """A parameter that stands for several.
+    """A parameter that stands for several, or several slices of one value, side by side.
 
     Attributes:
-        value: the stacked parameter.
-        members: what it stands for: parameters, or stacked parameters themselves.
+        value: the stacked parameter, or the slices.
+        members: what it stands for: parameters, or stacked parameters themselves; none for slices.
         levels: per leading axis, the joins that made it.
         places: the members' branches, by their places in the join that made the first axis; None where they are joins themselves.
     """
@@ -103,7 +103,7 @@ class Stacker:
         """Stack values and all that they are computed from.
 
         Raises:
-            Refused: they are not alike, or no parameter tells them apart.
+            Refused: they are not alike, or neither parameters nor slices tell them apart.
             Reordered: the parameters behind them are stacked in another order.
         """
         self._now = Attempt()
@@ -131,7 +131,8 @@ class Stacker:
         for stack in attempt.stacks:
             self.stacks.append(stack)
             self.stack_of.update(dict.fromkeys(stack.members, stack))
-            self.ranks[stack.value] = self.ranks[stack.members[0]]
+            if stack.members:
+                self.ranks[stack.value] = self.ranks[stack.members[0]]
 
     def _get(self, values: Several) -> Stacked:
         return self._now.found[values] if values in self._now.found else self.found[values]
@@ -239,6 +240,7 @@ class Stacker:
             attrs: dict[str, Any] | None = None, name: str | None = None) -> Value:
         out = Value(shape)
         self._now.ops.append(Op(kind, inputs, out, labels, out_labels, like.name if name is None else name, like.where, dict(attrs or {})))
+        self._now.ops[-1].exact = like.exact
         out.integer = inputs[0].integer
         return out
 
@@ -276,7 +278,10 @@ class Stacker:
         part = self.taken(op, x.value, dim, index, alone=all(own.attrs["alone"] for own in ops))
         split = self.reshaped(op, part, [*shape[:dim], len(ops), share, *shape[dim + 1 :]])
         rest = [d for d in range(split.ndim) if d != dim]
-        return Stacked(self.permuted(op, split, [dim, *rest]), True)
+        out = self.permuted(op, split, [dim, *rest])
+        stack = Stack(out, (), [{self.join}])
+        self._now.stacks.append(stack)
+        return Stacked(out, True, frozenset({stack}))
 
     def _reshape(self, op: Op, operands: Sequence[Stacked], count: int) -> Value:
         return self._op(op, "reshape", [operands[0].value], (count, *op.output.shape))
@@ -308,7 +313,8 @@ class Stacker:
         """One convolution with the branches among the channels, as groups where each branch has channels of its own."""
         x, weight = operands
         made = self._convolved(op, x, weight, count)
-        self._convolutions[made] = (op, x, weight)
+        if op.exact:
+            self._convolutions[made] = (op, x, weight)
         return made
 
     def _convolved(self, op: Op, x: Stacked, weight: Stacked, count: int) -> Value:
@@ -343,7 +349,13 @@ class Stacker:
         What a contraction sums over beside the branches can then be permuted together with them: two layers of n units whose outputs are
         added are one layer of 2n.
         """
-        if name == "sum" and x.op is not None and x.op.kind == "contract":
+        if name == "sum" and x.op is not None and is_multiple(x.op):
+            (single,) = x.op.inputs
+            if (single.op is not None and is_product(single.op)) or single in self._convolutions:  # the multiple of their sum
+                total = self.summed(like, single, name)
+                axes = tuple(range(total.ndim))
+                return self._op(x.op, "elementwise", [total], total.shape, [axes], axes, x.op.attrs)
+        if name == "sum" and x.op is not None and is_product(x.op):
             op = x.op
             return self._op(op, "contract", op.inputs, x.shape[1:], op.labels, op.out_labels[1:], op.attrs)
         if name == "sum" and x in self._convolutions:

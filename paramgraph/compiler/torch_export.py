@@ -12,7 +12,7 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
-from paramgraph.compiler.aten.elementwise import tagged_rule
+from paramgraph.compiler.aten.elementwise import is_whole, tagged_rule
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
@@ -93,7 +93,7 @@ class Lowering:
         signature = self.exported.graph_signature
         specs = {spec.arg.name: spec for spec in signature.input_specs if hasattr(spec.arg, "name")}
         for name, tensor in self.storages.values.items():
-            self.program.tensors[name] = Value(tensor.shape, "parameter" if tensor.is_floating_point() else "buffer", name)
+            self.program.tensors[name] = Value(tensor.shape, "buffer" if is_whole(tensor.dtype) else "parameter", name)
         for node in self.exported.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node, specs.get(node.name))
@@ -115,6 +115,8 @@ class Lowering:
         if kind in (InputKind.PARAMETER, InputKind.BUFFER):
             target = spec.target
             if target in self.storages.base_of:
+                if node.users and not self._moves(self.storages.base_of[target]):
+                    self.program.tables.add(self.storages.base_of[target])
                 return self._parameter(target)
             tensor = self.exported.constants.get(target)
             return self._constant(tensor, target)
@@ -123,7 +125,7 @@ class Lowering:
         if not isinstance(meta, torch.Tensor):
             return meta
         value = Value(meta.shape, "input", node.name)
-        value.integer, value.boolean = not meta.is_floating_point(), meta.dtype == torch.bool
+        value.integer, value.boolean = is_whole(meta.dtype), meta.dtype == torch.bool
         self.program.inputs.append(value)
         return value
 
@@ -139,8 +141,7 @@ class Lowering:
 
     def _moves(self, base: str) -> bool:
         """Floating-point tensors are parameters; integer and boolean buffers are constants whose values are read."""
-        tensor = self.storages.values[base]
-        return tensor.is_floating_point() or tensor.is_complex()
+        return not is_whole(self.storages.values[base].dtype)
 
     def _alias(self, base: Value, alias: Alias) -> Value:
         """A strided view of a base tensor as program operations; strides that are no permutation of a slice are opaque."""
@@ -166,7 +167,7 @@ class Lowering:
                 raise TraceError(f"constant {name!r} was changed in place after the network was compiled: compile it again.")
             return to_numpy(tensor)
 
-        return self.builder.constant(tensor.shape, read, name, integer=not tensor.is_floating_point())
+        return self.builder.constant(tensor.shape, read, name, integer=is_whole(tensor.dtype))
 
     def forget(self) -> None:
         """Drop the values of folded constants: they are computed again if they are read again."""
@@ -254,7 +255,7 @@ class Lowering:
                 raise RuleError(f"the rule of {name} returned shape {value.shape}; the operation's result has {shape}.")
             if value not in operands:
                 dtype = result.dtype
-                value.integer, value.boolean = not dtype.is_floating_point, dtype == torch.bool
+                value.integer, value.boolean = is_whole(dtype), dtype == torch.bool
 
     def _fold(self, target: Any, args: Any, kwargs: Any, meta: Any) -> Any:
         """A result that depends on constants only, computed when it is read."""
@@ -274,8 +275,8 @@ class Lowering:
 
         label = target_name(target)
         if isinstance(meta, torch.Tensor):
-            return self.builder.constant(meta.shape, read(None), label, not meta.is_floating_point())
-        return tuple(self.builder.constant(r.shape, read(i), label, not r.is_floating_point()) for i, r in enumerate(meta))
+            return self.builder.constant(meta.shape, read(None), label, is_whole(meta.dtype))
+        return tuple(self.builder.constant(r.shape, read(i), label, is_whole(r.dtype)) for i, r in enumerate(meta))
 
     def _decompose(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Trace the operation's own decomposition and lower that; None if it has none or does not come down to known ones."""

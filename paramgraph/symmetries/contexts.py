@@ -161,6 +161,6 @@ class Contexts(Families):
             inside = {unit, *self._inside(unit)}
             if inside.isdisjoint(needed) and not any(space.id in families for space in inside):
                 causes = {space.cause for axis, _ in system.leaves(unit) for space in axis if space.cause}
-                unit.cause = unit.cause or "; ".join(sorted(causes)) or "a union of single elements"
+                unit.cause = unit.cause or "; ".join(sorted(causes)) or "it is cut into single elements"
                 unit.pinned, unit.parts, unit.positions = True, None, None
                 self.joined[unit] = inside - {unit}

@@ -117,7 +117,7 @@ class Cutting(SpaceStore):
         space = self.fresh(sum(sizes), label)
         self._set(space, parts=tuple(parts), positions=tuple(positions))
         if all(unit.pinned for part in parts for unit in self.units(part)):
-            self._set(space, pinned=True, cause="a union of fixed parts")
+            self._set(space, pinned=True, cause="it is cut into parts that are fixed")
         return space
 
     def restrict(self, axis: Axis, cuts: Iterable[tuple[Space, np.ndarray]]) -> Axis:

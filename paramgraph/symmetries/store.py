@@ -104,8 +104,10 @@ class SpaceStore:
         return all(self.is_fixed(unit) for part in space.parts for unit in self.units(part))
 
     def cause(self, axis: Axis) -> str:
-        """Why an axis is pinned."""
-        return next((unit.cause for unit in self.units(axis) if unit.cause), "fixed")
+        """Why an axis is pinned: its own cause, or that of a part of it."""
+        units = self.units(axis)
+        inside = (space for unit in units if unit.parts is not None for part, _ in self.leaves(unit) for space in part)
+        return next((space.cause for spaces in (units, inside) for space in spaces if space.cause), "it is cut into single elements")
 
     def _set(self, space: Space, **values: Any) -> None:
         self.changes += 1

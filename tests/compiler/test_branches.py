@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +56,21 @@ def test_an_exchange_moves_whole_parameters(experts: tuple[pg.ParamGraph, nn.Mod
         assert all(torch.equal(moved["router.weight"][e], state["router.weight"][places[e]]) for e in range(3))
         assert torch.allclose(torch.func.functional_call(model, moved, x.double()), wanted, rtol=1e-12, atol=1e-12)
     assert len(seen) == 6
+
+
+def test_names_do_not_depend_on_the_order_of_hashes() -> None:
+    code = """
+import paramgraph as pg
+from tests.support import branches
+from tests.support.cases import CASES
+for name in ("the larger of two branches", "the larger of two halves", "experts in a list, slice"):
+    model, inputs = CASES[name].build()
+    print([factor.name for factor in pg.compile(model, inputs).symmetry.factors])
+"""
+    root = str(Path(__file__).resolve().parents[2])
+    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root,
+                           env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root}).stdout for seed in ("1", "2", "3")}  # fmt: skip
+    assert len(said) == 1, said
 
 
 def test_factors_say_what_they_move(experts: tuple[pg.ParamGraph, nn.Module, tuple[torch.Tensor, ...]]) -> None:

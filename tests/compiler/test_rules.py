@@ -252,6 +252,44 @@ def test_the_example_works() -> None:
     assert "S_6" in out.stdout and "S_8" in out.stdout
 
 
+def test_a_rule_that_does_not_say_what_it_computes_promises_no_order_and_no_scale() -> None:
+    """What is called an addition may weigh its operands, also between branches that are alike; and nothing is scaled through it there."""
+
+    @torch.library.custom_op("paramgraph_test::weighted", mutates_args=())
+    def weighted(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + 2 * y
+
+    @torch.library.custom_op("paramgraph_test::moved", mutates_args=())
+    def moved(x: torch.Tensor) -> torch.Tensor:
+        return x + 0.5
+
+    weighted.register_fake(lambda x, y: torch.empty_like(x))
+    moved.register_fake(lambda x: torch.empty_like(x))
+
+    class Branches(nn.Module):
+        def __init__(self, last: bool) -> None:
+            super().__init__()
+            self.a, self.b, self.o, self.last = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2), last
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            a, b = self.a(x), self.b(x)
+            return self.o(torch.relu(moved(a)) + torch.relu(moved(b)) if self.last else weighted(torch.relu(a), torch.relu(b)))
+
+    pg.rule("paramgraph_test.weighted")(lambda b, x, y: b.elementwise("add", x, y))
+    pg.rule("paramgraph_test.moved")(lambda b, x: b.elementwise("neg", x))
+    try:
+        for last, order in ((False, log_factorial(6)), (True, log_factorial(6) + 6 * log_factorial(2))):
+            model, x = Branches(last).eval(), torch.randn(5, 4)
+            graph = pg.compile(model, x)
+            assert graph.symmetry.log_order == pytest.approx(order)
+            assert graph.symmetry.dimension == 0
+            report = pg.verify(graph, model, x)
+            assert report.passed, str(report)
+    finally:
+        pg.unregister("paramgraph_test.weighted")
+        pg.unregister("paramgraph_test.moved")
+
+
 def test_tagged_custom_operation_needs_no_rule() -> None:
     """A custom operation that its author tags as pointwise is one; without the tag it is unknown."""
 

@@ -64,6 +64,26 @@ def test_inputs_in_all_forms() -> None:
     assert {d.subject for d in alone.diagnostics if d.kind == "unused"} == {"b.weight", "b.bias"}
 
 
+def test_causes_are_those_of_what_is_read() -> None:
+    class Levels(nn.Module):
+        """Two layers whose initial states stand in one tensor, and a table of integers that says where they are read."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.o = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.state = nn.Parameter(torch.randn(2, 6))
+            self.register_buffer("order", torch.tensor([3, 1, 0, 2, 4]))
+            self.register_buffer("count", torch.tensor(0))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.o(torch.tanh(self.b(torch.tanh(self.a(x[self.order]) + self.state[0])) + self.state[1]))
+
+    said = {d.subject: (d.kind, d.cause) for d in pg.compile(Levels().eval(), torch.randn(5, 4)).diagnostics}
+    assert said["count"] == ("unused", "no operation reads it; it belongs to no group")
+    assert said["order"] == ("note", "its integers belong to the function: it is in no group")
+    assert not [subject for subject in said if subject.startswith("state")]
+
+
 def test_several_inputs_of_one_shape_stay_apart() -> None:
     class Apart(nn.Module):
         def __init__(self) -> None:

@@ -32,6 +32,12 @@ between("triangular solution", lam(6), lambda h, p, q: h @ torch.linalg.solve_tr
 between("inverse deviation", 3 * lam(6), lambda h, p, q: q * torch.native_layer_norm(h @ p, [6], None, None, 0.1)[2] / (h @ p).std(1, keepdim=True),
         (5, 4), tables=[(6, 6), (6,)])  # fmt: skip
 
+# A triangle tells rows and columns apart, but those of which it keeps the same elements: some of the first or last, where it is wide.
+for _name, _triangle, _diagonal, _alike in (("above the diagonal", torch.triu, 1, 1), ("below the diagonal", torch.tril, -1, 1),
+                                            ("upper triangle with two more diagonals", torch.triu, -2, 3),
+                                            ("lower triangle with one more diagonal", torch.tril, 1, 2)):  # fmt: skip
+    between(_name, 2 * lam(_alike), lambda h, p, f=_triangle, d=_diagonal: h @ (1 + f(p, d).sin()).pow(3), (5, 4), tables=[(6, 6)])
+
 between("diagonal of a table", lam(6), lambda h, p: h * p.diagonal(), (5, 4), tables=[(6, 6)])
 between("diagonal by einsum", lam(6), lambda h, p: h * torch.einsum("ii->i", p), (5, 4), tables=[(6, 6)])
 between("units on a diagonal", 2 * lam(6), lambda h, p: (torch.diag_embed(h) @ p).sin().sum(1), (5, 4), tables=[(6, 6)])
@@ -42,6 +48,10 @@ between("cosine of an angle", lam(6) + lam(5), lambda h, t: F.cosine_similarity(
 
 for _mode in ("sum", "mean", "max"):
     between(f"bags by {_mode}", lam(6), lambda h, i, t, m=_mode: h + F.embedding_bag(i, t, mode=m), (5, 4), (7, (5, 3)), tables=[(7, 6)])
+# Padding that is one of the codes: it counts in no bag, and the other four are exchanged.
+between("bags of the nearest codes without padding", lam(6) + lam(4),
+        lambda h, t: h + F.embedding_bag(torch.stack([(h @ t.mT).argmax(-1), (h.sin() @ t.mT).argmax(-1)], 1), t, mode="sum", padding_idx=2),
+        (5, 4), tables=[(5, 6)])  # fmt: skip
 between("weighted bags", lam(6), lambda h, i, w, t: h + F.embedding_bag(i, t, mode="sum", per_sample_weights=w), (5, 4), (7, (5, 3)), (5, 3),
         tables=[(7, 6)])  # fmt: skip
 # How often each unit is the largest, and sums of units at those places.

@@ -58,6 +58,21 @@ PAIRS: list[tuple[str, float, Callable[[Any, torch.Tensor], torch.Tensor]]] = [
 ]  # fmt: skip
 
 
+# The same, with both layers in one of 8 units, cut in two.
+HALVES: list[tuple[str, float, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = [
+    ("halves added", EACH, lambda a, b: torch.tanh(a) + torch.tanh(b)),
+    ("halves multiplied", EACH, lambda a, b: a * b),
+    ("the larger of two halves", EACH, torch.maximum),
+    ("a difference of halves", lam(4), lambda a, b: torch.tanh(a) - torch.tanh(b)),
+    ("halves of two functions", lam(4), lambda a, b: torch.tanh(a) + torch.sin(b)),
+    ("a half doubled", lam(4), lambda a, b: torch.tanh(a) + 2 * torch.tanh(b)),
+    ("a half read elsewhere", lam(4), lambda a, b: torch.maximum(a, b) + torch.sin(a)),
+]
+
+for _name, _order, _halves in HALVES:
+    case(_name, _order, (5, 3))(lambda f=_halves: Of(lambda m, x: m[1](torch.tanh(f(*m[0](x).chunk(2, -1)))), *linear((3, 8), (4, 2))))
+
+
 def _pair(function: Callable[..., torch.Tensor]) -> Callable[[], nn.Module]:
     return lambda: Of(function, *linear(*PAIR))
 
@@ -72,6 +87,19 @@ def rounded_sum() -> nn.Module:
         return m[3]((9 * torch.tanh(m[0](x)) + 9 * torch.tanh(m[1](x))).int().type_as(x) + 9 * torch.tanh(m[2](x)))
 
     return Of(function, *linear(*[(3, 4)] * 3, (4, 2)))
+
+
+# Two pairs of layers of 3 units, and the same number times each: one pair of 6. Distances are no sums of products: each has units of its own.
+@case("multiples of branches", lam(4) + lam(6), (5, 3))
+def multiples() -> nn.Module:
+    return Of(lambda m, x: m[4](torch.tanh(0.4 * m[1](torch.tanh(m[0](x))) + 0.4 * m[3](torch.tanh(m[2](x))))),
+              *[layer for _ in range(2) for layer in (nn.Linear(3, 3), nn.Linear(3, 4, bias=False))], nn.Linear(4, 2))
+
+
+@case("distances of branches", lam(2) + 2 * lam(3) + lam(4), (5, 3))
+def distances() -> nn.Module:
+    return Of(lambda m, x: m[4](torch.tanh(torch.cdist(m[0](x), m[1].weight) + torch.cdist(m[2](x), m[3].weight))),
+              *linear((3, 3), (3, 4), (3, 3), (3, 4), (4, 2)))
 
 
 @case("gains merely multiplied", lam(4), (5, 3))
@@ -261,3 +289,57 @@ class Grouped(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         outs = [torch.tanh(c(torch.tanh(F.group_norm(b(torch.tanh(a(x))), 2)))) for a, b, c in zip(self.a, self.b, self.c, strict=True)]
         return self.head((outs[0] + outs[1]).mean((2, 3)))
+
+
+class Looped(nn.Module):
+    """Three experts of 5 units in packed tensors, taken one after the other: a function of the router's values says how much each counts."""
+
+    def __init__(self, shares: Callable[[torch.Tensor], Callable[[int], torch.Tensor]]) -> None:
+        super().__init__()
+        self.shares = shares
+        self.router = nn.Linear(4, 3)
+        self.up, self.down = nn.Parameter(torch.randn(3, 4, 5)), nn.Parameter(torch.randn(3, 5, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        share = self.shares(self.router(x).softmax(-1))
+        out = torch.zeros_like(x[:, :2])
+        for e in range(3):
+            out = out + share(e) * (torch.tanh(x @ self.up[e]) @ self.down[e])
+        return out
+
+
+def _compared(scores: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    values, chosen = scores.topk(2, -1)
+    return lambda e: (values * (chosen == e)).sum(-1, keepdim=True)
+
+
+def _masked(scores: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    values, chosen = scores.topk(2, -1)
+    return lambda e: values.masked_fill(chosen != e, 0.0).sum(-1, keepdim=True)
+
+
+def _largest(scores: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    value, chosen = scores.max(-1, keepdim=True)
+    return lambda e: torch.where(chosen == e, value, 0.0)
+
+
+EXPERTS = lam(3) + 3 * lam(5)
+case("packed experts in a loop", EXPERTS, (7, 4))(lambda: Looped(lambda scores: lambda e: scores[:, e : e + 1]))
+case("packed experts in a loop, chosen by comparison", EXPERTS, (7, 4))(lambda: Looped(_compared))
+case("packed experts in a loop, others masked", EXPERTS, (7, 4))(lambda: Looped(_masked))
+case("packed experts in a loop, the largest alone", EXPERTS, (7, 4))(lambda: Looped(_largest))
+# What is compared with the numbers is counted from one: the experts are told apart.
+case("packed experts in a loop, compared with an index that was counted up", 3 * lam(5), (7, 4))(
+    lambda: Looped(lambda scores: lambda e: (scores.argmax(-1, keepdim=True) + 1 == e).to(scores.dtype)))
+
+
+@case("experts in a list, chosen by comparison", EXPERTS, (7, 4))
+class ChosenByComparison(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(4, 3)
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)) for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        share = _compared(self.router(x).softmax(-1))
+        return sum(share(e) * expert(x) for e, expert in enumerate(self.experts))

@@ -47,6 +47,10 @@ VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...]
     ("sort along columns", ROWS, lambda y: y.sort(-1).values, (), 6),
     ("roll alone", ROWS, lambda y: y.roll(1, -1), (), 6),  # no dependency on the axis is kept across it (lam(6) if it were)
     ("flip alone", ROWS, lambda y: y.flip(-1), (), 6),
+    # Parameters alone have four modes for each unit, or for each row, beside which its columns pass.
+    ("modes of each unit", lam(6) + 6 * lam(4), lambda y, p, q: y * torch.einsum("hdn,hdn->hd", p.sin(), q), ((2, 3, 4), (2, 3, 4)), 6),
+    ("modes of each row, beside columns", ROWS + 2 * lam(4), lambda y, p: torch.einsum("bhd,hn->bhdn", y.tanh(), p).sin().sum((1, 2, 3))[:, None],
+     ((2, 4),), 1),
     ("flip of row sums", ROWS, lambda y: y.sum(-1).tanh().flip(-1), (), 2),
     ("roll of columns added", lam(2), lambda y: y + 2 * y.roll(1, -1), (), 6),  # order 2 · 3² as a group of cyclic shifts is not annotated
     ("roll of rows added", lam(3), lambda y: y + 2 * y.roll(1, 1), (), 6),  # nor is the exchange of two rows that is such a shift

@@ -290,6 +290,13 @@ def test_whole_networks_are_sound(name: str) -> None:
 # Functions that look scalable and are not: nothing may be claimed through them.
 TRAPS: dict[str, tuple[Any, int, int]] = {
     "rounding to integers": (lambda x: x.to(torch.int64).to(x.dtype), 0, 0),
+    "copied into integers": (lambda x: torch.zeros(x.shape, dtype=torch.int64).copy_(8 * x).to(x.dtype), 0, 0),
+    "summed as integers": (lambda x: (8 * x).detach()[:, None].sum(1, dtype=torch.int64).to(x.dtype), 0, 0),
+    "multiplied as integers": (lambda x: (8 * x).detach()[:, None].prod(1, dtype=torch.int64).to(x.dtype), 0, 0),
+    "cumulated as integers": (lambda x: (8 * x).detach().cumsum(0, dtype=torch.int64).to(x.dtype), 0, 0),
+    "bits": (lambda x: (x.detach().view(torch.int64) >> 40).to(x.dtype) / 2**20, 0, 0),
+    "bits as numbers": (lambda x: x.detach().view(torch.int64).to(x.dtype) / 2**60, 0, 0),
+    "inverse deviation of a batch": (lambda x: x * torch.native_batch_norm(x, None, None, None, None, True, 0.1, 0.3)[2], 0, 3),
     "constant padding": (lambda x: x + F.pad(x[:, 1:], (1, 0), value=2.0), 2, 2),
     "zero padding": (lambda x: x + F.pad(x[:, 1:], (1, 0)), 3, 3),
     "floor": (torch.floor, 0, 0),

@@ -18,7 +18,7 @@ softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not real imag a
 special_multigammaln""".split()
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
-logaddexp2 xlogy ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
+logaddexp2 xlogy lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
 prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ complex
 polar __lshift__ __rshift__ special_gammainc special_gammaincc
 greater greater_equal less less_equal not_equal multiply divide subtract""".split()
@@ -55,18 +55,24 @@ def tagged_rule(target: Any) -> Rule | None:
     return pointwise(target._schema.name.rpartition("::")[2])
 
 
+def is_whole(dtype: torch.dtype) -> bool:
+    """Whether numbers of this type are integers or booleans."""
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
+def rounded(b: Builder, x: Value) -> Value:
+    """`x` as integers: no copy, unless it held integers before."""
+    return x if x.integer else b.elementwise("to_integer", x)
+
+
 def _copy(name: str) -> None:
     @rule(f"aten.{name}")
     def copy(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value | tuple[Value, Value]:
         if len(b.shapes) == 2:  # native_dropout returns its mask too
             return x, b.fill(x.shape, 1.0)
         dtypes = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.dtype)]
-        whole = any(not (dtype.is_floating_point or dtype.is_complex) for dtype in dtypes) or any(
-            isinstance(a, Value) and a.integer for a in args
-        )
-        if whole and not x.integer:  # rounded towards zero: no copy
-            return b.elementwise("to_integer", x)
-        return x
+        whole = any(map(is_whole, dtypes)) or any(isinstance(a, Value) and a.integer for a in args)
+        return rounded(b, x) if whole else x
 
 
 for _name in COPIES:
@@ -145,7 +151,8 @@ def fill(b: Builder, x: Value, value: Any) -> Value:
 
 @rule("aten.copy")
 def copy_into(b: Builder, x: Value, source: Value, *args: Any) -> Value:
-    return b.expand(source, b.shapes[0])
+    """The source, as the kind of number that it is copied into."""
+    return b.expand(rounded(b, source) if x.integer else source, b.shapes[0])
 
 
 @rule("aten.glu")
@@ -156,13 +163,41 @@ def glu(b: Builder, x: Value, dim: int = -1) -> Value:
 
 @rule("aten.eq")
 def equal(b: Builder, x: Value, y: Any) -> Value:
-    """Index values compared with all indices in order are an indicator vector; anything else is elementwise."""
+    """Index values compared with all indices in order are an indicator vector, with one of them its element; anything else is elementwise."""
+    if isinstance(y, int) and not isinstance(y, bool) and 0 <= y < _named_by(x):
+        return b.select(_indicators(b, x, _named_by(x)), -1, y)
     for index, other in ((x, y), (y, x)):
         if isinstance(index, Value) and isinstance(other, Value) and index.integer and other.read is not None and index.kind == "op":
             dim = _counts_along(other, len(b.shapes[0]))
             if dim is not None and (index.ndim < -dim or index.shape[dim] == 1):
                 return _indicator(b, index, dim, b.shapes[0])
     return b.elementwise("eq", *(v for v in (x, y) if isinstance(v, Value)), args=() if isinstance(y, Value) else (y,))
+
+
+@rule("aten.ne")
+def unequal(b: Builder, x: Value, y: Any) -> Value:
+    """Index values that are not one of those they may be: what is left of its indicator."""
+    if isinstance(y, int) and not isinstance(y, bool) and 0 <= y < _named_by(x):
+        return b.select(_indicators(b, x, _named_by(x), others=True), -1, y)
+    return pointwise("ne")(b, x, y)
+
+
+def _named_by(index: Value) -> int:
+    """How many elements the values of an index may name, if they were chosen among those of an axis; else 0."""
+    op = index.op
+    while op is not None and op.kind in ("reshape", "permute", "take", "expand"):
+        op = op.inputs[0].op
+    return op.inputs[0].shape[op.attrs["dim"]] if op is not None and op.kind == "topk" and op.attrs["indices"] else 0
+
+
+def _indicators(b: Builder, index: Value, classes: int, others: bool = False) -> Value:
+    """Indicator vectors of an index, or of what it does not name: the same values for all numbers that it is compared with."""
+    known = next((op.output for op in b.program.ops if op.kind == "one_hot" and op.inputs == (index,) and op.output.shape[-1] == classes), None)
+    chosen = known or b.one_hot(index, classes)
+    if not others:
+        return chosen
+    known = next((op.output for op in b.program.ops if op.name == "logical_not" and op.inputs == (chosen,)), None)
+    return known or b.elementwise("logical_not", chosen)
 
 
 def _counts_along(value: Value, rank: int) -> int | None:

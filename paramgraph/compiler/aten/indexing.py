@@ -19,9 +19,15 @@ def embedding(b: Builder, weight: Value, index: Value, *args: Any) -> Value:
 
 @rule("aten.embedding_bag", "aten._embedding_bag", "aten._embedding_bag_forward_only")
 def embedding_bag(b: Builder, weight: Value, index: Value, offsets: Value, scale: bool = False, mode: int = 0, sparse: bool = False,
-                  factors: Value | None = None, *args: Any) -> tuple[Value, ...]:
-    """Rows of a table summed (or averaged, or their maximum) over the bag that each of them is in: the bags are in order."""
+                  factors: Value | None = None, last: bool = False, padding: int | None = None) -> tuple[Value, ...]:
+    """Rows of a table summed (or averaged, or their maximum) over the bag that each of them is in: the bags are in order.
+
+    A row that is said to be padding counts in no bag: that tells it from the others.
+    """
     rows = b.gather(weight, 0, index)
+    if padding is not None and padding >= 0:
+        table = b.constant([weight.shape[0]], lambda: np.arange(weight.shape[0]) != padding, "padding")
+        rows = b.elementwise("mul", rows, b.reshape(b.gather(table, 0, index), [*index.shape, 1]))
     if factors is not None:
         rows = b.elementwise("mul", rows, b.reshape(factors, [*factors.shape, 1]))
     bags = b.contract("i,o->oi", b.mix("bags", b.fill([index.shape[0]]), [0], ordered=True), b.mix("bags", offsets, [0], ordered=True),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import exact_rule as rule
@@ -15,6 +16,14 @@ from paramgraph.compiler.rules import exact_rule as rule
       "aten._reshape_alias", "aten.squeeze_copy", "aten.unsqueeze_copy", "aten.view_copy", "aten.ravel")
 def reshape(b: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
     return b.reshape(x, b.shapes[0])
+
+
+@rule("aten.view.dtype")
+def bits(b: Builder, x: Value, dtype: torch.dtype) -> Value:
+    """The same bits read as numbers of another kind, which no multiplier survives."""
+    if b.shapes[0] != x.shape:
+        raise ValueError("bits read as numbers of another width")
+    return b.elementwise("bits", x)
 
 
 @rule("aten.permute")

@@ -84,9 +84,10 @@ def batch_norm_training(b: Builder, x: Value, weight: Value | None, bias: Value 
     else:
         over = [d for d in range(x.ndim) if d != 1]
     out = b.normalize("batch_norm", x, over, operands)
-    saved = b.reduce(x, [d for d in range(x.ndim) if d != 1], name="mean") if b.shapes[1] != (0,) else b.fill([0])
+    kept = b.shapes[1] != (0,)
+    mean, inverse = (b.reduce(x, [d for d in range(x.ndim) if d != 1], name=name) if kept else b.fill([0]) for name in ("mean", "rstd"))
     new = tuple(_statistics(b, x, value, name) for value, name in zip(values, ("mean", "var"), strict=False))
-    return (out, saved, saved, *new)[: len(b.shapes)]
+    return (out, mean, inverse, *new)[: len(b.shapes)]
 
 
 @rule("aten.batch_norm")

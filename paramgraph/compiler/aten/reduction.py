@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
+from paramgraph.compiler.aten.elementwise import is_whole, rounded
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import exact_rule as rule
 
@@ -21,7 +23,8 @@ def _dims(x: Value, dim: Any) -> list[int]:
 
 def _reduction(name: str) -> None:
     @rule(f"aten.{name}")
-    def reduction(b: Builder, x: Value, dim: Any = None, *args: Any, **kwargs: Any) -> Value:
+    def reduction(b: Builder, x: Value, dim: Any = None, *args: Any, dtype: torch.dtype | None = None, **kwargs: Any) -> Value:
+        x = x if dtype is None or not is_whole(dtype) else rounded(b, x)
         dims = list(range(x.ndim)) if isinstance(dim, bool) else _dims(x, dim)
         return b.reshape(b.reduce(x, dims, name=name), b.shapes[0])
 
@@ -33,7 +36,7 @@ for _name in REDUCTIONS:
 def _two_reductions(name: str, names: tuple[str, str]) -> None:
     @rule(name)
     def two_reductions(b: Builder, x: Value, dim: Any = None, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
-        dims = _dims(x, kwargs.get("dim", dim))
+        dims = list(range(x.ndim)) if isinstance(dim, bool) else _dims(x, dim)
         return tuple(b.reshape(b.reduce(x, dims, name=name), b.shapes[0]) for name in names)  # type: ignore[return-value]
 
 
@@ -76,7 +79,8 @@ def sort(b: Builder, x: Value, dim: int = -1, descending: bool = False, **kwargs
 
 def _mixing(name: str, ordered: bool, linear: bool = False) -> None:
     @rule(f"aten.{name}", f"aten._{name}")
-    def mixing(b: Builder, x: Value, dim: int, *args: Any, **kwargs: Any) -> Value:
+    def mixing(b: Builder, x: Value, dim: int, *args: Any, dtype: torch.dtype | None = None) -> Value:
+        x = x if dtype is None or not is_whole(dtype) else rounded(b, x)
         return b.mix(name, x, [dim], ordered=ordered, linear=linear)
 
 
@@ -133,11 +137,24 @@ def quantile(b: Builder, x: Value, q: Value | float, dim: int | None = None, kee
     return b.reshape(b.contract(([axes, ("q",)], ("q", *(d for d in axes if d not in dims))), x, q, name="quantile"), b.shapes[0])
 
 
-@rule("aten.tril", "aten.triu")
-def triangle(b: Builder, x: Value, diagonal: int = 0) -> Value:
-    """A triangle of the last two axes: a product with a constant mask."""
+def triangle(b: Builder, x: Value, diagonal: int, upper: bool) -> Value:
+    """A triangle of the last two axes: a product with a constant mask. What is above a diagonal is what is not on or below the one before it."""
     rows, columns = x.shape[-2:]
-    return b.elementwise("mul", x, b.constant([rows, columns], lambda: np.tri(rows, columns, diagonal), "triangle"))
+
+    def mask() -> np.ndarray:
+        return 1 - np.tri(rows, columns, diagonal - 1) if upper else np.tri(rows, columns, diagonal)
+
+    return b.elementwise("mul", x, b.constant([rows, columns], mask, "triangle"))
+
+
+@rule("aten.tril")
+def lower_triangle(b: Builder, x: Value, diagonal: int = 0) -> Value:
+    return triangle(b, x, diagonal, upper=False)
+
+
+@rule("aten.triu")
+def upper_triangle(b: Builder, x: Value, diagonal: int = 0) -> Value:
+    return triangle(b, x, diagonal, upper=True)
 
 
 def _transform(name: str, several: bool | None) -> None:

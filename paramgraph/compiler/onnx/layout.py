@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.aten import layout as aten
+from paramgraph.compiler.aten.reduction import triangle
 from paramgraph.compiler.onnx.arguments import number, numbers
 from paramgraph.compiler.program import Builder, Value
 from paramgraph.compiler.rules import exact_rule as rule
@@ -71,15 +72,8 @@ def tile(b: Builder, x: Value, repeats: Value) -> Value:
 
 
 @rule("ai.onnx::Trilu")
-def triangle(b: Builder, x: Value, k: Value | None = None, *, upper: int = 1) -> Value:
-    """A triangle of the last two axes: a product with a constant mask."""
-    rows, columns = x.shape[-2:]
-    diagonal = 0 if k is None else number(k)
-
-    def mask() -> np.ndarray:
-        return 1 - np.tri(rows, columns, diagonal - 1) if upper else np.tri(rows, columns, diagonal)
-
-    return b.elementwise("mul", x, b.constant([rows, columns], mask, "triangle"))
+def trilu(b: Builder, x: Value, k: Value | None = None, *, upper: int = 1) -> Value:
+    return triangle(b, x, 0 if k is None else number(k), bool(upper))
 
 
 @rule("ai.onnx::EyeLike")

@@ -72,8 +72,16 @@ def emit_product(emitter: Emitter, op: Op, labels: Sequence[Sequence[Any]], out_
         held = {place for slot, value in params for place in emitter.places(value, labels[slot])}
         known = {place for c in met for place in c.places}
         made = [place for place in wanted if place in held]
-        target = emitter.new_component(made, op.name, emitter.depth(met) + 1)
-        passing = emitter.keep(met, [place for place in wanted if place in known and place not in held], f"{op.name}.factor")
+        past = [place for place in wanted if place in known and place not in held]
+        # What passes by the parameters stays with what moves apart for each of its elements, or for whose elements it does.
+        beside: list[Place] = []
+        while near := [place for place in past if made and place not in beside and emitter.related([place], [*made, *beside])]:
+            beside += near
+        target = emitter.new_component([p for p in wanted if p in made or p in beside], op.name, emitter.depth(met) + 1)
+        over = [place for place in made if place in known and beside and emitter.related([place], beside)]
+        for component in emitter.keep(met, [*beside, *over], f"{op.name}.factor") if beside else ():
+            emitter.structural(f"{op.name}.factor", component, target)
+        passing = emitter.keep(met, [place for place in past if place not in beside], f"{op.name}.factor")
         for slot, value in params:
             role = f"{op.name}.weight" if len(params) == 1 else f"{op.name}.weight{slot}"
             emitter.parameter(value, labels[slot], role, [target], met)
@@ -106,7 +114,8 @@ def emit_function(emitter: Emitter, op: Op, roles: Sequence[str], function: str 
     own = [emitter.places(value, op.labels[slot]) for slot, value in params]
     operands = [emitter.labelled(value, op.labels[slot]) for slot, value in acts]
     if len(acts) > 1:
-        types = [op.name if op.name in COMMUTATIVE else f"{op.name}.{slot}" for slot, _ in acts]
+        alike = op.exact and op.name in COMMUTATIVE
+        types = [op.name if alike else f"{op.name}.{slot}" for slot, _ in acts]
         out = emitter.join(operands, types, op.name, op.name)
     else:
         touched = {place for places in own for place in places}

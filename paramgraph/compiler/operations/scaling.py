@@ -236,6 +236,8 @@ def reduction(solver: ScaleSolver, op: Op, x: Character, gone: Sequence[int]) ->
         return system.product_along(x, gone)
     if op.name in ("var", "std"):
         return system.power(system.constant(x, gone), 2 if op.name == "var" else 1, "even")
+    if op.name == "rstd":  # a small number is added to the variance
+        return system.power(system.constant(x, gone), None, "even")
     if op.name == "norm" and op.attrs.get("order", 2) != 0:  # of absolute values
         return system.constant(system.magnitudes_of(x), gone)
     return None
