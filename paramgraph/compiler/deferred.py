@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from paramgraph.compiler.centred import find_centred
+from paramgraph.compiler.commuting import find_commuting
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
@@ -70,7 +71,8 @@ class DeferredScales:
                 scales, factors = annotate(solver.system, known, nodes, found)
                 scales = replace(scales, approximate=approximate)
             return scales, factors, lambda: (
-                *MatrixFinder(self.program, solver).run(),
+                *(matrices := MatrixFinder(self.program, solver).run()),
+                *find_commuting(self.program, matrices),
                 *find_translations(self.program, solver),
                 *find_centred(self.program),
                 *find_reflections(self.program, self.system),

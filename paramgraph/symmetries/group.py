@@ -21,6 +21,7 @@ from paramgraph.errors import GroupError
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
 from paramgraph.symmetries.centred import CentredFactor
+from paramgraph.symmetries.commuting import CommutingFactor
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
@@ -43,7 +44,7 @@ MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
+Moving = MatrixFactor | CommutingFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
 Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
@@ -363,6 +364,10 @@ class SymmetryGroup:
             total = sum(factor.dimension for factor in self.continuous if isinstance(factor, MatrixFactor))
             shown = [f"{times} × GL({size}){f'^{copies}' if copies > 1 else ''}" for (size, copies), times in largest[:8]]
             lines.append(f"matrix groups of {total:,} dimensions: {', '.join(shown)}{', …' if len(largest) > 8 else ''}")
+        commuting = [factor for factor in self.continuous if isinstance(factor, CommutingFactor)]
+        if commuting:
+            kinds = sorted({str(factor).partition(":")[0].partition("^")[0] for factor in commuting})
+            lines.append(f"matrices that commute with fixed ones, of {sum(f.dimension for f in commuting):,} dimensions: {', '.join(kinds)}")
         added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")

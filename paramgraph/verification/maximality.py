@@ -70,8 +70,9 @@ def maximality(graph: ParamGraph, execution: Execution, state: State, read: set[
     if spanned < null.shape[1]:
         basis = span[:spanned].T
         rest = null - basis @ (basis.T @ null)
-        left, sizes, _ = torch.linalg.svd(rest, full_matrices=False)
-        missing = _shares(left[:, sizes > 1e-6], names, kept)
+        squares, turned = torch.linalg.eigh(rest.T @ rest)  # many are equal: a singular value decomposition may not converge
+        large = squares > 1e-12
+        missing = _shares(rest @ turned[:, large] / squares[large].sqrt(), names, kept)
     return Maximality(total, null.shape[1], spanned, gap, change, missing)
 
 
