@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -116,6 +117,7 @@ class _Finder:
         entries = entries.chosen(~lost[group[entries.x]])
         if not len(entries.x):
             return ()
+        self.use = _together(entries.x, entries.result, count), _together(entries.y, entries.result, count)
         blocks = [block for part in _parted(entries, group[entries.x]) for block in [self._block(part)] if block is not None]
         merged: dict[tuple[tuple[int, int, bytes], ...], list[_Block]] = {}
         for block in blocks:
@@ -146,7 +148,7 @@ class _Finder:
 
     def _block(self, entries: _Entries) -> _Block | None:
         """The elements of one set of fixed matrices, ordered such that these commute with what may act."""
-        xs, ys = _used(entries.x, entries.result), _used(entries.y, entries.result)
+        xs, ys = (_split(np.unique(elements), use) for elements, use in zip((entries.x, entries.y), self.use, strict=True))
         if len(xs) > 1 < len(ys):
             return None
         if len(ys) > 1:
@@ -179,26 +181,28 @@ class _Finder:
 
     def _factors(self, merged: Sequence[Sequence[_Block]]) -> Iterator[CommutingFactor]:
         """One factor for all that commute with matrices of one algebra and are of the same parameters."""
+        known: dict[frozenset[bytes], Array] = {}
         like: dict[_Kind, list[tuple[Array, Array]]] = {}
         for blocks in merged:
             m = len(blocks[0].base)
-            basis = commutant([np.frombuffer(matrix).reshape(m, m) for matrix in {matrix for *_, matrix in blocks[0].signature}])
+            fixed = frozenset(matrix for *_, matrix in blocks[0].signature)
+            if fixed not in known:
+                known[fixed] = commutant([np.frombuffer(matrix).reshape(m, m) for matrix in sorted(fixed)])
+            basis = known[fixed]
             if len(basis) == len(blocks) == 1:
                 continue  # multiples of the identity: a scale
             base = np.array([block.base for block in blocks]).reshape(1, -1)
             duals = np.array([block.duals for block in blocks]).transpose(1, 0, 2).reshape(len(blocks[0].duals), -1)
-            owners = [tuple(n for n in range(len(self.follower.roots)) if self._places(n, places) is not None) for places in (base, duals)]
-            if all(owners):
-                kind = _Kind(basis.tobytes(), m, len(blocks), len(duals), owners[0], owners[1])
+            kind = _Kind(basis.tobytes(), m, len(blocks), len(duals), self._owners(base), self._owners(duals))
+            if kind.base and kind.duals:
                 like.setdefault(kind, []).append((base, duals))
         for kind, found in like.items():
             parts = []
             for numbers, dual in ((kind.base, False), (kind.duals, True)):
                 elements = np.stack([pair[dual] for pair in found])
                 for number in numbers:
-                    root, places = self.follower.roots[number], self._places(number, elements)
-                    if places is not None:
-                        parts.append(CommutingPart(root.value.name, root.axis, places, dual))
+                    root = self.follower.roots[number]
+                    parts.append(CommutingPart(root.value.name, root.axis, self._places(number, elements), dual))
             parts.sort(key=lambda part: part.tensor)
             name = f"matrices along {parts[0].tensor} that commute with fixed ones"
             basis = np.frombuffer(kind.basis).reshape(-1, kind.rows, kind.rows).copy()
@@ -206,14 +210,24 @@ class _Finder:
             if not self._is_known(factor):
                 yield factor
 
-    def _places(self, number: int, elements: Array) -> Array | None:
-        """Where some elements, or those that are moved with them, are along a root; None if they are not all there."""
+    def _owners(self, elements: Array) -> tuple[int, ...]:
+        """The roots that have all of some elements, or those that are moved with them."""
+        return tuple(sorted(set.intersection(*(self.members[element] for element in elements.reshape(-1).tolist()))))
+
+    @cached_property
+    def members(self) -> dict[int, set[int]]:
+        """Per element that stands for itself and others, the roots of all these."""
+        out: dict[int, set[int]] = {}
+        for element, number in zip(self.same.tolist(), self.follower.owner.tolist(), strict=True):
+            out.setdefault(element, set()).add(number)
+        return out
+
+    def _places(self, number: int, elements: Array) -> Array:
+        """Where some elements, or those that are moved with them, are along a root."""
         root = self.follower.roots[number]
         here = np.full(len(self.same), -1)
-        own = np.arange(root.first, root.first + root.size)
-        here[self.same[own]] = np.arange(root.size)
-        found = here[elements]
-        return found if (found >= 0).all() else None
+        here[self.same[root.first : root.first + root.size]] = np.arange(root.size)
+        return here[elements]
 
     def _is_known(self, factor: CommutingFactor) -> bool:
         """Whether these are matrices that were found along an index space."""
@@ -232,12 +246,14 @@ def _parted(entries: _Entries, group: Array) -> Iterator[_Entries]:
         yield entries.chosen(part)
 
 
-def _used(elements: Array, results: Array) -> list[Array]:
-    """The sets of elements that are in one result together."""
-    values, place = np.unique(elements, return_inverse=True)
-    _, number = np.unique(results, return_inverse=True)
-    _, group = _connected(place, len(values) + number, len(values) + int(number.max()) + 1)
-    return [values[group[: len(values)] == n] for n in np.unique(group[: len(values)])]
+def _together(elements: Array, results: Array, count: int) -> Array:
+    """Per element a number: that of those that are in one result together."""
+    return _connected(elements, count + results, count + int(results.max()) + 1)[1][:count]
+
+
+def _split(elements: Array, group: Array) -> list[Array]:
+    own = group[elements]
+    return [elements[own == n] for n in dict.fromkeys(own.tolist())]
 
 
 def _frame(matrix: Array) -> tuple[Array, float] | None:
