@@ -16,6 +16,7 @@ from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.reflections import find_reflections
+from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import solve_scales
 from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
@@ -73,6 +74,7 @@ class DeferredScales:
             return scales, factors, lambda: (
                 *(matrices := MatrixFinder(self.program, solver).run()),
                 *find_commuting(self.program, matrices),
+                *find_rotations(self.program),
                 *find_translations(self.program, solver),
                 *find_centred(self.program),
                 *find_reflections(self.program, self.system),

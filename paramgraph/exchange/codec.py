@@ -23,6 +23,7 @@ from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, Symmetr
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
+from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -31,7 +32,7 @@ CLASSES: tuple[type, ...] = (
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
     *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
     *(MatrixFactor, MatrixPart, TranslationFactor),
-    *(CommutingFactor, CommutingPart),
+    *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(CentredFactor, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )
 

@@ -28,6 +28,7 @@ from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
+from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -44,7 +45,7 @@ MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | CommutingFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
+Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
 Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
@@ -368,6 +369,10 @@ class SymmetryGroup:
         if commuting:
             kinds = sorted({str(factor).partition(":")[0].partition("^")[0] for factor in commuting})
             lines.append(f"matrices that commute with fixed ones, of {sum(f.dimension for f in commuting):,} dimensions: {', '.join(kinds)}")
+        turned = [factor for factor in self.continuous if isinstance(factor, RotationFactor)]
+        if turned:
+            groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
+            lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
         added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
