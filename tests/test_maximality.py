@@ -27,7 +27,8 @@ def counted(name: str) -> Maximality:
 
 
 @pytest.mark.parametrize("name", ["mlp, tanh", "mlp, gelu", "mlp, square", "mlp, cube", "mlp, sigmoid", "swiglu", "linear attention",
-                                  "branches multiplied, tanh", "llama block, tied"])  # fmt: skip
+                                  "branches multiplied, tanh", "llama block, tied",
+                                  "pre-norm attention block", "grouped-query attention"])  # fmt: skip
 def test_analytic_networks_have_no_others(name: str) -> None:
     assert counted(name).complete
 
@@ -72,8 +73,8 @@ def test_matrices_are_verified() -> None:
     model, inputs, graph = compiled("two-head attention")
     report = pg.verify(graph, model, inputs, elements=1, inputs=1, leave_one_out=0)
     assert report.passed
-    assert len(report.matrices) == 3
-    q, v, _ = graph.symmetry.continuous
+    assert len(report.matrices) == 4
+    q, v, *_ = graph.symmetry.continuous
     assert isinstance(q, MatrixFactor) and isinstance(v, MatrixFactor)
     crossed = replace(q, parts=(*(p for p in q.parts if not p.dual), *(p for p in v.parts if p.dual != v.parts[0].dual)))
     wrong = replace(graph, symmetry=replace(graph.symmetry, continuous=(crossed, v)))

@@ -13,6 +13,7 @@ from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder
+from paramgraph.compiler.offsets import find_offsets
 from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.reflections import find_reflections
@@ -77,6 +78,7 @@ class DeferredScales:
                 *find_rotations(self.program),
                 *find_translations(self.program, solver),
                 *find_centred(self.program),
+                *find_offsets(self.program),
                 *find_reflections(self.program, self.system),
                 *find_phases(self.program, self.system),
             )

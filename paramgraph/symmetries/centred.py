@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -26,6 +28,8 @@ class CentredFactor:
         gain: name of the gain's action; empty where there is none.
         offset: name of the offset's action; empty where there is none.
         bias: name of the action of the bias that makes up for the offset; empty where there is none.
+        index: per axis of the reader, the positions of the part that reads; None for all, in order.
+        bias_index: positions of the bias' part; None for all, in order.
     """
 
     name: str
@@ -35,6 +39,8 @@ class CentredFactor:
     gain: str = ""
     offset: str = ""
     bias: str = ""
+    index: tuple[np.ndarray | None, ...] = ()
+    bias_index: np.ndarray | None = None
 
     @property
     def dimension(self) -> int:
@@ -80,10 +86,19 @@ class CentredFactor:
         if not bool(inverse.isfinite().all()):
             inverse = torch.zeros_like(inverse)
         direction = direction.to(reader.device)
-        out = {self.tensor: direction * inverse.reshape([-1 if d == self.axis else 1 for d in range(reader.ndim)])}
+        change = torch.zeros_like(reader, dtype=torch.float64)
+        index = self.index or (None,) * reader.ndim
+        where = [np.arange(n) if own is None else own for own, n in zip(index, reader.shape, strict=True)]
+        change[tuple(torch.from_numpy(axis).to(reader.device) for axis in np.ix_(*where))] = direction * inverse.reshape(
+            [-1 if d == self.axis else 1 for d in range(reader.ndim)]
+        )
+        out = {self.tensor: change}
         if self.bias:
             total = (inverse * tensors[self.offset].to(reader.device, torch.float64)).sum()
-            out[self.bias] = -direction.reshape(tensors[self.bias].shape) * total
+            bias = torch.zeros_like(tensors[self.bias], dtype=torch.float64)
+            places = slice(None) if self.bias_index is None else torch.from_numpy(self.bias_index).to(bias.device)
+            bias[places] = (-direction.reshape(-1) * total).to(bias.device)
+            out[self.bias] = bias
         return out
 
     def inverse(self, added: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
+from paramgraph.symmetries.offsets import OffsetFactor
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.rotations import RotationFactor
@@ -45,7 +46,7 @@ MOVES = frozenset(("matrix", "translation"))
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
+Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
 Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
@@ -373,7 +374,7 @@ class SymmetryGroup:
         if turned:
             groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
             lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
-        added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor))]
+        added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
         signs = [factor.size for factor in self.continuous if isinstance(factor, ReflectionFactor)]

@@ -102,7 +102,7 @@ def test_printing() -> None:
     assert graph.symmetry.continuous
     said = str(graph.symmetry).splitlines()
     assert "matrix groups of 64 dimensions: 2 × GL(4)^2" in said
-    assert "translations of 8 dimensions, in 1 factors" in said
+    assert "translations of 16 dimensions, in 2 factors" in said  # of the key's bias; of the value's, for which the output's makes up
     assert "matrix" not in str(compiled("mlp, relu")[2].symmetry)
 
 
