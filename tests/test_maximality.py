@@ -61,10 +61,10 @@ def test_running_statistics_count() -> None:
 
 
 def test_a_wrong_declaration_is_found() -> None:
-    linear = compiled("mlp, identity")[2].symmetry.continuous
+    linear = compiled("mlp, identity")[2].symmetry.moves
     model, inputs = SCALES["mlp, tanh"].build()
     graph = pg.compile(model, inputs)
-    group = replace(graph.symmetry, continuous=linear)
+    group = replace(graph.symmetry, moves=linear)
     report = pg.verify(replace(graph, symmetry=group), model, inputs, elements=1, inputs=1, leave_one_out=0, maximality=True)
     assert any("continuous symmetry changes the outputs" in problem for problem in report.problems)
 
@@ -74,10 +74,10 @@ def test_matrices_are_verified() -> None:
     report = pg.verify(graph, model, inputs, elements=1, inputs=1, leave_one_out=0)
     assert report.passed
     assert len(report.matrices) == 4
-    q, v, *_ = graph.symmetry.continuous
+    q, v, *_ = graph.symmetry.moves
     assert isinstance(q, MatrixFactor) and isinstance(v, MatrixFactor)
     crossed = replace(q, parts=(*(p for p in q.parts if not p.dual), *(p for p in v.parts if p.dual != v.parts[0].dual)))
-    wrong = replace(graph, symmetry=replace(graph.symmetry, continuous=(crossed, v)))
+    wrong = replace(graph, symmetry=replace(graph.symmetry, moves=(crossed, v)))
     report = pg.verify(wrong, model, inputs, elements=1, inputs=1, leave_one_out=0)
     assert any("GL(4)^2" in problem and "changes the outputs" in problem for problem in report.problems)
 

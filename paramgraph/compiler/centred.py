@@ -20,11 +20,8 @@ def find_centred(program: Program) -> tuple[CentredFactor, ...]:
 class _Finder:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.readers: dict[Value, list[Op]] = {}
-        for op in program.ops:
-            for value in op.inputs:
-                self.readers.setdefault(value, []).append(op)
-        self.out = {value for pair in program.outputs for value in pair if value is not None}
+        self.readers = program.readers()
+        self.out = program.results()
 
     def run(self) -> Iterator[CentredFactor]:
         for op in self.program.ops:

@@ -126,7 +126,7 @@ class Follower:
             except Tangled:
                 for slot in held:
                     self._lose(self.held[op.inputs[slot]])
-        for value in {value for pair in self.program.outputs for value in pair if value in self.held}:
+        for value in self.program.results() & self.held.keys():
             self._lose(self.held[value])
 
     def _lose(self, terms: Terms) -> None:

@@ -32,11 +32,8 @@ def find_offsets(program: Program) -> tuple[OffsetFactor, ...]:
 class _Finder:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.readers: dict[Value, list[Op]] = {}
-        for op in program.ops:
-            for value in dict.fromkeys(op.inputs):
-                self.readers.setdefault(value, []).append(op)
-        self.out = {value for pair in program.outputs for value in pair if value is not None}
+        self.readers = program.readers()
+        self.out = program.results()
         self.whole = _sums_to_one(program)
 
     def run(self) -> Iterator[OffsetFactor]:

@@ -67,7 +67,7 @@ def part_of(value: Value) -> PartOf | None:
 
 def is_read_once(value: Value, readers: Mapping[Value, Sequence[Op]]) -> bool:
     """Whether a value that is a part of a parameter is read once, and none of its elements is read otherwise."""
-    if len(readers.get(value, ())) != 1:
+    if sum(op.inputs.count(value) for op in readers.get(value, ())) != 1:
         return False
     op = value.op
     if op is None:

@@ -51,7 +51,7 @@ class _Finder:
     def run(self) -> Iterator[RotationFactor]:
         for op in self.program.ops:
             self._follow(op)
-        for value in {value for pair in self.program.outputs for value in pair if value is not None}:
+        for value in self.program.results():
             self._lose(self.held.get(value, {}))
             self._lose(self.squares.get(value, {}))
         members: dict[int, list[int]] = {}

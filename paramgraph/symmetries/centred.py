@@ -5,19 +5,20 @@ With gain γ and offset β the values that are read are `γ x̂ + β`, and `Σ x
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paramgraph.symmetries.moves import Addition, places_of
+
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class CentredFactor:
+class CentredFactor(Addition):
     """Additions to one reader of a layer normalisation.
 
     Attributes:
@@ -43,10 +44,6 @@ class CentredFactor:
     bias_index: np.ndarray | None = None
 
     @property
-    def dimension(self) -> int:
-        return math.prod(self.shape)
-
-    @property
     def tensors(self) -> tuple[str, ...]:
         """Names of the actions whose tensors are acted on."""
         return tuple(name for name in (self.tensor, self.bias) if name)
@@ -55,12 +52,6 @@ class CentredFactor:
     def read(self) -> tuple[str, ...]:
         """Names of the actions whose tensors say what is added."""
         return tuple(name for name in (self.gain, self.offset) if name)
-
-    def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
-        """Normal numbers of standard deviation `sigma`."""
-        import torch
-
-        return torch.randn(self.shape, generator=generator, dtype=torch.float64) * sigma
 
     def act(self, added: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """New tensors for the reader and its bias. Nothing is added where a gain has no inverse.
@@ -87,26 +78,15 @@ class CentredFactor:
             inverse = torch.zeros_like(inverse)
         direction = direction.to(reader.device)
         change = torch.zeros_like(reader, dtype=torch.float64)
-        index = self.index or (None,) * reader.ndim
-        where = [np.arange(n) if own is None else own for own, n in zip(index, reader.shape, strict=True)]
-        change[tuple(torch.from_numpy(axis).to(reader.device) for axis in np.ix_(*where))] = direction * inverse.reshape(
-            [-1 if d == self.axis else 1 for d in range(reader.ndim)]
-        )
+        places = places_of(self.index or (None,) * reader.ndim, reader.shape, reader.device)
+        change[places] = direction * inverse.reshape([-1 if d == self.axis else 1 for d in range(reader.ndim)])
         out = {self.tensor: change}
         if self.bias:
             total = (inverse * tensors[self.offset].to(reader.device, torch.float64)).sum()
             bias = torch.zeros_like(tensors[self.bias], dtype=torch.float64)
-            places = slice(None) if self.bias_index is None else torch.from_numpy(self.bias_index).to(bias.device)
-            bias[places] = (-direction.reshape(-1) * total).to(bias.device)
+            bias[places_of((self.bias_index,), bias.shape, bias.device)] = (-direction.reshape(-1) * total).to(bias.device)
             out[self.bias] = bias
         return out
-
-    def inverse(self, added: torch.Tensor) -> torch.Tensor:
-        return -added
-
-    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """What both do, one after the other."""
-        return first + second
 
     def __str__(self) -> str:
         return f"ℝ^{self.dimension}: {self.name}"

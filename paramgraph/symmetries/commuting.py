@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paramgraph.symmetries.moves import Matrices
+
 if TYPE_CHECKING:
     import torch
 
@@ -38,7 +40,7 @@ class CommutingPart:
 
 
 @dataclass(frozen=True)
-class CommutingFactor:
+class CommutingFactor(Matrices):
     """The invertible matrices `Σ c_k ⊗ B_k` of an algebra with basis B, for any matrices c_k of one size.
 
     Attributes:
@@ -73,11 +75,6 @@ class CommutingFactor:
     def tensors(self) -> tuple[str, ...]:
         """Names of the actions whose tensors are acted on."""
         return tuple(dict.fromkeys(part.tensor for part in self.parts))
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """Names of further actions whose tensors are looked at: none."""
-        return ()
 
     @cached_property
     def is_complex(self) -> bool:
@@ -127,15 +124,6 @@ class CommutingFactor:
             held = tensors[part.tensor].to(torch.float64).movedim(part.axis, 0)[places]
             out[part.tensor].movedim(part.axis, 0)[places] += self._times(-matrices.mT if part.dual else matrices, held)
         return out
-
-    def inverse(self, matrices: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        return torch.linalg.inv(matrices)
-
-    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """What both do, one after the other."""
-        return second @ first
 
     def _matrices(self, coefficients: torch.Tensor) -> torch.Tensor:
         import torch

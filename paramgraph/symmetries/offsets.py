@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from paramgraph.symmetries.moves import Addition, Index, places_of
+
 if TYPE_CHECKING:
     import torch
 
 Array = np.ndarray
-Index = tuple[Array | None, ...]
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Compensation:
         if not self.reader:
             return found
         reader = tensors[self.reader]
-        part = reader[_grid(self.reader_index, reader)].to("cpu", torch.float64).movedim(self.kept, 0)
+        part = reader[places_of(self.reader_index, reader.shape, reader.device)].to("cpu", torch.float64).movedim(self.kept, 0)
         return part.reshape(len(part), -1) @ found
 
 
 @dataclass(frozen=True)
-class OffsetFactor:
+class OffsetFactor(Addition):
     """Anything may be added to a part of a parameter of one axis, since others make up for it.
 
     Attributes:
@@ -72,10 +73,6 @@ class OffsetFactor:
     compensations: tuple[Compensation, ...]
 
     @property
-    def dimension(self) -> int:
-        return self.size
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """Of what is added."""
         return (self.size,)
@@ -89,12 +86,6 @@ class OffsetFactor:
     def read(self) -> tuple[str, ...]:
         """Names of the actions of readers."""
         return tuple(dict.fromkeys(each.reader for each in self.compensations if each.reader))
-
-    def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
-        """Normal numbers of standard deviation `sigma`."""
-        import torch
-
-        return torch.randn(self.shape, generator=generator, dtype=torch.float64) * sigma
 
     def act(self, added: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """New tensors for the bias and those that make up for it.
@@ -113,27 +104,13 @@ class OffsetFactor:
         import torch
 
         out = {name: torch.zeros_like(tensors[name], dtype=torch.float64) for name in self.tensors}
-        places = _grid(self.index, out[self.tensor])
+        places = places_of(self.index, out[self.tensor].shape, out[self.tensor].device)
         out[self.tensor][places] += direction.reshape(out[self.tensor][places].shape).to(out[self.tensor].device)
         for each in self.compensations:
-            places = _grid(each.index, out[each.tensor])
+            places = places_of(each.index, out[each.tensor].shape, out[each.tensor].device)
             arriving = each.arriving(direction, tensors).to(out[each.tensor].device)
             out[each.tensor][places] -= arriving.reshape(out[each.tensor][places].shape)
         return out
 
-    def inverse(self, added: torch.Tensor) -> torch.Tensor:
-        return -added
-
-    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """What both do, one after the other."""
-        return first + second
-
     def __str__(self) -> str:
         return f"ℝ^{self.dimension}: {self.name}"
-
-
-def _grid(index: Index, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    import torch
-
-    where = [np.arange(n) if own is None else own for own, n in zip(index, tensor.shape, strict=True)]
-    return tuple(torch.from_numpy(axis).to(tensor.device) for axis in np.ix_(*where))

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from paramgraph.symmetries.moves import Matrices
+
 if TYPE_CHECKING:
     import torch
 
@@ -32,7 +34,7 @@ class RotatedPart:
 
 
 @dataclass(frozen=True)
-class RotationFactor:
+class RotationFactor(Matrices):
     """O(d), or its subgroup that keeps the vector of ones.
 
     Attributes:
@@ -114,10 +116,6 @@ class RotationFactor:
 
     def inverse(self, matrix: torch.Tensor) -> torch.Tensor:
         return matrix.mT
-
-    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """What both do, one after the other."""
-        return second @ first
 
     def _embedded(self, matrix: torch.Tensor, on_ones: float) -> torch.Tensor:
         """A matrix of the space that is turned as one of the whole, which multiplies the vector of ones by a number if it is left out."""

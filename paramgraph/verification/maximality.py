@@ -131,7 +131,7 @@ def _tangents(group: SymmetryGroup, state: State) -> Iterator[dict[str, torch.Te
             table[tuple(i + 1 for i in place)] = 1.0
             acted = GroupElement.of_tables(group, {number: table}).act_on(ones)
             yield _members(group, {name: acted[name].log() * wide[name] for name in acted})
-    for factor in group.continuous:
+    for factor in group.moves:
         shape = (factor.copies, factor.size, factor.size) if isinstance(factor, MatrixFactor) else factor.shape
         for place in np.ndindex(*shape):
             direction = torch.zeros(shape, dtype=torch.float64)

@@ -111,7 +111,7 @@ def made(model: nn.Module) -> tuple[nn.Module, Tensor, pg.ParamGraph]:
 
 
 def commuting_of(graph: pg.ParamGraph) -> list[CommutingFactor]:
-    return [f for f in graph.symmetry.continuous if isinstance(f, CommutingFactor)]
+    return [f for f in graph.symmetry.moves if isinstance(f, CommutingFactor)]
 
 
 # Per network, `(rows, dimensions)` of each factor of matrices, by hand: complex numbers for two pairs of each of two key-value heads.
@@ -144,8 +144,8 @@ def test_where_they_are(name: str) -> None:
     assert [(f.size, f.dimension) for f in commuting_of(graph)] == wanted
     state = {n: t.detach() for n, t in model.state_dict().items()}
     before = torch.func.functional_call(model, state, x)
-    free = {f.tensor for f in graph.symmetry.continuous if isinstance(f, TranslationFactor)}
-    for number, factor in enumerate(graph.symmetry.continuous):
+    free = {f.tensor for f in graph.symmetry.moves if isinstance(f, TranslationFactor)}
+    for number, factor in enumerate(graph.symmetry.moves):
         motion = graph.symmetry.move(number, [number])
         moved = motion.act(state)
         assert deviation(torch.func.functional_call(model, moved, x), before) < 1e-11
@@ -210,7 +210,7 @@ def test_tangents() -> None:
 
 def test_files_copies_and_printing(tmp_path: Path) -> None:
     _, _, graph = made(Turned(halves))
-    assert graph.symmetry.continuous
+    assert graph.symmetry.moves
     assert "matrices that commute with fixed ones, of 8 dimensions: GL(1, ℂ)" in str(graph.symmetry)
     graph.save(tmp_path / "a.pgraph")
     state = graph.state_dict()
@@ -224,7 +224,7 @@ def test_a_wrong_declaration_is_found() -> None:
     model, x, graph = made(Turned(halves))
     (factor,) = commuting_of(graph)
     wrong = replace(factor, basis=np.eye(4).reshape(4, 2, 2))
-    report = pg.verify(replace(graph, symmetry=replace(graph.symmetry, continuous=(wrong,))), model, x, elements=1, inputs=1, leave_one_out=0)
+    report = pg.verify(replace(graph, symmetry=replace(graph.symmetry, moves=(wrong,))), model, x, elements=1, inputs=1, leave_one_out=0)
     assert any("changes the outputs" in problem for problem in report.problems)
 
 

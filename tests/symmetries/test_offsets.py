@@ -125,7 +125,7 @@ def made(make: Callable[[], nn.Module], shape: tuple[int, ...]) -> tuple[nn.Modu
 
 
 def offsets_of(graph: pg.ParamGraph) -> dict[str, int]:
-    found = [f for f in graph.symmetry.continuous if isinstance(f, OffsetFactor)]
+    found = [f for f in graph.symmetry.moves if isinstance(f, OffsetFactor)]
     return {f.name.removeprefix("additions to ").removesuffix(", made up for"): f.dimension for f in found}
 
 
@@ -136,8 +136,8 @@ def test_which(name: str) -> None:
     assert offsets_of(graph) == wanted
     state = {n: t.detach() for n, t in model.state_dict().items()}
     before = torch.func.functional_call(model, state, x)
-    free = {f.tensor for f in graph.symmetry.continuous if isinstance(f, TranslationFactor)}
-    for number, factor in enumerate(graph.symmetry.continuous):
+    free = {f.tensor for f in graph.symmetry.moves if isinstance(f, TranslationFactor)}
+    for number, factor in enumerate(graph.symmetry.moves):
         if not isinstance(factor, OffsetFactor):
             continue
         g, h = graph.symmetry.move(1, [number]), graph.symmetry.move(2, [number])
@@ -162,7 +162,7 @@ def test_which_not(name: str) -> None:
         moved = state | {"norm.running_mean": state["norm.running_mean"] + 1, "norm.bias": state["norm.bias"] + 1}
     else:
         made_of = made(lambda: Attend(softmax), TOKENS) if isinstance(model, Attend) else made(lambda: Two(lambda m, h: h), VECTORS)
-        factor = next(f for f in made_of[2].symmetry.continuous if isinstance(f, OffsetFactor) and f.tensor in sources)
+        factor = next(f for f in made_of[2].symmetry.moves if isinstance(f, OffsetFactor) and f.tensor in sources)
         factor = replace(factor, compensations=tuple(each for each in factor.compensations if each.tensor in state))
         moved = state | factor.act(factor.draw(torch.Generator().manual_seed(0), 0.5), state)
     assert deviation(torch.func.functional_call(model, moved, x), before) > 1e-6
@@ -171,15 +171,15 @@ def test_which_not(name: str) -> None:
 def test_readers_of_packed_projections() -> None:
     """Sums of what a layer normalisation gives may be added to each part of a packed projection."""
     one = made(lambda: Attend(softmax, packed=True), TOKENS)
-    whole = [f for f in one[2].symmetry.continuous if isinstance(f, CentredFactor)]
+    whole = [f for f in one[2].symmetry.moves if isinstance(f, CentredFactor)]
     assert sum(f.dimension for f in whole) == 24
     parted = made(lambda: nn.Sequential(nn.LayerNorm(5, EPS), Packed()), TOKENS)
-    found = [f for f in parted[2].symmetry.continuous if isinstance(f, CentredFactor)]
+    found = [f for f in parted[2].symmetry.moves if isinstance(f, CentredFactor)]
     assert [f.dimension for f in found] == [4, 4, 4]
     for model, x, graph in (one, parted):
         state = {n: t.detach() for n, t in model.state_dict().items()}
         before = torch.func.functional_call(model, state, x)
-        for number, factor in enumerate(graph.symmetry.continuous):
+        for number, factor in enumerate(graph.symmetry.moves):
             if isinstance(factor, CentredFactor):
                 moved = graph.symmetry.move(number, [number]).act(state)
                 assert {n for n in state if not torch.equal(moved[n], state[n])} == set(factor.tensors)
@@ -206,7 +206,7 @@ class Overlapping(Packed):
 
 def test_parts_that_overlap_are_left_alone() -> None:
     _, _, graph = made(lambda: nn.Sequential(nn.LayerNorm(5, EPS), Overlapping()), TOKENS)
-    assert not [f for f in graph.symmetry.continuous if isinstance(f, (CentredFactor, OffsetFactor))]
+    assert not [f for f in graph.symmetry.moves if isinstance(f, (CentredFactor, OffsetFactor))]
 
 
 def test_files_and_copies(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def made(make: Callable[[], nn.Module], given: object) -> tuple[nn.Module, Tenso
 
 
 def turns_of(graph: pg.ParamGraph) -> list[RotationFactor]:
-    return [f for f in graph.symmetry.continuous if isinstance(f, RotationFactor)]
+    return [f for f in graph.symmetry.moves if isinstance(f, RotationFactor)]
 
 
 def out(model: nn.Module, state: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def test_which_streams(name: str) -> None:
     model, x, graph = made(make, given)
     (factor,) = turns_of(graph)
     assert (factor.free, len(factor.parts)) == (free, axes)
-    number = graph.symmetry.continuous.index(factor)
+    number = graph.symmetry.moves.index(factor)
     state = {n: t.detach() for n, t in model.state_dict().items()}
     before = out(model, state, x)
     for seed in range(3):
@@ -187,7 +187,7 @@ def test_which_streams(name: str) -> None:
         assert deviation(out(model, moved, x), before) < 1e-11
         back = motion.inverse().act(moved)
         assert all(torch.allclose(back[n], state[n]) for n in state)
-    free_ones = {f.tensor for f in graph.symmetry.continuous if isinstance(f, TranslationFactor) and f.dimension == state[f.tensor].numel()}
+    free_ones = {f.tensor for f in graph.symmetry.moves if isinstance(f, TranslationFactor) and f.dimension == state[f.tensor].numel()}
     for member in set(factor.tensors) - free_ones:
         assert not torch.allclose(moved[member], state[member])
         assert deviation(out(model, moved | {member: state[member]}, x), before) > 1e-6
@@ -255,13 +255,13 @@ def test_gains_without_inverse() -> None:
     state = {n: t.detach() for n, t in model.state_dict().items()}
     state["n2.weight"][1] = 0.0
     (factor,) = turns_of(graph)
-    moved = graph.symmetry.move(0, [graph.symmetry.continuous.index(factor)]).act(state)
+    moved = graph.symmetry.move(0, [graph.symmetry.moves.index(factor)]).act(state)
     assert all(torch.equal(moved[n], state[n]) for n in state)
 
 
 def test_files_copies_and_printing(tmp_path: Path) -> None:
     _, _, graph = made(lambda: Stream(layer), VECTORS)
-    assert graph.symmetry.continuous
+    assert graph.symmetry.moves
     assert "turns of streams, of 3 dimensions: O(3)" in str(graph.symmetry)
     graph.save(tmp_path / "a.pgraph")
     state = graph.state_dict()
