@@ -61,7 +61,7 @@ class _Block:
 
     base: tuple[int, ...]
     duals: tuple[tuple[int, ...], ...]
-    signature: tuple[tuple[int, int, bytes], ...]
+    signature: tuple[tuple[int, int, str, bytes], ...]
 
 
 def find_commuting(program: Program, known: Sequence[object] = ()) -> tuple[CommutingFactor, ...]:
@@ -119,7 +119,7 @@ class _Finder:
             return ()
         self.use = _together(entries.x, entries.result, count), _together(entries.y, entries.result, count)
         blocks = [block for part in _parted(entries, group[entries.x]) for block in [self._block(part)] if block is not None]
-        merged: dict[tuple[tuple[int, int, bytes], ...], list[_Block]] = {}
+        merged: dict[tuple[tuple[int, int, str, bytes], ...], list[_Block]] = {}
         for block in blocks:
             merged.setdefault(block.signature, []).append(block)
         return tuple(self._factors(list(merged.values())))
@@ -142,9 +142,9 @@ class _Finder:
         every = _Entries(*(np.concatenate([getattr(e, name) for e in found] or [np.zeros(0, dtype=int)]) for name in _Entries.__annotations__))
         keys = np.stack([every.result, every.symbol.astype(np.uint64).view(np.int64), every.x, every.y])
         unique, first, place = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-        number = np.bincount(place.reshape(-1), weights=every.number, minlength=unique.shape[1])
+        number, sizes = (np.bincount(place.reshape(-1), weights=own, minlength=unique.shape[1]) for own in (every.number, np.abs(every.number)))
         every = every.chosen(first)
-        return _Entries(every.result, every.symbol, every.x, every.y, number).chosen(np.abs(number) > 1e-12)
+        return _Entries(every.result, every.symbol, every.x, every.y, number).chosen(np.abs(number) > 1e-12 * sizes)
 
     def _block(self, entries: _Entries) -> _Block | None:
         """The elements of one set of fixed matrices, ordered such that these commute with what may act."""
@@ -169,12 +169,14 @@ class _Finder:
                     matrix = np.zeros((m, m))
                     matrix[np.searchsorted(use, part.x), np.searchsorted(base, part.y)] = part.number
                     matrices.append((int(part.result[0]), int(part.symbol[0]), matrix))
-            frame = next((found for _, _, matrix in matrices if (found := _frame(matrix)) is not None), None)
-            if frame is None:
+            rows = next((found for _, _, matrix in matrices if (found := _frame(matrix)) is not None), None)
+            if rows is None:
                 return None
-            rows, scale = frame
             duals.append(tuple(use[rows].tolist()))
-            signature += [(result, symbol, np.round(matrix[rows] / scale, 12).tobytes()) for result, symbol, matrix in matrices]
+            # With their numbers: blocks are mixed alike only if one matrix is the same multiple of the identity in all of them.
+            for result, symbol, matrix in matrices:
+                largest = float(np.abs(matrix).max())
+                signature.append((result, symbol, f"{largest:.11e}", np.round(matrix[rows] / largest, 11).tobytes()))
         return _Block(tuple(base.tolist()), tuple(duals), tuple(sorted(signature)))
 
     # -- what is found -----------------------------------------------------------------------------------------------------
@@ -256,13 +258,13 @@ def _split(elements: Array, group: Array) -> list[Array]:
     return [elements[own == n] for n in dict.fromkeys(own.tolist())]
 
 
-def _frame(matrix: Array) -> tuple[Array, float] | None:
-    """The order of rows that makes a matrix a multiple of the identity, and the multiple; None if there is none."""
+def _frame(matrix: Array) -> Array | None:
+    """The order of rows that makes a matrix a multiple of the identity; None if there is none."""
     scale = float(matrix[np.nonzero(matrix)][0])
     ones = matrix / scale
     if not (np.isin(ones, (0.0, 1.0)).all() and (ones.sum(0) == 1).all() and (ones.sum(1) == 1).all()):
         return None
-    return ones.argmax(0), scale
+    return ones.argmax(0)
 
 
 def commutant(matrices: Sequence[Array]) -> Array:

@@ -75,6 +75,13 @@ def shifted(x: Tensor, angle: Tensor) -> Tensor:
     return x + torch.cat([b, 2 * a], -1).roll(1, -2)
 
 
+def numbers(x: Tensor, angle: Tensor) -> Tensor:
+    """Tables that are the same at all positions: elements are multiplied by √2 or 2√2 in all, and only those that are alike may be mixed."""
+    a, b = x.chunk(2, -1)
+    table = torch.tensor([1.0, 2.0, 1.0, 2.0]).to(x)
+    return x * table + torch.cat([-b, a], -1) * table
+
+
 def shifted_apart(x: Tensor, angle: Tensor) -> Tensor:
     a, b = x.chunk(2, -1)
     return x + torch.cat([b, torch.cat([2 * a[..., :1], 3 * a[..., 1:]], -1)], -1).roll(1, -2)
@@ -124,6 +131,7 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, int]]]] = {
     "one key-value head": (lambda: Turned(pairs, 4, 1), [(2, 4)]),
     "all but the first position": (lambda: Turned(but_first), [(2, 8)]),
     "one angle for all": (lambda: Turned(alike), [(4, 16)]),  # GL(2, ℂ)
+    "numbers": (lambda: Turned(numbers), [(2, 16)]),  # GL(2) of two elements, twice in either head
     "halves exchanged and positions mixed": (lambda: Turned(shifted), [(4, 8)]),  # GL(2) in either half
     "one pair, and two that are not turned": (lambda: Turned(partly), [(2, 4)]),  # GL(2) of the others is found along their space
 }
