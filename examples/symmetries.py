@@ -29,7 +29,7 @@ def main() -> None:
     model, x = Attention().eval(), torch.randn(3, 7, 9)
     graph = pg.compile(model, x)
     print(graph.symmetry)
-    for factor in graph.symmetry.continuous:
+    for factor in graph.symmetry.moves:
         print(f"  {factor} ({factor.dimension} dimensions)")
 
     state = {name: tensor.double() for name, tensor in model.state_dict().items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+from paramgraph.compiler.offsets import slot_of_sum
 from paramgraph.compiler.operations.scaling import CENTRED
+from paramgraph.compiler.parts import PartOf, is_read_once, part_of
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.reflections import offset_of
 from paramgraph.symmetries.centred import CentredFactor
 
 
@@ -18,11 +20,8 @@ def find_centred(program: Program) -> tuple[CentredFactor, ...]:
 class _Finder:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.readers: dict[Value, list[Op]] = {}
-        for op in program.ops:
-            for value in op.inputs:
-                self.readers.setdefault(value, []).append(op)
-        self.out = {value for pair in program.outputs for value in pair if value is not None}
+        self.readers = program.readers()
+        self.out = program.results()
 
     def run(self) -> Iterator[CentredFactor]:
         for op in self.program.ops:
@@ -57,35 +56,48 @@ class _Finder:
         if not op.exact or not op.attrs.get("product") or len(op.inputs) != 2 or op.inputs.count(value) != 1:
             return
         slot = op.inputs.index(value)
-        reader, met, own = op.inputs[1 - slot], op.labels[slot], op.labels[1 - slot]
-        label = met[axis]
+        met, own = op.labels[slot], op.labels[1 - slot]
+        part = part_of(op.inputs[1 - slot])
+        if part is None or part.value.kind != "parameter" or part.value in self.out or not is_read_once(op.inputs[1 - slot], self.readers):
+            return
+        reader, label = part.value, met[axis]
+        labels = [own[d] for d in part.dims]
         summed = {other for other in (*met, *own) if other not in op.out_labels}
-        if reader.kind != "parameter" or len(self.readers[reader]) != 1 or reader in self.out or summed != {label} or label not in own:
+        if summed != {label} or label not in labels or len(set(met)) < len(met) or len(set(own)) < len(own):
             return
-        if len(set(met)) < len(met) or len(set(own)) < len(own) or not set(met).isdisjoint(set(own) - {label}):
+        if not set(met).isdisjoint(set(own) - {label}):
             return
-        along = list(own).index(label)
-        if reader.shape[along] != value.shape[axis]:
+        along = part.wide[labels.index(label)]
+        if part.index[along] is not None or reader.shape[along] != value.shape[axis]:
             return
-        shape = tuple(1 if d == along else n for d, n in enumerate(reader.shape))
-        bias = ""
+        sizes = [n if index is None else len(index) for index, n in zip(part.index, reader.shape, strict=True)]
+        shape = tuple(1 if d == along else n for d, n in enumerate(sizes))
+        bias: PartOf | None = None
         if "offset" in roles:
-            found = self._bias(op, own, along, reader)
-            if found is None:
+            bias = self._bias(op, [other for other in labels if other != label], math.prod(shape))
+            if bias is None:
                 return
-            bias = found.name
         gain, offset = (roles[role].name if role in roles else "" for role in ("gain", "offset"))
-        yield CentredFactor(f"sums of what is normalised, added to {reader.name}", reader.name, along, shape, gain, offset, bias)
+        named = "" if all(index is None for index in part.index) else " (a part)"
+        yield CentredFactor(
+            f"sums of what is normalised, added to {reader.name}{named}", reader.name, along, shape, gain, offset,
+            bias.value.name if bias is not None else "", part.index if named else (), bias.index[0] if bias is not None else None,
+        )  # fmt: skip
 
-    def _bias(self, op: Op, own: tuple[object, ...], along: int, reader: Value) -> Value | None:
+    def _bias(self, op: Op, kept: list[object], size: int) -> PartOf | None:
         """The bias that is added to what a reader of one other axis gives."""
         readers = self.readers.get(op.output, ())
-        if len(readers) != 1 or op.output in self.out or reader.ndim != 2 or readers[0].kind != "elementwise":
+        if len(readers) != 1 or op.output in self.out or len(kept) != 1 or slot_of_sum(readers[0]) is None:
             return None
-        found = offset_of(readers[0])
-        if found is None or found.kind != "parameter" or found.ndim != 1 or len(self.readers[found]) != 1 or found in self.out:
+        if readers[0].inputs.count(op.output) != 1:
             return None
-        place = readers[0].inputs.index(found)
-        label = readers[0].labels[1 - place][list(op.out_labels).index(own[1 - along])]
-        fits = list(readers[0].labels[place]) == [label] and found.shape[0] == reader.shape[1 - along]
-        return found if fits else None
+        place = 1 - readers[0].inputs.index(op.output)
+        other = readers[0].inputs[place]
+        found = part_of(other)
+        if found is None or found.value.kind != "parameter" or found.value.ndim != 1 or len(found.dims) != 1 or other in self.out:
+            return None
+        if found.value in self.out or not is_read_once(other, self.readers):
+            return None
+        label = readers[0].labels[1 - place][list(op.out_labels).index(kept[0])]
+        (dim,) = found.dims
+        return found if readers[0].labels[place][dim] == label and other.shape[dim] == size else None

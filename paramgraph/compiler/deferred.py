@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from paramgraph.compiler.centred import find_centred
+from paramgraph.compiler.commuting import find_commuting
 from paramgraph.compiler.diagnose import module_path
 from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder
+from paramgraph.compiler.offsets import find_offsets
 from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.reflections import find_reflections
+from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import solve_scales
 from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
@@ -70,9 +73,12 @@ class DeferredScales:
                 scales, factors = annotate(solver.system, known, nodes, found)
                 scales = replace(scales, approximate=approximate)
             return scales, factors, lambda: (
-                *MatrixFinder(self.program, solver).run(),
+                *(matrices := MatrixFinder(self.program, solver).run()),
+                *find_commuting(self.program, matrices),
+                *find_rotations(self.program),
                 *find_translations(self.program, solver),
                 *find_centred(self.program),
+                *find_offsets(self.program),
                 *find_reflections(self.program, self.system),
                 *find_phases(self.program, self.system),
             )

@@ -52,10 +52,7 @@ class MatrixFinder:
 
     def __init__(self, program: Program, solver: ScaleSolver) -> None:
         self.program, self.solver = program, solver
-        self.readers: dict[Value, list[Op]] = {}
-        for op in program.ops:
-            for value in dict.fromkeys(op.inputs):
-                self.readers.setdefault(value, []).append(op)
+        self.readers = program.readers()
         # Per free unknown, where it is: (value, block, spaces, exponent).
         self.terms: dict[int, list[tuple[Value, Key, Subset, Any]]] = {}
         # Per space, the values that have it.

@@ -141,6 +141,18 @@ class Program:
             lead += 1
         return f"{name}[{dim - lead}]" if dim >= lead else f"branches of {name}"
 
+    def readers(self) -> dict[Value, list[Op]]:
+        """The operations that read each value, each once, in order."""
+        out: dict[Value, list[Op]] = {}
+        for op in self.ops:
+            for value in dict.fromkeys(op.inputs):
+                out.setdefault(value, []).append(op)
+        return out
+
+    def results(self) -> set[Value]:
+        """The values that leave the program, and the buffers that some are the new values of."""
+        return {value for pair in self.outputs for value in pair if value is not None}
+
     def drop_dead(self) -> None:
         """Remove operations that no output depends on, through recurrences too."""
         live = {value for value, _ in self.outputs}

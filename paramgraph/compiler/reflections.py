@@ -53,7 +53,7 @@ class ReflectionFinder:
         for op in program.ops:
             for value in op.inputs:
                 self.readers.setdefault(value, []).append(op)
-        self.out = {value for pair in program.outputs for value in pair if value is not None}
+        self.out = program.results()
 
     def run(self) -> tuple[ReflectionFactor, ...]:
         out: list[ReflectionFactor] = []

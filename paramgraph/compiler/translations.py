@@ -18,6 +18,7 @@ from paramgraph.compiler.operations.positional import RESAMPLED
 from paramgraph.compiler.operations.scaling import CENTRED, arguments
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import ScaleSolver
+from paramgraph.compiler.terms import regrouped
 from paramgraph.symmetries.translations import TranslationFactor
 
 Array = np.ndarray
@@ -250,7 +251,7 @@ def _reshape(op: Op, held: Sequence[int], added: dict[Value, _Added]) -> _Added:
     found, before, after = added[op.inputs[0]], op.inputs[0].shape, op.output.shape
     same: list[bool] = [True] * len(after)
     where: list[Array | None] = [None] * len(after)
-    for olds, news in _regrouped(before, after):
+    for olds, news in regrouped(before, after):
         alike = all(found.same[d] for d in olds)
         for d in news:
             same[d] = alike
@@ -264,25 +265,6 @@ def _reshape(op: Op, held: Sequence[int], added: dict[Value, _Added]) -> _Added:
         for place, d in enumerate(news):
             where[d] = np.asarray(wide.any(axis=tuple(p for p in range(len(news)) if p != place)))
     return _Added(tuple(same), tuple(where))
-
-
-def _regrouped(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
-    """The least sets of axes that are reshaped into each other; axes of one element are left out."""
-    left, right = ([d for d, n in enumerate(shape) if n > 1] for shape in (before, after))
-    i = j = 0
-    while i < len(left) or j < len(right):
-        olds, news, a, b = [left[i]], [right[j]], before[left[i]], after[right[j]]
-        i, j = i + 1, j + 1
-        while a != b:
-            if a < b:
-                a *= before[left[i]]
-                olds.append(left[i])
-                i += 1
-            else:
-                b *= after[right[j]]
-                news.append(right[j])
-                j += 1
-        yield olds, news
 
 
 def _loosened(found: _Added, dims: Sequence[int]) -> _Added:

@@ -18,10 +18,13 @@ import torch
 from paramgraph.errors import FileFormatError
 from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView, ScaleDomain
 from paramgraph.symmetries.centred import CentredFactor
+from paramgraph.symmetries.commuting import CommutingFactor, CommutingPart
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
+from paramgraph.symmetries.offsets import Compensation, OffsetFactor
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
+from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -30,6 +33,8 @@ CLASSES: tuple[type, ...] = (
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
     *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
     *(MatrixFactor, MatrixPart, TranslationFactor),
+    *(Compensation, OffsetFactor),
+    *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(CentredFactor, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )
 

@@ -5,17 +5,20 @@ With gain γ and offset β the values that are read are `γ x̂ + β`, and `Σ x
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from paramgraph.symmetries.moves import Addition, places_of
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class CentredFactor:
+class CentredFactor(Addition):
     """Additions to one reader of a layer normalisation.
 
     Attributes:
@@ -26,6 +29,8 @@ class CentredFactor:
         gain: name of the gain's action; empty where there is none.
         offset: name of the offset's action; empty where there is none.
         bias: name of the action of the bias that makes up for the offset; empty where there is none.
+        index: per axis of the reader, the positions of the part that reads; None for all, in order.
+        bias_index: positions of the bias' part; None for all, in order.
     """
 
     name: str
@@ -35,10 +40,8 @@ class CentredFactor:
     gain: str = ""
     offset: str = ""
     bias: str = ""
-
-    @property
-    def dimension(self) -> int:
-        return math.prod(self.shape)
+    index: tuple[np.ndarray | None, ...] = ()
+    bias_index: np.ndarray | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -49,12 +52,6 @@ class CentredFactor:
     def read(self) -> tuple[str, ...]:
         """Names of the actions whose tensors say what is added."""
         return tuple(name for name in (self.gain, self.offset) if name)
-
-    def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
-        """Normal numbers of standard deviation `sigma`."""
-        import torch
-
-        return torch.randn(self.shape, generator=generator, dtype=torch.float64) * sigma
 
     def act(self, added: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """New tensors for the reader and its bias. Nothing is added where a gain has no inverse.
@@ -80,18 +77,16 @@ class CentredFactor:
         if not bool(inverse.isfinite().all()):
             inverse = torch.zeros_like(inverse)
         direction = direction.to(reader.device)
-        out = {self.tensor: direction * inverse.reshape([-1 if d == self.axis else 1 for d in range(reader.ndim)])}
+        change = torch.zeros_like(reader, dtype=torch.float64)
+        places = places_of(self.index or (None,) * reader.ndim, reader.shape, reader.device)
+        change[places] = direction * inverse.reshape([-1 if d == self.axis else 1 for d in range(reader.ndim)])
+        out = {self.tensor: change}
         if self.bias:
             total = (inverse * tensors[self.offset].to(reader.device, torch.float64)).sum()
-            out[self.bias] = -direction.reshape(tensors[self.bias].shape) * total
+            bias = torch.zeros_like(tensors[self.bias], dtype=torch.float64)
+            bias[places_of((self.bias_index,), bias.shape, bias.device)] = (-direction.reshape(-1) * total).to(bias.device)
+            out[self.bias] = bias
         return out
-
-    def inverse(self, added: torch.Tensor) -> torch.Tensor:
-        return -added
-
-    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """What both do, one after the other."""
-        return first + second
 
     def __str__(self) -> str:
         return f"ℝ^{self.dimension}: {self.name}"

@@ -21,12 +21,15 @@ from paramgraph.errors import GroupError
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
 from paramgraph.symmetries.centred import CentredFactor
+from paramgraph.symmetries.commuting import CommutingFactor
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
+from paramgraph.symmetries.offsets import OffsetFactor
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
+from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.translations import TranslationFactor
 
@@ -38,12 +41,12 @@ if TYPE_CHECKING:
 __all__ = ["ActionBlock", "Factor", "GroupElement", "IndexSpace", "SymmetryGroup", "TensorAction"]
 
 KINDS = ("permutation", "scale", "sign")
-# What `move` draws.
-MOVES = frozenset(("matrix", "translation"))
+# Kinds that `move` draws.
+MOVES = frozenset("matrix turn translation reflection phase".split())
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | TranslationFactor | CentredFactor | ReflectionFactor | PhaseFactor
+Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | ReflectionFactor | PhaseFactor
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
 Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
 
@@ -61,7 +64,7 @@ class SymmetryGroup:
         stacks: state-dict names of tensors that are acted on together, by a name for them all: those of parallel branches, laid side by
             side in row-major order of the action's leading axes.
         scales: the variables of scales and signs, and the characters of the tensors that they scale, by the names of the actions.
-        continuous: matrix groups, which hold some of the scales and permutations, and translations: elements of them are drawn by `move`.
+        moves: matrix groups, which hold some of the scales and permutations, and translations: elements of them are drawn by `move`.
     """
 
     spaces: tuple[IndexSpace, ...]
@@ -70,7 +73,7 @@ class SymmetryGroup:
     aliases: Mapping[str, Alias] = field(default_factory=dict)
     stacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scales: Scales = field(default_factory=Scales)
-    continuous: tuple[Moving, ...] = field(default_factory=tuple)
+    moves: tuple[Moving, ...] = field(default_factory=tuple)
 
     @classmethod
     def deferred(
@@ -104,8 +107,8 @@ class SymmetryGroup:
                 scales, scaling, find = self.__dict__["_solve"](permutations)
                 self.__dict__.update(factors=(*self.permuting, *scaling), scales=scales, _find=find)
                 del self.__dict__["_solve"]
-            elif name == "continuous" and {"_solve", "_find"} & self.__dict__.keys():
-                self.__dict__["continuous"] = self._found()
+            elif name == "moves" and {"_solve", "_find"} & self.__dict__.keys():
+                self.__dict__["moves"] = self._found()
             if name not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return self.__dict__[name]
@@ -122,7 +125,7 @@ class SymmetryGroup:
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: what is deferred is solved."""
-        held = {"scales": self.scales, "continuous": self.continuous, **self.__dict__}
+        held = {"scales": self.scales, "moves": self.moves, **self.__dict__}
         held.pop("multipliers", None)
         return held
 
@@ -206,11 +209,11 @@ class SymmetryGroup:
     def move(
         self, seed: int | torch.Generator | None = None, factors: Iterable[int] | None = None, sigma: float = SIGMA
     ) -> Motion:
-        """A random element of the continuous factors: matrices whose singular values have normal logarithms, and normal translations.
+        """A random product of elements of `moves`: matrices with normal logarithms of singular values, normal translations, random signs and turns.
 
         Args:
             seed: as of `sample`.
-            factors: numbers of continuous factors; None for all.
+            factors: numbers of factors in `moves`; None for all.
             sigma: standard deviation of the logarithm of a singular value, and of what is added.
 
         Raises:
@@ -221,11 +224,11 @@ class SymmetryGroup:
         generator = seed if isinstance(seed, torch.Generator) else None
         if isinstance(seed, int):
             generator = torch.Generator().manual_seed(seed)
-        chosen = list(range(len(self.continuous)) if factors is None else factors)
+        chosen = list(range(len(self.moves)) if factors is None else factors)
         for number in chosen:
-            if not 0 <= number < len(self.continuous):
-                raise GroupError(f"unknown continuous factor {number!r}: pass numbers below {len(self.continuous)}.")
-        return Motion(self, tuple((number, self.continuous[number].draw(generator, sigma)) for number in chosen))
+            if not 0 <= number < len(self.moves):
+                raise GroupError(f"unknown factor {number!r} of symmetry.moves: pass numbers below {len(self.moves)}.")
+        return Motion(self, tuple((number, self.moves[number].draw(generator, sigma)) for number in chosen))
 
     def _draw(self, factor: Factor, generator: torch.Generator | None, sigma: float) -> Tables:
         import torch
@@ -329,7 +332,7 @@ class SymmetryGroup:
                 yield out
 
     def __str__(self) -> str:
-        """A few lines; matrix groups and translations once `continuous` has been asked for."""
+        """A few lines; matrix groups and translations once `moves` has been asked for."""
         head = f"permutation group of ln order {self.log_order:.2f}, {len(self.permuting)} factors"
         classes: dict[tuple[int, int], int] = {}
         for factor in self.permuting:
@@ -345,31 +348,39 @@ class SymmetryGroup:
             lines.append(f"scale group of {self.dimension:,} magnitudes and {self.num_signs:,} signs")
         if self.scales.approximate:
             lines.append(f"  ({self.scales.approximate:,} more magnitudes hold approximately: they are not in the group)")
-        if "continuous" in self.__dict__:  # the search takes longer than printing should: it is made when they are asked for
-            lines += self._moves()
+        if "moves" in self.__dict__:  # the search takes longer than printing should: it is made when they are asked for
+            lines += self._moves_said()
         if self.scales.diagnostics:
             lines.append(f"  ({len(self.scales.diagnostics):,} operations pass no scales: symmetry.scales.diagnostics)")
         return "\n".join([head, *lines])
 
-    def _moves(self) -> list[str]:
+    def _moves_said(self) -> list[str]:
         """Matrix groups, translations and reflections, for people: of each kind the sizes, largest first."""
         matrices: dict[tuple[int, int], int] = {}
-        for factor in self.continuous:
+        for factor in self.moves:
             if isinstance(factor, MatrixFactor):
                 matrices[factor.size, factor.copies] = matrices.get((factor.size, factor.copies), 0) + 1
         largest = sorted(matrices.items(), key=lambda item: -item[1] * item[0][1] * item[0][0] ** 2)
         lines = []
         if matrices:
-            total = sum(factor.dimension for factor in self.continuous if isinstance(factor, MatrixFactor))
+            total = sum(factor.dimension for factor in self.moves if isinstance(factor, MatrixFactor))
             shown = [f"{times} × GL({size}){f'^{copies}' if copies > 1 else ''}" for (size, copies), times in largest[:8]]
             lines.append(f"matrix groups of {total:,} dimensions: {', '.join(shown)}{', …' if len(largest) > 8 else ''}")
-        added = [factor.dimension for factor in self.continuous if isinstance(factor, (TranslationFactor, CentredFactor))]
+        commuting = [factor for factor in self.moves if isinstance(factor, CommutingFactor)]
+        if commuting:
+            kinds = sorted({str(factor).partition(":")[0].partition("^")[0] for factor in commuting})
+            lines.append(f"matrices that commute with fixed ones, of {sum(f.dimension for f in commuting):,} dimensions: {', '.join(kinds)}")
+        turned = [factor for factor in self.moves if isinstance(factor, RotationFactor)]
+        if turned:
+            groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
+            lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
+        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
-        signs = [factor.size for factor in self.continuous if isinstance(factor, ReflectionFactor)]
+        signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")
-        phases = [factor.size for factor in self.continuous if isinstance(factor, PhaseFactor)]
+        phases = [factor.size for factor in self.moves if isinstance(factor, PhaseFactor)]
         if phases:
             lines.append(f"phase shifts of {sum(phases):,} units, in {len(phases):,} factors")
         return lines

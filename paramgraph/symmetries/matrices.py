@@ -7,13 +7,14 @@ matrices are permutations: a factor here holds those of its space.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from paramgraph.symmetries.moves import Matrices, places_of
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ class MatrixPart:
 
 
 @dataclass(frozen=True)
-class MatrixFactor:
+class MatrixFactor(Matrices):
     """GL(n), with a matrix for each element of other spaces.
 
     Attributes:
@@ -76,11 +77,6 @@ class MatrixFactor:
     def tensors(self) -> tuple[str, ...]:
         """Names of the actions whose tensors are acted on."""
         return tuple(dict.fromkeys(part.tensor for part in self.parts))
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """Names of further actions whose tensors are looked at: none."""
-        return ()
 
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Random matrices of shape `(copies, n, n)`: orthogonal ones, with singular values whose logarithms are normal between them."""
@@ -125,25 +121,15 @@ class MatrixFactor:
             out[part.tensor][places] += moved
         return out
 
-    def inverse(self, matrices: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        return torch.linalg.inv(matrices)
-
-    def product(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """What both do, one after the other."""
-        return second @ first
-
     def _times(self, matrices: torch.Tensor, part: MatrixPart, tensor: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Where a part is, and its elements times the matrices."""
         import torch
 
-        where = [np.arange(math.prod(s)) if index is None else index for index, s in zip(part.index, part.sizes, strict=True)]
-        places = tuple(torch.from_numpy(axis).to(tensor.device) for axis in np.ix_(*where))
+        places = places_of(part.index, tensor.shape, tensor.device)
         held = tensor[places].to(torch.float64).reshape(part.flat).permute(part.order)
         moved = matrices.to(held.device) @ held.reshape(self.copies, self.size, -1)
         back = moved.reshape(held.shape).permute(np.argsort(part.order).tolist())
-        return places, back.reshape([len(axis) for axis in where])
+        return places, back.reshape(tensor[places].shape)
 
     def __str__(self) -> str:
         return f"GL({self.size}){f'^{self.copies}' if self.copies > 1 else ''}: {self.name}"

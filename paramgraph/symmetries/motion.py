@@ -1,4 +1,4 @@
-"""Elements of the continuous groups beyond scales: words of matrices and translations, applied one after another."""
+"""What the group moves beyond permutations and scales: words of matrices, turns, translations and reflections, applied one after another."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Motion:
-    """A product of elements of continuous factors.
+    """A product of elements of the factors in `moves`.
 
     Attributes:
         group: the group it belongs to.
-        steps: `(number of the continuous factor, matrices or what is added)`, the first applied first.
+        steps: `(number of the factor in `moves`, its element)`, the first applied first.
     """
 
     group: SymmetryGroup
@@ -35,8 +35,8 @@ class Motion:
         import torch
 
         group = self.group
-        names = {name for number, _ in self.steps for name in group.continuous[number].tensors}
-        names |= {name for number, _ in self.steps for name in group.continuous[number].read}
+        names = {name for number, _ in self.steps for name in group.moves[number].tensors}
+        names |= {name for number, _ in self.steps for name in group.moves[number].read}
         current = {}
         for name in names:
             for member in group.members(name):
@@ -47,7 +47,7 @@ class Motion:
             tensors = [state_dict[member].detach() for member in group.members(name)]
             current[name] = tensors[0] if name not in group.stacks else torch.stack(tensors).reshape(group.actions[name].shape)
         for number, step in self.steps:
-            current.update(group.continuous[number].act(step, current))
+            current.update(group.moves[number].act(step, current))
         out: dict[str, torch.Tensor] = {}
         for name, tensor in current.items():
             parts = [tensor] if name not in group.stacks else tensor.reshape(-1, *group.member_shape(name)).unbind()
@@ -56,7 +56,7 @@ class Motion:
         return {name: group.aliases[name].read(bases) if name in group.aliases else bases[name] for name in state_dict}
 
     def inverse(self) -> Motion:
-        return Motion(self.group, tuple((number, self.group.continuous[number].inverse(step)) for number, step in reversed(self.steps)))
+        return Motion(self.group, tuple((number, self.group.moves[number].inverse(step)) for number, step in reversed(self.steps)))
 
     def __matmul__(self, other: Motion) -> Motion:
         """Composition: `(g @ h).act(x) == g.act(h.act(x))`; neighbouring steps of one factor become one."""
@@ -67,12 +67,12 @@ class Motion:
         steps = list(other.steps)
         for number, step in self.steps:
             if steps and steps[-1][0] == number:
-                steps[-1] = (number, self.group.continuous[number].product(steps[-1][1], step))
+                steps[-1] = (number, self.group.moves[number].product(steps[-1][1], step))
             else:
                 steps.append((number, step))
         return Motion(self.group, tuple(steps))
 
     def __str__(self) -> str:
-        return f"motion by {len(self.steps)} of {len(self.group.continuous)} continuous factors"
+        return f"motion by {len(self.steps)} of {len(self.group.moves)} factors"
 
     __repr__ = __str__

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from paramgraph.symmetries.moves import Discrete
 from paramgraph.symmetries.reflections import ReflectedPart, multiply
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ MOST = 2
 
 
 @dataclass(frozen=True)
-class PhaseFactor:
+class PhaseFactor(Discrete):
     """A whole number of half periods for each unit of a layer.
 
     Attributes:
@@ -35,24 +36,9 @@ class PhaseFactor:
     parts: tuple[ReflectedPart, ...]
 
     @property
-    def dimension(self) -> int:
-        """Phase shifts are a discrete group."""
-        return 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a tangent: there is none."""
-        return (0,)
-
-    @property
     def tensors(self) -> tuple[str, ...]:
         """Names of the actions whose tensors are acted on."""
         return tuple(dict.fromkeys((self.offset, *(part.tensor for part in self.parts))))
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """Names of further actions whose tensors are looked at: none."""
-        return ()
 
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Whole numbers of half periods, at least one of them odd."""
@@ -78,10 +64,6 @@ class PhaseFactor:
         offset = made[self.offset]
         offset += (shifts.to(torch.float64) * (math.pi / self.frequency)).to(offset.device)
         return {name: tensor.to(tensors[name].dtype) for name, tensor in made.items()}
-
-    def tangent(self, direction: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """There is none: phase shifts lie apart."""
-        return {}
 
     def inverse(self, shifts: torch.Tensor) -> torch.Tensor:
         return -shifts

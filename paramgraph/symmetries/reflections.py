@@ -6,13 +6,14 @@ added to the reader's bias. A parametric ReLU of slope a has `f(-x; 1/a) = -f(x;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from paramgraph.symmetries.moves import Discrete, places_of
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +48,8 @@ class ReflectedPart:
 
 def multiply(tensor: torch.Tensor, part: ReflectedPart, factor: torch.Tensor) -> None:
     """Multiply a part of a tensor in place, by a number for each unit."""
-    import torch
 
-    where = [np.arange(math.prod(s)) if index is None else index for index, s in zip(part.index, part.sizes, strict=True)]
-    places = tuple(torch.from_numpy(axis) for axis in np.ix_(*where))
+    places = places_of(part.index, tensor.shape, tensor.device)
     held = tensor[places]
     wide = factor.reshape([-1 if p == part.along else 1 for p in range(len(part.flat))]).to(tensor.device)
     tensor[places] = (held.reshape(part.flat) * wide).reshape(held.shape)
@@ -78,7 +77,7 @@ class ReflectionShift:
 
 
 @dataclass(frozen=True)
-class ReflectionFactor:
+class ReflectionFactor(Discrete):
     """One sign for each unit of a layer.
 
     Attributes:
@@ -96,25 +95,10 @@ class ReflectionFactor:
     slope: str = ""
 
     @property
-    def dimension(self) -> int:
-        """Reflections are a discrete group."""
-        return 0
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a tangent: there is none."""
-        return (0,)
-
-    @property
     def tensors(self) -> tuple[str, ...]:
         """Names of the actions whose tensors are acted on."""
         names = [part.tensor for part in self.parts] + [name for shift in self.shifts for name in (shift.tensor, shift.reader)] + [self.slope]
         return tuple(dict.fromkeys(name for name in names if name))
-
-    @property
-    def read(self) -> tuple[str, ...]:
-        """Names of further actions whose tensors are looked at: none."""
-        return ()
 
     def draw(self, generator: torch.Generator | None, sigma: float) -> torch.Tensor:
         """Which units are reflected: one at least, the others with equal chances."""
@@ -161,10 +145,6 @@ class ReflectionFactor:
         counted = chosen.to(torch.float64).reshape([-1 if p == shift.along else 1 for p in range(len(flat))])
         held = (reader.reshape(flat) * counted).reshape(reader.shape)
         return held.movedim(shift.kept, 0).reshape(held.shape[shift.kept], -1).sum(1) * shift.total
-
-    def tangent(self, direction: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """There is none: reflections lie apart."""
-        return {}
 
     def inverse(self, chosen: torch.Tensor) -> torch.Tensor:
         """Reflecting twice changes nothing."""

@@ -69,7 +69,7 @@ class Checks:
         report = self.report
         report.movable = len(self.movable)
         leave_out = len(self.movable) if leave_out is None else min(leave_out, len(self.movable))
-        moves = min(BUNDLES, len(self.group.continuous))
+        moves = min(BUNDLES, len(self.group.moves))
         self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1) + moves) + 2 + leave_out + OUTSIDE
         settled = self._settle()
         if settled is None:
@@ -276,14 +276,14 @@ class Checks:
 
     def _motions(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """Random matrices of each matrix group; where there are many, of a bundle of them."""
-        bundles = np.array_split(range(len(self.group.continuous)), min(BUNDLES, len(self.group.continuous))) if self.group.continuous else []
+        bundles = np.array_split(range(len(self.group.moves)), min(BUNDLES, len(self.group.moves))) if self.group.moves else []
         for numbers in bundles:
-            names = {m for n in numbers for action in self.group.continuous[n].tensors for m in self.group.members(action)}
-            read = {m for n in numbers for action in self.group.continuous[n].read for m in self.group.members(action)}
+            names = {m for n in numbers for action in self.group.moves[n].tensors for m in self.group.members(action)}
+            read = {m for n in numbers for action in self.group.moves[n].read for m in self.group.members(action)}
             acted = self.group.move(self.generator, numbers.tolist()).act({name: state[name] for name in (*names, *(read - names))})
             acted = {name: acted[name] for name in names}
             found = deviation(base.values, self._run(self._with(state, acted), inputs, "matrices", base, names).values)
-            label = ", ".join(str(self.group.continuous[n]) for n in numbers)
+            label = ", ".join(str(self.group.moves[n]) for n in numbers)
             self.report.matrices[label] = max(self.report.matrices.get(label, 0.0), found)
             if found > self.report.tolerance:
                 self._problem(f"{label} changes the outputs by {found:.1e}")

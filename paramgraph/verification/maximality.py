@@ -70,8 +70,9 @@ def maximality(graph: ParamGraph, execution: Execution, state: State, read: set[
     if spanned < null.shape[1]:
         basis = span[:spanned].T
         rest = null - basis @ (basis.T @ null)
-        left, sizes, _ = torch.linalg.svd(rest, full_matrices=False)
-        missing = _shares(left[:, sizes > 1e-6], names, kept)
+        squares, turned = torch.linalg.eigh(rest.T @ rest)  # many are equal: a singular value decomposition may not converge
+        large = squares > 1e-12
+        missing = _shares(rest @ turned[:, large] / squares[large].sqrt(), names, kept)
     return Maximality(total, null.shape[1], spanned, gap, change, missing)
 
 
@@ -130,7 +131,7 @@ def _tangents(group: SymmetryGroup, state: State) -> Iterator[dict[str, torch.Te
             table[tuple(i + 1 for i in place)] = 1.0
             acted = GroupElement.of_tables(group, {number: table}).act_on(ones)
             yield _members(group, {name: acted[name].log() * wide[name] for name in acted})
-    for factor in group.continuous:
+    for factor in group.moves:
         shape = (factor.copies, factor.size, factor.size) if isinstance(factor, MatrixFactor) else factor.shape
         for place in np.ndindex(*shape):
             direction = torch.zeros(shape, dtype=torch.float64)

@@ -62,7 +62,7 @@ def compiled(make: Callable[[], nn.Module]) -> tuple[nn.Module, torch.Tensor, Pa
 
 
 def centred(graph: ParamGraph) -> dict[int, CentredFactor]:
-    return {n: factor for n, factor in enumerate(graph.symmetry.continuous) if isinstance(factor, CentredFactor)}
+    return {n: factor for n, factor in enumerate(graph.symmetry.moves) if isinstance(factor, CentredFactor)}
 
 
 @pytest.mark.parametrize("name", KNOWN)

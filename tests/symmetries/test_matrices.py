@@ -54,11 +54,11 @@ def test_where_they_are(name: str) -> None:
 
 
 def matrices_of(graph: pg.ParamGraph) -> list[MatrixFactor]:
-    return [f for f in graph.symmetry.continuous if isinstance(f, MatrixFactor)]
+    return [f for f in graph.symmetry.moves if isinstance(f, MatrixFactor)]
 
 
 def translations_of(graph: pg.ParamGraph) -> dict[str, int]:
-    return {f.name.removeprefix("additions to "): f.dimension for f in graph.symmetry.continuous if isinstance(f, TranslationFactor)}
+    return {f.name.removeprefix("additions to "): f.dimension for f in graph.symmetry.moves if isinstance(f, TranslationFactor)}
 
 
 @pytest.mark.parametrize("name", [name for name in FOUND if FOUND[name]])
@@ -66,7 +66,7 @@ def test_random_matrices_leave_the_function_unchanged(name: str) -> None:
     model, inputs, graph = compiled(name)
     state = random_state(model, graph, 0)
     before = run(model, graph, state, inputs)
-    for number, factor in enumerate(graph.symmetry.continuous):
+    for number, factor in enumerate(graph.symmetry.moves):
         motion = graph.symmetry.move(number, [number])
         moved = motion.act(state)
         assert deviation(run(model, graph, moved, inputs), before) < 1e-10
@@ -99,10 +99,10 @@ def test_printing() -> None:
     model, inputs, _ = compiled("two-head attention")
     graph = pg.compile(model, inputs)
     assert "matrix" not in str(graph.symmetry)
-    assert graph.symmetry.continuous
+    assert graph.symmetry.moves
     said = str(graph.symmetry).splitlines()
     assert "matrix groups of 64 dimensions: 2 × GL(4)^2" in said
-    assert "translations of 8 dimensions, in 1 factors" in said
+    assert "translations of 16 dimensions, in 2 factors" in said  # of the key's bias; of the value's, for which the output's makes up
     assert "matrix" not in str(compiled("mlp, relu")[2].symmetry)
 
 
@@ -187,8 +187,8 @@ def test_must_fail() -> None:
     """Matrices of plain attention change rotary attention; of all heads together, attention by heads."""
     x = torch.randn(3, 7, 5, dtype=torch.float64)
     plain = pg.compile(Attention().double().eval(), x).symmetry
-    keys = next(n for n, f in enumerate(plain.continuous) if "q.weight" in f.tensors)
-    found = plain.continuous[keys]
+    keys = next(n for n, f in enumerate(plain.moves) if "q.weight" in f.tensors)
+    found = plain.moves[keys]
     assert isinstance(found, MatrixFactor)
     rotary = Attention(position="rotary").double().eval()
     state = {n: t.detach() for n, t in rotary.state_dict().items()}
@@ -224,7 +224,7 @@ def test_files_copies_and_laziness(tmp_path: Path) -> None:
     model, inputs, _ = compiled("grouped-query attention")
     graph = pg.compile(model, inputs)
     assert graph.symmetry.num_signs > 0  # asking for scales does not search for matrices
-    assert "continuous" not in vars(graph.symmetry)
+    assert "moves" not in vars(graph.symmetry)
     graph.save(tmp_path / "a.pgraph")
     loaded = pg.load(tmp_path / "a.pgraph")
     copied = pickle.loads(pickle.dumps(graph.symmetry))
@@ -244,7 +244,7 @@ def test_other_precisions_and_errors() -> None:
         graph.symmetry.move(0).act({n: t for n, t in state.items() if n != "a"})
     with pytest.raises(StateDictError, match="floating-point"):
         graph.symmetry.move(0).act(state | {"a": state["a"].long()})
-    with pytest.raises(GroupError, match="unknown continuous factor 7"):
+    with pytest.raises(GroupError, match="unknown factor 7 of symmetry.moves"):
         graph.symmetry.move(0, [7])
     with pytest.raises(GroupError, match="two different groups"):
         graph.symmetry.move(0) @ compiled("mlp, identity")[2].symmetry.move(0)
@@ -257,7 +257,7 @@ def test_a_failure_finds_none_and_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(matrices.MatrixFinder, "run", fail)
     model, inputs, _ = compiled("lora")
     symmetry = pg.compile(model, inputs).symmetry
-    assert symmetry.continuous == ()
+    assert symmetry.moves == ()
     assert any("a defect" in d.cause for d in symmetry.scales.diagnostics)
     assert symmetry.dimension == 2
 
@@ -293,7 +293,7 @@ def test_what_may_be_added(name: str) -> None:
     assert translations_of(graph) == ADDED[name]
     state = random_state(model, graph, 0)
     before = run(model, graph, state, inputs)
-    for number, factor in enumerate(graph.symmetry.continuous):
+    for number, factor in enumerate(graph.symmetry.moves):
         if isinstance(factor, TranslationFactor):
             g, h = graph.symmetry.move(1, [number]), graph.symmetry.move(2, [number])
             moved = g.act(state)

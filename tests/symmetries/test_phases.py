@@ -57,7 +57,7 @@ def compiled(name: str) -> tuple[nn.Module, torch.Tensor, ParamGraph]:
 
 
 def phases(graph: ParamGraph) -> dict[int, PhaseFactor]:
-    return {n: factor for n, factor in enumerate(graph.symmetry.continuous) if isinstance(factor, PhaseFactor)}
+    return {n: factor for n, factor in enumerate(graph.symmetry.moves) if isinstance(factor, PhaseFactor)}
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -102,7 +102,7 @@ def compiled(name: str) -> tuple[nn.Module, torch.Tensor, ParamGraph]:
 
 
 def reflections(graph: ParamGraph) -> dict[int, ReflectionFactor]:
-    return {n: factor for n, factor in enumerate(graph.symmetry.continuous) if isinstance(factor, ReflectionFactor)}
+    return {n: factor for n, factor in enumerate(graph.symmetry.moves) if isinstance(factor, ReflectionFactor)}
 
 
 def change(model: nn.Module, x: torch.Tensor, state: State) -> float:
@@ -174,7 +174,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     graph = compiled("prelu, convolutions")[2]
     graph.save(tmp_path / "graph.pgraph")
     loaded = pg.load(tmp_path / "graph.pgraph")
-    assert [str(f) for f in loaded.symmetry.continuous] == [str(f) for f in graph.symmetry.continuous]
+    assert [str(f) for f in loaded.symmetry.moves] == [str(f) for f in graph.symmetry.moves]
     for number in reflections(graph):
         state = graph.state_dict()
         assert distance(graph.symmetry.move(2, [number]).act(state), loaded.symmetry.move(2, [number]).act(state)) == 0
