@@ -17,6 +17,10 @@ from paramgraph.symmetries.space import length
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
 
+# Fixed spaces (positions) in more parts than this are taken as whole: one multiplier for all, instead of one for each.
+MOST_FIXED = 4
+
+
 class ScaleSpaces(SpaceSystem):
     """Spaces without families and dependencies."""
 
@@ -175,6 +179,8 @@ class Layouts:
         out.sort(key=lambda entry: int(entry[0].min()) if entry[0] is not None else 0)
         if len(out) == 1 and out[0][0] is not None and np.array_equal(out[0][0], np.arange(unit.size)):
             out = [(None, out[0][1])]
+        if len(out) > MOST_FIXED and all(atom.pinned for _, axis in out for atom in axis):
+            out = [(None, self.system.axis(unit.size, unit.label, "fixed, in many parts"))]
         self._parts[unit] = out
         return out
 
