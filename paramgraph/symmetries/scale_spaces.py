@@ -16,7 +16,6 @@ import numpy as np
 from paramgraph.symmetries.space import length
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
-
 # Fixed spaces (positions) in more parts than this are taken as whole: one multiplier for all, instead of one for each.
 MOST_FIXED = 4
 
