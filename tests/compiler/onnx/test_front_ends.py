@@ -80,3 +80,25 @@ def test_what_the_exporter_calls_a_constant_is_one() -> None:
     graph = pg.compile(exported(Tabled(), (torch.randn(5, 4),)))
     assert set(graph.values) == {"a.weight", "a.bias", "b.weight", "b.bias"}
     assert graph.symmetry.log_order == 0
+
+
+@pytest.mark.parametrize("name", ["bidirectional two-layer lstm", "group norm", "gru"])
+def test_numbers_that_layers_share_link_nothing(name: str) -> None:
+    """The optimiser makes one initialiser of all zeros that layers start from, and of all ones of normalisations that it writes out."""
+    model, inputs = CASES[name].build()
+    layers = nn.ModuleList([model, CASES[name].make()]).eval()
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(layer(*values) for layer in self.layers)
+
+    network = Two().eval()
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5)
+    graph = pg.compile(exported(network, inputs, optimize=True))
+    assert graph.symmetry.log_order == pytest.approx(2 * CASES[name].log_order)
