@@ -28,6 +28,9 @@ def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
     """How many classes of parameter elements colour refinement finds, and how many orbits the annotated group has on them.
 
     Elements that no operation reads are left out: they belong to no group.
+
+    Raises:
+        AssertionError: the group takes elements to others that refinement tells apart.
     """
     start, total = {}, 0
     for name, tensor in graph.values.items():
@@ -36,8 +39,8 @@ def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
     colours, read, at = _refined(graph, start, total)
     declared = _declared(graph, start, total, generators)
     of_orbit = np.flatnonzero(np.isin(np.arange(total), declared[read], kind="table"))  # the least element of each
-    if not np.array_equal(colours[declared[read]], colours[read]):  # the group takes elements to others that are told apart
-        return len(np.unique(colours[read])), len(of_orbit)
+    if not np.array_equal(colours[declared[read]], colours[read]):
+        raise AssertionError("the annotated group moves what the graph tells apart")
     classes, sizes = np.unique(colours[of_orbit], return_counts=True)
     found, several = len(classes), classes[sizes > 1]
     for colour in several if len(several) <= _MOST_MARKED else ():

@@ -86,15 +86,15 @@ def test_what_the_exporter_calls_a_constant_is_one() -> None:
 def test_numbers_that_layers_share_link_nothing(name: str) -> None:
     """The optimiser makes one initialiser of all zeros that layers start from, and of all ones of normalisations that it writes out."""
     model, inputs = CASES[name].build()
-    layers = nn.ModuleList([model, CASES[name].make()]).eval()
+    both = nn.ModuleList([model, CASES[name].make()])
 
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = layers
+            self.both = both
 
-        def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return tuple(layer(*values) for layer in self.layers)
+        def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(layer(*given) for layer in self.both)
 
     network = Two().eval()
     for tensor in network.state_dict().values():
