@@ -63,6 +63,8 @@ class ScaleSpaces(SpaceSystem):
         pieces: list[Axis] = [(first,)] if whole else [self.axis(len(blocks), first.label) for blocks in groups]
         if not whole:
             self._set(first, parts=tuple(pieces), positions=tuple(np.asarray(blocks) for blocks in groups))
+        if space.pinned:
+            self.pin((first, second), space.cause or "position")
         self._set(space, factors=(first, second))
         for blocks, piece in zip(groups, pieces, strict=True):
             row = rows[blocks[0]]
@@ -178,7 +180,7 @@ class Layouts:
         out.sort(key=lambda entry: int(entry[0].min()) if entry[0] is not None else 0)
         if len(out) == 1 and out[0][0] is not None and np.array_equal(out[0][0], np.arange(unit.size)):
             out = [(None, out[0][1])]
-        if len(out) > MOST_FIXED and all(atom.pinned for _, axis in out for atom in axis):
+        if len(out) > MOST_FIXED and unit.pinned and all(atom.pinned for _, axis in out for atom in axis):
             out = [(None, self.system.axis(unit.size, unit.label, "fixed, in many parts"))]
         self._parts[unit] = out
         return out

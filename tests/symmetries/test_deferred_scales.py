@@ -16,6 +16,7 @@ from paramgraph.compiler import deferred
 from paramgraph.compiler.rules import rule, unregister
 from paramgraph.errors import StateDictError
 from paramgraph.graph import ScaleDomain
+from paramgraph.symmetries import scale_spaces
 from tests.support.scales import SCALES
 
 
@@ -204,3 +205,11 @@ def test_large_tensors_are_worked_on_in_parts() -> None:
     assert all(torch.equal(at_once[name], in_parts[name]) for name in state)
     x = torch.randn(3, 700)
     assert torch.allclose(torch.func.functional_call(model, in_parts, x), model(x), atol=1e-5)
+
+
+def test_channels_in_many_parts_keep_their_scales(torchvision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixed spaces in many parts are taken as whole; single channels that shuffles have cut out are no fixed space."""
+    model, x = torchvision.models.shufflenet_v2_x0_5().eval(), torch.randn(2, 3, 64, 64)
+    known = pg.compile(model, x).symmetry.dimension
+    monkeypatch.setattr(scale_spaces, "MOST_FIXED", 1 << 30)
+    assert known == pg.compile(model, x).symmetry.dimension
