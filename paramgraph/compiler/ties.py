@@ -20,13 +20,17 @@ from paramgraph.errors import TraceError
 # Functions of one operand, and of plain numbers, that are constant on no interval.
 STRICT = frozenset("""abs acos acosh asin asinh atan atanh celu cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 frac gelu i0
 leaky_relu lgamma log log10 log1p log2 log_sigmoid logit mish nan_to_num neg positive quick_gelu rad2deg reciprocal rrelu rsqrt selu sigmoid
-silu sin sinc sinh softplus softsign sqrt square tan tanh tanhshrink real imag angle conj prelu prelu_kernel add sub rsub mul div true_divide
+silu sin sinc sinh softplus softsign sqrt square tan tanh tanhshrink real imag conj prelu prelu_kernel add sub rsub mul div true_divide
 multiply divide subtract pow remainder fmod logaddexp logaddexp2 atan2 hypot""".split())
 SUMS = frozenset("add sub rsub subtract logaddexp logaddexp2 atan2 hypot lerp".split())
 PRODUCTS = frozenset("mul div true_divide multiply divide pow prelu prelu_kernel".split())
 EXTREMA = frozenset("maximum minimum fmax fmin".split())
 # Reductions that say more than how many elements there are.
 SMOOTH = frozenset("sum mean nansum nanmean amax amin max min prod norm var std logsumexp".split())
+# Those that give one element on: of a table of pairs, two rows may give the same.
+PICKING = frozenset("amax amin max min".split())
+# Functions that are constant where a plain number among their arguments is zero.
+SCALED = frozenset("mul multiply pow leaky_relu celu elu".split())
 STAIRS = frozenset("cummax cummin".split())
 # Operations through which a choice can be followed back, to the elements that were chosen.
 CARRYING = frozenset("elementwise reshape permute expand take concat contract reduce".split())
@@ -68,7 +72,8 @@ class Distinct:
         if op.name in EXTREMA:
             return not others and all(self.along(*item) for item in varying)
         if len(op.inputs) == 1:
-            return op.name in STRICT and all(self.along(*item) for item in varying)
+            vanishes = op.name in SCALED and any(isinstance(n, (int, float)) and n == 0 for n in op.attrs.get("args", ()))
+            return op.name in STRICT and not vanishes and all(self.along(*item) for item in varying)
         if op.name in SUMS:
             clear = [value for value, d in varying if self.along(value, d)]
             flat = {root for value, d in varying if not self.along(value, d) for root in _roots(value)}
@@ -101,7 +106,9 @@ class Distinct:
         return found
 
     def _reduce(self, op: Op, dim: int) -> bool:
-        return op.name in SMOOTH and self.along(op.inputs[0], list(op.labels[0]).index(op.out_labels[dim]))
+        if op.name not in SMOOTH or op.name == "norm" and op.attrs.get("order", 2) == 0 or op.name in PICKING and _holds_pairs(op.inputs[0]):
+            return False
+        return self.along(op.inputs[0], list(op.labels[0]).index(op.out_labels[dim]))
 
     def _mix(self, op: Op, dim: int) -> bool:
         return op.name not in STAIRS and self.along(op.inputs[0], dim)
@@ -172,6 +179,24 @@ def _roots(value: Value) -> Iterator[Value]:
             if operand not in seen:
                 seen.add(operand)
                 stack.append(operand)
+
+
+def _holds_pairs(value: Value) -> bool:
+    """Whether a table may be one of pairs: a function of two values along different dimensions, symmetric perhaps."""
+    stack, seen = [value], {value}
+    while stack:
+        op = stack.pop().op
+        if op is None or op.kind not in CARRYING and op.kind not in ("mix", "normalize"):
+            continue
+        if op.kind == "contract" and not any(operand.parametric for operand in op.inputs):
+            return True
+        if op.kind == "elementwise" and sum(1 < math.prod(operand.shape) < math.prod(op.output.shape) for operand in op.inputs) > 1:
+            return True
+        if op.kind != "contract":
+            new = [operand for operand in op.inputs if operand not in seen]
+            seen.update(new)
+            stack += new
+    return False
 
 
 def _may_vanish(value: Value) -> bool:

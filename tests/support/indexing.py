@@ -221,6 +221,8 @@ TIED: dict[str, Callable[..., torch.Tensor]] = {
     "the least of gated": lambda h: (h * (h > 0)).argmin(-1),
     "the least of what is left": lambda h: (h - h.relu()).argmax(-1),
     "the least of counts": lambda h: (h > 0).sum(0, keepdim=True).argmin(-1),
+    "the least of angles": lambda h: h.angle().argmin(-1),
+    "the unit next to another": lambda h: ((h[:, :, None] - h[:, None]).abs() + 9 * torch.eye(6)).amin(-1).argmin(-1),
     "two of cut off": lambda h: h.relu().topk(2, -1, largest=False).indices[:, 1],
     "order of cut off": lambda h: h.relu().argsort(-1)[:, 2],
     "the largest of a gate that closes": lambda h: (h * h.mean(-1, keepdim=True).relu()).argmax(-1),
