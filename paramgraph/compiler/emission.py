@@ -112,6 +112,8 @@ class Emitter:
         self._held_for: dict[str, str] = {}
         # Nodes inside expressions of parameters that are linked with the nodes that they depend on.
         self._tied: set[str] = set()
+        # Nodes that hold what is contracted with a parameter, with those that hold the sums.
+        self._sums: set[tuple[str, str]] = set()
 
     def run(self) -> tuple[dict[str, NodeSet], dict[str, EdgeSet]]:
         for value in self.program.inputs:
@@ -553,6 +555,8 @@ class Emitter:
             target = self.gather(targets, ordered, f"{base}.target", backwards=True)
         else:  # it only meets what is contracted: it belongs to the source's nodes
             target, from_ = self.gather(sources, _in_order(from_, sources), f"{base}.target"), []
+            for component in targets:
+                self._summed_into(target, component)
         if from_:
             wanted = _in_order([*both, *from_], sources)
             source = self.gather(sources, wanted, f"{base}.source")
@@ -570,6 +574,12 @@ class Emitter:
         for component in components:
             if any(place in places for place in component.places):
                 self.structural("factor", component, made)
+
+    def _summed_into(self, source: Component, target: Component) -> None:
+        """Link nodes that a parameter contracts with those that hold the sums, once."""
+        if source.ref.name != target.ref.name and (source.ref.name, target.ref.name) not in self._sums:
+            self._sums.add((source.ref.name, target.ref.name))
+            self.structural("sum", source, target)
 
     def parameter_edges(
         self, leaf: Leaf, tags: list[Place], role: str, source: Component, target: Component, both: list[Place], own: list[Place]

@@ -99,6 +99,17 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def _bottleneck_attention() -> nn.Module:
+    """Queries meet a table of heights and a table of widths, which say nothing of the heads."""
+    from timm.layers.bottleneck_attn import BottleneckAttn
+
+    attention = BottleneckAttn(8, 8, feat_size=(4, 4), num_heads=2, dim_head=4)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), attention, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+TWINS["bottleneck attention"] = (_bottleneck_attention, 4)
+
+
 def _check(model: nn.Module, inputs: Any, kwargs: dict[str, Any] | None = None) -> None:
     graph = pg.compile(model.eval(), inputs, kwargs=kwargs)
     assert not [str(d) for d in graph.diagnostics if d.kind == "unknown-operation" or d.subject == "the whole network"]

@@ -21,7 +21,7 @@ _ROUNDS = 300
 # Random elements that generate the group, but for a chance that is next to nothing; it would show as too many orbits.
 _GENERATORS = 12
 # Classes that are looked at once more.
-_MOST_MARKED = 16
+_MOST_MARKED = 128
 
 
 def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
@@ -36,7 +36,9 @@ def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
     for name, tensor in graph.values.items():
         start[name] = total
         total += tensor.numel()
-    colours, read, at = _refined(graph, start, total)
+    refinement = _Refinement(graph, start, total)
+    stable = refinement.refined(refinement.initial)
+    colours, read, at = refinement.elements(stable)
     declared = _declared(graph, start, total, generators)
     of_orbit = np.flatnonzero(np.isin(np.arange(total), declared[read], kind="table"))  # the least element of each
     if not np.array_equal(colours[declared[read]], colours[read]):
@@ -45,53 +47,93 @@ def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
     found, several = len(classes), classes[sizes > 1]
     for colour in several if len(several) <= _MOST_MARKED else ():
         own = np.flatnonzero(read & (colours == colour))
-        node = at[own[0]]
-        finer, _, _ = _refined(graph, start, total, marked=node)
-        found += len(np.unique(finer[own[at[own] == node]])) - 1
+        own = own[at[own] == at[own[0]]]
+        found += refinement.told_apart(stable, at[own[0]], own, len(np.unique(declared[own]))) - 1
     return found, len(of_orbit)
 
 
-def _refined(graph: ParamGraph, start: dict[str, int], total: int, marked: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The colour of each parameter element, which elements are read, and the node that an edge of each comes from.
+class _Refinement:
+    """Colour refinement of a graph's nodes, and the colours of parameter elements that follow.
 
     Args:
-        marked: a node with a colour of its own.
+        graph: the graph.
+        start: where each tensor's elements start among all.
+        total: how many elements there are.
     """
-    first, colours = {}, []
-    for nodes in graph.node_sets.values():
-        if is_unused(nodes.type):
-            continue
-        first[nodes.name] = sum(map(len, colours))
-        colours.append(_mixed(nodes.order_array().astype(np.uint64) + _number(("node", nodes.type, nodes.activation, nodes.depth))))
-    colour = np.concatenate(colours)
-    if marked is not None:
-        colour[marked] = _number("marked")
-    edges = []
-    for kind in graph.edge_sets.values():
-        if kind.source in first:
-            label = _mixed(np.arange(kind.shape[3], dtype=np.uint64) + _number(("edge", kind.type, kind.depth)))
-            edges.append((kind, first[kind.source] + kind.sources(), first[kind.target] + kind.targets(), label))
-    count = 0
-    for _ in range(_ROUNDS):
+
+    def __init__(self, graph: ParamGraph, start: dict[str, int], total: int) -> None:
+        self.start, self.total = start, total
+        first: dict[str, int] = {}
+        colours: list[np.ndarray] = []
+        for nodes in graph.node_sets.values():
+            if is_unused(nodes.type):
+                continue
+            first[nodes.name] = sum(map(len, colours))
+            colours.append(_mixed(nodes.order_array().astype(np.uint64) + _number(("node", nodes.type, nodes.activation, nodes.depth))))
+        self.initial = np.concatenate(colours)
+        self.edges = []
+        for kind in graph.edge_sets.values():
+            if kind.source in first:
+                label = _mixed(np.arange(kind.shape[3], dtype=np.uint64) + _number(("edge", kind.type, kind.depth)))
+                self.edges.append((kind, first[kind.source] + kind.sources(), first[kind.target] + kind.targets(), label))
+
+    def refined(self, colour: np.ndarray) -> np.ndarray:
+        """Colours of nodes when nothing new is told apart."""
+        count = 0
+        for _ in range(_ROUNDS):
+            colour = self._next(colour)
+            before, count = count, len(np.unique(colour))
+            if count == before:
+                break
+        return colour
+
+    def told_apart(self, stable: np.ndarray, node: int, own: np.ndarray, enough: int) -> int:
+        """How many colours elements at a node get that has a colour of its own.
+
+        Args:
+            stable: refined colours of nodes.
+            node: the node that is marked.
+            own: numbers of the elements.
+            enough: where to stop: further rounds could not tell more apart.
+        """
+        names, firsts = list(self.start), np.array(list(self.start.values()))
+        read = {names[i] for i in np.searchsorted(firsts, own, side="right") - 1}
+        colour, count, found = stable.copy(), 0, 1
+        colour[node] = _number("marked")
+        for _ in range(_ROUNDS):
+            colour = self._next(colour)
+            before, count = count, len(np.unique(colour))
+            found = len(np.unique(self.elements(colour, read)[0][own]))
+            if found >= enough or count == before:
+                break
+        return found
+
+    def _next(self, colour: np.ndarray) -> np.ndarray:
         into, out = np.zeros_like(colour), np.zeros_like(colour)
-        for _, sources, targets, label in edges:  # every target of a block gets the same from all its sources
+        for _, sources, targets, label in self.edges:  # every target of a block gets the same from all its sources
             sent, returned = _mixed(colour[sources][..., None] + label), _mixed(colour[targets][..., None] ^ label)
             np.add.at(into, targets, sent.sum((1, 2))[:, None])
             np.add.at(out, sources, returned.sum((1, 2))[:, None])
-        colour = _mixed(colour + _mixed(into) * np.uint64(3) + _mixed(out) * np.uint64(5))
-        before, count = count, len(np.unique(colour))
-        if count == before:
-            break
-    of_elements, read, at = np.zeros(total, dtype=np.uint64), np.zeros(total, dtype=bool), np.zeros(total, dtype=np.int32)
-    for kind, sources, targets, label in edges:
-        if kind.parameter is None:
-            continue
-        elements = start[kind.parameter.name] + kind.parameter.element_numbers(kind.shape)
-        sent, returned = _mixed(colour[sources][:, None, :, None] + label) * np.uint64(3), _mixed(colour[targets][:, :, None, None] ^ label)
-        _add(of_elements, elements, _mixed(sent + returned))
-        read[elements] = True
-        at[elements] = sources[:, None, :, None]
-    return of_elements, read, at
+        return _mixed(colour + _mixed(into) * np.uint64(3) + _mixed(out) * np.uint64(5))
+
+    def elements(self, colour: np.ndarray, only: set[str] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The colour of each parameter element, which elements are read, and the node that an edge of each comes from.
+
+        Args:
+            colour: colours of nodes.
+            only: the parameters whose elements are asked for; the others are as if not read.
+        """
+        of_elements, read = np.zeros(self.total, dtype=np.uint64), np.zeros(self.total, dtype=bool)
+        at = np.zeros(self.total, dtype=np.int32)
+        for kind, sources, targets, label in self.edges:
+            if kind.parameter is None or (only is not None and kind.parameter.name not in only):
+                continue
+            elements = self.start[kind.parameter.name] + kind.parameter.element_numbers(kind.shape)
+            sent, returned = _mixed(colour[sources][:, None, :, None] + label) * np.uint64(3), _mixed(colour[targets][:, :, None, None] ^ label)
+            _add(of_elements, elements, _mixed(sent + returned))
+            read[elements] = True
+            at[elements] = sources[:, None, :, None]
+        return of_elements, read, at
 
 
 def _add(sums: np.ndarray, at: np.ndarray, values: np.ndarray) -> None:

@@ -77,15 +77,20 @@ def emit_product(emitter: Emitter, op: Op, labels: Sequence[Sequence[Any]], out_
         beside: list[Place] = []
         while near := [place for place in past if made and place not in beside and emitter.related([place], [*made, *beside])]:
             beside += near
-        target = emitter.new_component([p for p in wanted if p in made or p in beside], op.name, emitter.depth(met) + 1)
         over = [place for place in made if place in known and beside and emitter.related([place], beside)]
-        for component in emitter.keep(met, [*beside, *over], f"{op.name}.factor") if beside else ():
-            emitter.structural(f"{op.name}.factor", component, target)
         passing = emitter.keep(met, [place for place in past if place not in beside], f"{op.name}.factor")
+        if made or not passing:
+            targets = [emitter.new_component([p for p in wanted if p in made or p in beside], op.name, emitter.depth(met) + 1)]
+            for component in emitter.keep(met, [*beside, *over], f"{op.name}.factor") if beside else ():
+                emitter.structural(f"{op.name}.factor", component, targets[0])
+            out = [*targets, *passing]
+        else:  # parameters that only contract: what they leave over holds the sums
+            out = targets = [emitter.new_component(list(c.places), op.name, emitter.depth([c]) + 1) for c in passing]
+            for component, target in zip(passing, targets, strict=True):
+                emitter.structural(f"{op.name}.factor", component, target)
         for slot, value in params:
             role = f"{op.name}.weight" if len(params) == 1 else f"{op.name}.weight{slot}"
-            emitter.parameter(value, labels[slot], role, [target], met)
-        out = [target, *passing] if made or not passing else passing
+            emitter.parameter(value, labels[slot], role, targets, met)
     else:
         out = _summed(emitter, op, met, wanted)
     emitter.finish(op, out, out_labels)
