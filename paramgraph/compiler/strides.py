@@ -63,6 +63,15 @@ class Strided:
             out = out + (np.arange(n) * step).reshape([-1 if e == d else 1 for e in range(rank)])
         return out.reshape(-1)
 
+    def is_apart(self, other: Strided, size: int) -> bool:
+        """Whether two views of a contiguous tensor of `size` elements are known to have no element in common; False may mean either."""
+        if self.last < other.offset or self.offset > other.last:
+            return True
+        a, b = _sliced(self, size), _sliced(other, size)
+        if a is None or b is None or a[0] != b[0]:
+            return False
+        return any(x[1] <= y[0] or y[1] <= x[0] for x, y in zip(a[1], b[1], strict=True))
+
     def parameter_view(self, name: str, size: int, role: str) -> ParameterView:
         """The view of a contiguous tensor of `size` elements as reshape, slices and permutation; by element numbers where that cannot say it."""
         found = _sliced(self, size)

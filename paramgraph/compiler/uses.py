@@ -49,11 +49,13 @@ class ParameterUses:
         if used:
             return [(replace(whole, use=used), None)]
         owned = self.owned.setdefault(name, [])
-        if all(strided.last < other.offset or strided.offset > other.last for other in owned):
+        size = math.prod(leaf.value.shape)
+        near = [other for other in owned if not strided.is_apart(other, size)]
+        if not near:
             owned.append(strided)
             return [(whole, None)]
-        taken = np.zeros(math.prod(leaf.value.shape), dtype=bool)
-        for other in owned:
+        taken = np.zeros(size, dtype=bool)
+        for other in near:
             taken[other.elements()] = True
         elements = strided.elements()
         again = taken[elements]
