@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 BATCH = 2
-# Networks above this many parameters are compiled on the meta device, and not verified.
-LARGE = 120_000_000
+# Networks above this many parameters are compiled on the meta device, and not verified (a verification takes about 50 bytes for each).
+LARGE = 320_000_000
 
 
 @dataclass

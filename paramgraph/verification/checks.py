@@ -46,6 +46,7 @@ class Checks:
         self.examples = examples
         self.generator = generator
         self.bundles = self._bundles(bundles)
+        self.moves = _split(len(self.group.moves), min(BUNDLES, bundles))
         self.moved_by = [self.group.moved_by(number) for number in range(len(self.group.factors))]
         self.progress = progress
         self.keep_integers = False
@@ -69,8 +70,7 @@ class Checks:
         report = self.report
         report.movable = len(self.movable)
         leave_out = len(self.movable) if leave_out is None else min(leave_out, len(self.movable))
-        moves = min(BUNDLES, len(self.group.moves))
-        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1) + moves) + 2 + leave_out + OUTSIDE
+        self.total = report.inputs * (1 + report.elements * (len(self.bundles) + 1) + len(self.moves)) + 2 + leave_out + OUTSIDE
         settled = self._settle()
         if settled is None:
             return
@@ -105,8 +105,7 @@ class Checks:
 
     def _bundles(self, count: int) -> list[list[int]]:
         """Factors in bundles of neighbours: those late in the network leave most of a run unchanged."""
-        numbers = list(range(len(self.group.factors)))
-        return [part.tolist() for part in np.array_split(numbers, min(count, len(numbers)))] if numbers else []
+        return _split(len(self.group.factors), count)
 
     def _notes(self) -> None:
         noise = self.execution.stochastic
@@ -276,11 +275,10 @@ class Checks:
 
     def _motions(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """Random matrices of each matrix group; where there are many, of a bundle of them."""
-        bundles = np.array_split(range(len(self.group.moves)), min(BUNDLES, len(self.group.moves))) if self.group.moves else []
-        for numbers in bundles:
+        for numbers in self.moves:
             names = {m for n in numbers for action in self.group.moves[n].tensors for m in self.group.members(action)}
             read = {m for n in numbers for action in self.group.moves[n].read for m in self.group.members(action)}
-            acted = self.group.move(self.generator, numbers.tolist()).act({name: state[name] for name in (*names, *(read - names))})
+            acted = self.group.move(self.generator, numbers).act({name: state[name] for name in (*names, *(read - names))})
             acted = {name: acted[name] for name in names}
             found = deviation(base.values, self._run(self._with(state, acted), inputs, "matrices", base, names).values)
             label = ", ".join(str(self.group.moves[n]) for n in numbers)
@@ -465,3 +463,8 @@ class Checks:
 def _equal(a: State, b: State) -> bool:
     """Equal but for rounding errors, element by element: numbers of neighbouring elements differ by more."""
     return all(torch.isclose(a[name], b[name], rtol=1e-10, atol=0.0).all() for name in b)
+
+
+def _split(size: int, count: int) -> list[list[int]]:
+    """Numbers from 0 in that many parts of neighbours at most."""
+    return [part.tolist() for part in np.array_split(range(size), min(count, size))] if size else []
