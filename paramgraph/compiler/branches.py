@@ -119,11 +119,13 @@ class Colours:
     def __init__(self, program: Program) -> None:
         self.lineage = program.lineage
         self._known: dict[Value, int] = {}
+        self._signatures: dict[Op, tuple[Any, ...]] = {}
         # Colours are numbered as they are met, so that they are the same in every run.
         self._numbers: dict[Any, int] = {}
         # Per operation, which one of those that its call was lowered to it is; per call, all operands of those.
         self._place: dict[Op, int] = {}
         self._operands: dict[Any, set[Value]] = {}
+        self._unread: dict[Any, list[Value]] = {}
         count: dict[Any, int] = {}
         for op in program.lowered:
             self._place[op] = count[op.where] = count.get(op.where, -1) + 1
@@ -168,6 +170,11 @@ class Colours:
         Attributes say how an operation uses axes, not what it computes: strides, dilations and the like are those of the call that it
         was lowered from.
         """
+        if op not in self._signatures:
+            self._signatures[op] = self._signature(op)
+        return self._signatures[op]
+
+    def _signature(self, op: Op) -> tuple[Any, ...]:
         shapes = (op.output.shape, tuple(value.shape for value in op.inputs)) if not commutes(op) else (op.output.shape,)
         attrs = {name: item for name, item in op.attrs.items() if not (op.kind == "take" and name == "index")}
         if op.kind == "take":
@@ -197,10 +204,14 @@ class Colours:
             if self._derived(op, value) is None:
                 yield value
 
-    def _not_read(self, op: Op) -> Iterator[Value]:
-        seen = self._operands[op.where]
-        for key in self.lineage.operands(op.where):
-            yield from (value for value in _values(self.lineage.result(key)) if value not in seen)
+    def _not_read(self, op: Op) -> list[Value]:
+        """Operands of an operation's call that no operation lowered from it reads."""
+        found = self._unread.get(op.where)
+        if found is None:
+            seen = self._operands[op.where]
+            every = [value for key in self.lineage.operands(op.where) for value in _values(self.lineage.result(key))]
+            found = self._unread[op.where] = [value for value in every if value not in seen]
+        return found
 
     def _derived(self, op: Op, value: Value) -> Any:
         """How a value is computed from what an operation reads, or reads through others of its call; None if it is not."""

@@ -150,11 +150,13 @@ class Closure:
             if not key <= set(numbers):
                 continue
             sizes = [self.group.spaces[n].size for n in numbers]
-            grid = np.meshgrid(*(np.arange(n) for n in sizes), indexing="ij")
-            target = np.zeros(sizes, dtype=np.int64)
+            place_of = {n: occurrences.get(n, -1) if numbers.count(n) > 1 else -1 for n in hub_order}
+            target = np.zeros((), dtype=np.int64)
             for n in hub_order:
-                place = occurrences.get(n, -1) if numbers.count(n) > 1 else -1
-                target = target * self.group.spaces[n].size + grid[numbers.index(n) if place < 0 else place]
+                axis = numbers.index(n) if place_of[n] < 0 else place_of[n]
+                size = self.group.spaces[n].size
+                target = target * size + np.arange(size).reshape([-1 if d == axis else 1 for d in range(len(sizes))])
+            target = np.broadcast_to(target, sizes)
             flat = np.arange(math.prod(sizes)) if index is None else index
             sources.append(flat)
             targets.append(target.reshape(-1) if hub_index is None else hub_index[target.reshape(-1)])
