@@ -152,6 +152,25 @@ def test_both_ends_of_a_message_hold_the_same_channels() -> None:
     _check(Joined(), (torch.randn(6, 3), torch.randint(0, 6, (7,)), torch.randint(0, 6, (7,))))
 
 
+class Bordered(nn.Module):
+    """Borders of zeros around an image, then a linear layer: what reads them may be exchanged, for each channel and line apart."""
+
+    def __init__(self, border: tuple[int, ...]) -> None:
+        super().__init__()
+        self.border = border
+        self.up, self.down = nn.Conv2d(2, 5, 1), nn.LazyLinear(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(nn.functional.pad(torch.tanh(self.up(x)), self.border).flatten(1))
+
+
+@pytest.mark.parametrize("border", [(1, 1, 1, 1), (0, 2, 0, 0), (0, 0, 2, 0), (0, 0, 0, 0, 0, 2)])
+def test_what_is_filled_up_moves_apart_in_the_graph_too(border: tuple[int, ...]) -> None:
+    model, images = Bordered(border).eval(), torch.randn(3, 2, 4, 4)
+    model(images)
+    _check(model, (images,))
+
+
 def test_orbits_show_a_group_that_is_too_small_or_too_large() -> None:
     """Colour refinement against elements of one factor only, and against elements that mix two layers' units."""
     graph = pg.compile(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)), torch.randn(2, 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -244,23 +245,28 @@ class Concat(Operation):
     def _laid_end_to_end(emitter: Emitter, op: Op, dim: int) -> list[Component]:
         acts = [value for value in op.inputs if not value.parametric]
         linked = {dim} | {d for v in acts for c in emitter.of(v) if any(p[0] == dim for p in c.places) for d, _, _ in c.places}
+        every = emitter.places(op.output)
+        along = [p for p in every if p[0] in linked]
+        # What is filled up with one constant may move apart for each element along other dimensions.
+        linked |= {p[0] for p in every if isinstance(p[0], int) and p not in along and emitter.related([p], along)}
         dims = sorted(linked)
-        places = [p for p in emitter.places(op.output) if p[0] in linked]
+        places = [p for p in every if p[0] in linked]
         depth = max((emitter.depth(emitter.of(v)) for v in acts), default=0) + 1
         joined = emitter.new_component(places, "concat", depth)
         shape = [int(np.prod([p[2].size for p in places if p[0] == d])) for d in dims]
         numbers = np.arange(joined.size).reshape(shape)
         scale = shape[dims.index(dim)] / op.output.shape[dim]
         # What stands along other dimensions alone is beside every part.
-        held = emitter.places(op.output)
         beside = [c for c in emitter.of(acts[0]) if not any(p[0] in linked for p in c.places)]
-        start, out = 0.0, [joined, *(c for c in beside if all(p in held for p in c.places))]
+        start, out = 0.0, [joined, *(c for c in beside if all(p in every for p in c.places))]
         for value in op.inputs:
             size = value.shape[dim] * scale
             part = numbers.take(np.arange(int(start), int(start + size)), axis=dims.index(dim)).reshape(-1)
             start += size
             own = [p for p in emitter.places(value) if p[0] in linked]
-            if int(np.prod([p[2].size for p in own])) != len(part):
+            if math.prod(p[2].size for p in own) != len(part):  # positions of the operand that are nodes of the result
+                own = [(d, i, unit) for d in dims for i, unit in enumerate(value.axes[d])]
+            if math.prod(p[2].size for p in own) != len(part):
                 continue
             target = emitter.referring(tuple(own), joined.ref.name, part)
             if value.parametric and value.kind != "constant":
