@@ -87,14 +87,19 @@ def type_operations(program: Program, most_parts: int | None = None) -> Unsolved
     return Unsolved(system, pins, used, tuple(shifts))
 
 
-def solve(program: Program, unsolved: Unsolved) -> Typing:
+def solve(program: Program, unsolved: Unsolved, pairing: bool = True) -> Typing:
     """Find what depends on what, and let the axes of every value be made of what their spaces have become.
+
+    Args:
+        program: whose operations are typed.
+        unsolved: their types.
+        pairing: whether a space may depend on one beside it in its axis where other axes hold that one as well.
 
     Raises:
         Unsettled: families of spaces cannot be resolved.
     """
     system = unsolved.system
-    dependencies = Dependencies(system)
+    dependencies = Dependencies(system, pairing)
     system.twins.extend(_aligned_but_fixed(program, system))
     _resolve(program, system, dependencies.names)
     return Typing(system, dependencies, unsolved.pins, unsolved.used, shifts=unsolved.shifts)
@@ -160,13 +165,13 @@ def _type_operations(
         if op.kind not in LAYOUT:
             for value in op.inputs:
                 if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
-                    system.record(value.context)
+                    system.record(value.context, paired=value.parametric)
         if op in still:
             still[op].pin(system, op)
         cause = _type_op(system, op)
         if cause:
             pins.append((op, cause))
-        system.record(op.output.context, read=op.kind not in LAYOUT)
+        system.record(op.output.context, read=op.kind not in LAYOUT, paired=op.output.parametric)
     for value, buffer in program.outputs:
         system.record(value.context)
         if buffer is None:
@@ -317,6 +322,7 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
         for j, _ in varying[place + 1 :]:
             if units[i].size == units[j].size and not {i, j} & done and _is_diagonal(data, i, j):
                 system.unify((units[i],), (units[j],))
+                system.record(value.axes, read=False, paired=False)  # both are permuted alike, whatever stands beside each
                 done |= {i, j}
     for i, classes in varying:
         if i not in done:

@@ -1,24 +1,31 @@
-"""Contexts: what every space occurs together with, exactly once, in every tensor."""
+"""Contexts: what every space occurs together with, in every tensor: exactly once in all of it, or exactly once in the same axis."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.families import Families
+from paramgraph.symmetries.families import Families, Form
 from paramgraph.symmetries.keys import Entry
 from paramgraph.symmetries.space import Axis, Space
 from paramgraph.symmetries.spaces import SpaceSystem
+
+# For each way in which a tensor is divided into axes, the number of each unit's axis.
+Cells = tuple[tuple[int, ...], ...]
 
 
 class Contexts(Families):
     """Collects, for each space, the spaces that it may depend on: `on[space]`."""
 
-    def __init__(self, system: SpaceSystem) -> None:
+    def __init__(self, system: SpaceSystem, pairing: bool = True) -> None:
         super().__init__(system)
+        self.pairing = pairing
+        # Axes of the tensors in which what a space depends on may be told by the axis that both stand in.
+        self._paired: list[tuple[Axis, ...]] = []
         self.on: dict[Space, set[Space]] = {}
         self.read: set[Space] = set()
         # Fixed unions that became one fixed space, with what was inside them.
@@ -37,15 +44,45 @@ class Contexts(Families):
         self.read = set()
         # Tensors as products of units, each once: further rounds start from these, which only become finer.
         resolve = self.system.units
-        self._tensors = list(dict.fromkeys([(resolve(axis), reading) for axis, reading in self._tensors]))
-        for units, reading in self._tensors:
+        tensors: dict[tuple[Axis, bool], list[Form]] = {}
+        for (axis, reading), forms in self._tensors.items():
+            tensors.setdefault((resolve(axis), reading), []).extend(forms)
+        self._tensors, self._paired = tensors, []
+        for (units, reading), forms in tensors.items():
             self._reading = reading
             if not coarse or all(unit.parts is None for unit in units):
-                self._visit(units)
+                self._visit(units, (), self._cells(units, forms))
         if not coarse:
             self._join_fixed()
 
-    def _visit(self, units: Sequence[Space], entries: tuple[Entry, ...] = ()) -> None:
+    def _cells(self, units: Axis, forms: Sequence[Form]) -> Cells:
+        """For each unit the number of its axis, for each way in which a tensor is divided into axes; none where that tells nothing."""
+        if not self.pairing or len(set(units)) == len(units) and all(unit.parts is None for unit in units):
+            return ()
+        if not all(paired for _, paired in forms):
+            return ()
+        divided = [tuple(self.system.units(axis) for axis in axes) for axes, _ in forms]
+        if all(len(axis) <= 1 for axes in divided for axis in axes):
+            return ()
+        self._paired += divided
+        return tuple(dict.fromkeys(tuple(d for d, axis in enumerate(axes) for _ in axis) for axes in divided))
+
+    def _beside(self, units: Sequence[Space], cells: Cells, entries: Iterable[Entry]) -> Iterator[set[Space]]:
+        """For each unit, what occurs exactly once in its axis, whatever the other axes hold."""
+        sets = [[self._single([u for u, c in zip(units, form, strict=True) if c == d], entries) for d in range(max(form) + 1)] for form in cells]
+        for i in range(len(units)):
+            yield set.intersection(*(own[form[i]] for own, form in zip(sets, cells, strict=True)))
+
+    def _single(self, axis: Sequence[Space], entries: Iterable[Entry]) -> set[Space]:
+        """The spaces without parts that occur exactly once in an axis."""
+        count = Counter(axis)
+        for unit in axis:
+            if unit.parts is not None:
+                count.update(self._inside(unit))
+        restricted = {id for id, _ in entries}
+        return {unit for unit in axis if unit.parts is None and count[unit] == 1 and unit.id not in restricted}
+
+    def _visit(self, units: Sequence[Space], entries: tuple[Entry, ...] = (), cells: Cells = ()) -> None:
         parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
         if not parted and not entries and len(together := set(units)) == len(units):
             if self._reading:
@@ -57,7 +94,7 @@ class Contexts(Families):
                 elif not found <= together:
                     found &= together
             return
-        key = (self._reading, tuple(sorted(unit.id for unit in units)), entries)
+        key = (self._reading, tuple(sorted(unit.id for unit in units)), entries, cells and (tuple(unit.id for unit in units), cells))
         if key in self._seen:
             return
         self._seen.add(key)
@@ -66,11 +103,16 @@ class Contexts(Families):
             if unit.parts is not None:
                 count.update(self._inside(unit))
         once = self._once(units, count, entries)
-        for unit in units:
-            self._meet(unit, once)
-        for unit in parted:
-            others = list(units)
-            others.remove(unit)
+        if cells:
+            for unit, own in zip(units, self._beside(units, cells, entries), strict=True):
+                self._meet(unit, once | own)
+        else:
+            for unit in units:
+                self._meet(unit, once)
+        for at in [units.index(unit) for unit in parted] if not cells else [i for i, unit in enumerate(units) if unit.parts is not None]:
+            unit = units[at]
+            others = [*units[:at], *units[at + 1 :]]
+            around = tuple((*form[:at], *form[at + 1 :]) for form in cells)
             families = self._families.get(unit.id)
             expand = families is not None and count[unit] == 1 and not families.isdisjoint(self._bases(others))
             rest = None if expand else self._rest(others, entries)
@@ -78,9 +120,15 @@ class Contexts(Families):
                 inner = self._restricted(axis, entries)
                 if rest is None:
                     entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
-                    self._visit([*inner, *self._restricted(others, (entry,))], (*entries, entry))
+                    kept = [self._restricted((other,), (entry,)) for other in others] if cells else [self._restricted(others, (entry,))]
+                    within = tuple(
+                        (*([form[at]] * len(inner)), *(c for c, own in zip(left, kept, strict=True) for _ in own))
+                        for form, left in zip(cells, around, strict=True)
+                    )
+                    self._visit([*inner, *chain.from_iterable(kept)], (*entries, entry), within)
                 else:
-                    self._visit_inside(inner, others, rest, entries)
+                    beside = [[o for o, c in zip(others, left, strict=True) if c == form[at]] for form, left in zip(cells, around, strict=True)]
+                    self._visit_inside(inner, others, rest, entries, beside)
 
     def _rest(self, units: Sequence[Space], entries: tuple[Entry, ...]) -> tuple[Counter[Space], set[Space]]:
         """How often each space is in some units or inside them, and what occurs once."""
@@ -90,9 +138,21 @@ class Contexts(Families):
                 count.update(self._inside(unit))
         return count, self._once(units, count, entries)
 
-    def _visit_inside(self, axis: Axis, others: Sequence[Space], rest: tuple[Counter[Space], set[Space]], entries: tuple[Entry, ...]) -> None:
-        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part."""
+    def _visit_inside(
+        self,
+        axis: Axis,
+        others: Sequence[Space],
+        rest: tuple[Counter[Space], set[Space]],
+        entries: tuple[Entry, ...],
+        beside: Sequence[Sequence[Space]] = (),
+    ) -> None:
+        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part.
+
+        Args:
+            beside: those of the others that stand in the same axis of the tensor, for each way in which it is divided into axes.
+        """
         count, once = rest
+        own = set.intersection(*(self._single([*axis, *units], entries) for units in beside)) if beside else set()
         once = set(once)
         for unit in axis:
             if count.get(unit, 0) or axis.count(unit) > 1 or any(unit.id == id for id, _ in entries):
@@ -102,15 +162,16 @@ class Contexts(Families):
         parted = [unit for unit in axis if unit.parts is not None]
         for unit in axis:
             if parted or count.get(unit, 0):
-                self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
+                self._meet(unit, own | {other for other in once if other.parts is None or unit not in self._inside(other)})
             else:
-                self._meet(unit, once)
+                self._meet(unit, once | own)
         for unit in parted:
             remaining = [*axis, *others]
             remaining.remove(unit)
-            beside = self._rest(remaining, entries)
+            around = self._rest(remaining, entries)
+            near = [[*(other for other in axis if other is not unit), *units] for units in beside]
             for inner, _ in self._leaves_of(unit):
-                self._visit_inside(self._restricted(inner, entries), remaining, beside, entries)
+                self._visit_inside(self._restricted(inner, entries), remaining, around, entries, near)
 
     def _leaves_of(self, unit: Space) -> list[tuple[Axis, np.ndarray]]:
         found = self._leaves.get(unit)

@@ -14,6 +14,8 @@ from paramgraph.symmetries.spaces import SpaceSystem
 
 # Restrictions of members, about a millisecond each: many times what the networks need whose families settle.
 MOST_WORK = 10_000
+# The axes of a tensor, and whether they are paired.
+Form = tuple[tuple[Axis, ...], bool]
 
 
 class Families(Blocks):
@@ -24,8 +26,11 @@ class Families(Blocks):
         self._linked: set[tuple[Any, ...]] = set()
         self._work = 0
         self._finest: dict[int, frozenset[bytes]] = {}
-        # Every tensor as one product of spaces, and whether an operation computes with it.
-        self._tensors: list[tuple[Axis, bool]] = [(tuple(chain.from_iterable(axes)), read) for axes, read in system.tensors]
+        # Every tensor as one product of spaces, and whether an operation computes with it. By these: the axes that it was made of, each time,
+        # and whether they are paired.
+        self._tensors: dict[tuple[Axis, bool], list[Form]] = {}
+        for (axes, read), paired in system.tensors.items():
+            self._tensors.setdefault((tuple(chain.from_iterable(axes)), read), []).append((axes, paired))
 
     def _member(self, base: Space, assign: Assign) -> Space:
         """The member of `base` at `assign`, made if there is none."""
