@@ -322,8 +322,9 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
         for j, _ in varying[place + 1 :]:
             if units[i].size == units[j].size and not {i, j} & done and _is_diagonal(data, i, j):
                 system.unify((units[i],), (units[j],))
-                system.record(value.axes, read=False, paired=False)  # both are permuted alike, whatever stands beside each
                 done |= {i, j}
+    if done and not (len({system.units(axis) for axis in value.axes}) == 1 and _is_square(data.reshape(value.shape))):
+        system.record(value.axes, read=False, paired=False)  # two spaces are permuted alike, whatever stands beside each
     for i, classes in varying:
         if i not in done:
             cut_classes(system, units[i], classes, label)
@@ -364,6 +365,11 @@ def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:
     on = np.arange(n) * (n + 1)
     off = np.setdiff1d(np.arange(n * n), on)
     return bool((flat[on] == flat[on[:1]]).all() and (flat[off] == flat[off[:1]]).all())
+
+
+def _is_square(data: np.ndarray) -> bool:
+    """Whether data of two axes is invariant when one permutation acts on the whole of both."""
+    return data.ndim == 2 and data.shape[0] == data.shape[1] and _is_diagonal(data, 0, 1)
 
 
 def cut_classes(system: SpaceSystem, unit: Space, classes: np.ndarray, cause: str) -> None:

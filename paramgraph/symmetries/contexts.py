@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.families import Families, Form
+from paramgraph.symmetries.families import Families, Forms
 from paramgraph.symmetries.keys import Entry
 from paramgraph.symmetries.space import Axis, Space
 from paramgraph.symmetries.spaces import SpaceSystem
 
+_NOTHING: set[Space] = set()
 # For each way in which a tensor is divided into axes, the number of each unit's axis.
 Cells = tuple[tuple[int, ...], ...]
 
@@ -44,26 +45,22 @@ class Contexts(Families):
         self.read = set()
         # Tensors as products of units, each once: further rounds start from these, which only become finer.
         resolve = self.system.units
-        tensors: dict[tuple[Axis, bool], list[Form]] = {}
+        tensors: dict[tuple[Axis, bool], Forms] = {}
         for (axis, reading), forms in self._tensors.items():
-            tensors.setdefault((resolve(axis), reading), []).extend(forms)
+            self._add(tensors, (resolve(axis), reading), forms)
         self._tensors, self._paired = tensors, []
         for (units, reading), forms in tensors.items():
             self._reading = reading
             if not coarse or all(unit.parts is None for unit in units):
-                self._visit(units, (), self._cells(units, forms))
+                self._visit(units, (), forms)
         if not coarse:
             self._join_fixed()
 
-    def _cells(self, units: Axis, forms: Sequence[Form]) -> Cells:
+    def _cells(self, units: Sequence[Space], forms: Forms) -> Cells:
         """For each unit the number of its axis, for each way in which a tensor is divided into axes; none where that tells nothing."""
-        if not self.pairing or len(set(units)) == len(units) and all(unit.parts is None for unit in units):
+        if not forms or not self.pairing or all(len(units) <= sum(map(bool, axes)) for axes in forms):  # one space for each axis
             return ()
-        if not all(paired for _, paired in forms):
-            return ()
-        divided = [tuple(self.system.units(axis) for axis in axes) for axes, _ in forms]
-        if all(len(axis) <= 1 for axes in divided for axis in axes):
-            return ()
+        divided = [tuple(self.system.units(axis) for axis in axes) for axes in forms]
         self._paired += divided
         return tuple(dict.fromkeys(tuple(d for d, axis in enumerate(axes) for _ in axis) for axes in divided))
 
@@ -82,7 +79,7 @@ class Contexts(Families):
         restricted = {id for id, _ in entries}
         return {unit for unit in axis if unit.parts is None and count[unit] == 1 and unit.id not in restricted}
 
-    def _visit(self, units: Sequence[Space], entries: tuple[Entry, ...] = (), cells: Cells = ()) -> None:
+    def _visit(self, units: Sequence[Space], entries: tuple[Entry, ...] = (), forms: Forms = None, cells: Cells = ()) -> None:
         parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
         if not parted and not entries and len(together := set(units)) == len(units):
             if self._reading:
@@ -94,6 +91,7 @@ class Contexts(Families):
                 elif not found <= together:
                     found &= together
             return
+        cells = self._cells(units, forms) if forms else cells
         key = (self._reading, tuple(sorted(unit.id for unit in units)), entries, cells and (tuple(unit.id for unit in units), cells))
         if key in self._seen:
             return
@@ -112,7 +110,8 @@ class Contexts(Families):
         for at in [units.index(unit) for unit in parted] if not cells else [i for i, unit in enumerate(units) if unit.parts is not None]:
             unit = units[at]
             others = [*units[:at], *units[at + 1 :]]
-            around = tuple((*form[:at], *form[at + 1 :]) for form in cells)
+            around = [(form[at], (*form[:at], *form[at + 1 :])) for form in cells]
+            beside = [[other for other, c in zip(others, left, strict=True) if c == own] for own, left in around]
             families = self._families.get(unit.id)
             expand = families is not None and count[unit] == 1 and not families.isdisjoint(self._bases(others))
             rest = None if expand else self._rest(others, entries)
@@ -121,13 +120,9 @@ class Contexts(Families):
                 if rest is None:
                     entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
                     kept = [self._restricted((other,), (entry,)) for other in others] if cells else [self._restricted(others, (entry,))]
-                    within = tuple(
-                        (*([form[at]] * len(inner)), *(c for c, own in zip(left, kept, strict=True) for _ in own))
-                        for form, left in zip(cells, around, strict=True)
-                    )
-                    self._visit([*inner, *chain.from_iterable(kept)], (*entries, entry), within)
+                    within = tuple((*(own for _ in inner), *(c for c, held in zip(left, kept, strict=True) for _ in held)) for own, left in around)
+                    self._visit([*inner, *chain.from_iterable(kept)], (*entries, entry), None, within)
                 else:
-                    beside = [[o for o, c in zip(others, left, strict=True) if c == form[at]] for form, left in zip(cells, around, strict=True)]
                     self._visit_inside(inner, others, rest, entries, beside)
 
     def _rest(self, units: Sequence[Space], entries: tuple[Entry, ...]) -> tuple[Counter[Space], set[Space]]:
@@ -152,7 +147,7 @@ class Contexts(Families):
             beside: those of the others that stand in the same axis of the tensor, for each way in which it is divided into axes.
         """
         count, once = rest
-        own = set.intersection(*(self._single([*axis, *units], entries) for units in beside)) if beside else set()
+        own = set.intersection(*(self._single([*axis, *units], entries) for units in beside)) if beside else _NOTHING
         once = set(once)
         for unit in axis:
             if count.get(unit, 0) or axis.count(unit) > 1 or any(unit.id == id for id, _ in entries):
@@ -162,9 +157,9 @@ class Contexts(Families):
         parted = [unit for unit in axis if unit.parts is not None]
         for unit in axis:
             if parted or count.get(unit, 0):
-                self._meet(unit, own | {other for other in once if other.parts is None or unit not in self._inside(other)})
+                self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)} | own)
             else:
-                self._meet(unit, once | own)
+                self._meet(unit, once | own if own else once)
         for unit in parted:
             remaining = [*axis, *others]
             remaining.remove(unit)

@@ -57,7 +57,6 @@ class Dependencies(Pairing):
                 for over_id, _ in assign:
                     self._varying.setdefault(over_id, set()).add(base)
         self._close()
-        self._find_partners()
         self._fuse()
         self._known = {}
 

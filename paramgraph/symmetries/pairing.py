@@ -45,7 +45,7 @@ class Pairing(Contexts):
             coarse: a union counts, too, as what is known of it as a whole; mostly its parts and members are free of that.
         """
         deep = [self._deep(axis) for axis in axes]
-        repeated = self.pairing and not coarse and sum(map(len, deep)) != len(set().union(*deep))
+        repeated = bool(self.partners) and not coarse
         parent = list(range(len(axes)))
         for a in range(len(axes)):
             for b in range(len(axes)):
@@ -64,10 +64,10 @@ class Pairing(Contexts):
             axis: the one axis, if what stands in it may have its partners there.
         """
         for unit in a:
-            if not (coarse or unit.parts is None) or (common := self.on.get(unit, _NOTHING) & b) == _NOTHING:
-                continue
-            if axis is None or not common <= a or not all(common <= set(own) for own in self._products(axis) if unit in own):
-                return True
+            if (coarse or unit.parts is None) and not (on := self.on.get(unit, _NOTHING)).isdisjoint(b):
+                common = on & b
+                if axis is None or not common <= a or not all(common <= set(own) for own in self._products(axis) if unit in own):
+                    return True
         return any(not self._varying_on(unit).isdisjoint(a) for unit in b if unit.parts is not None)
 
     def _products(self, axis: Axis) -> Iterator[Axis]:
@@ -80,6 +80,7 @@ class Pairing(Contexts):
 
     def _find_partners(self) -> None:
         """Collect the spaces that depend on others which some tensor holds several times, with those."""
+        self.partners = set()
         for axes in dict.fromkeys(self._paired):
             repeated = self._repeated(axes)
             for unit in {unit for axis in axes for unit in self._deep(axis)} if repeated else ():
@@ -90,10 +91,8 @@ class Pairing(Contexts):
     def _drop_undefined(self) -> bool:
         """Let nothing depend on what its component of a tensor holds more than once. Returns whether anything did."""
         dropped: set[tuple[Space, Space]] = set()
-        for axes in dict.fromkeys(self._paired):
-            repeated = self._repeated(axes)
-            if not any(not self.on.get(unit, _NOTHING).isdisjoint(repeated) for axis in axes for unit in self._deep(axis)):
-                continue
+        self._find_partners()
+        for axes in dict.fromkeys(self._paired) if self.partners else ():
             for dims in self.coupled(axes):
                 for product in self._joint([axes[d] for d in dims]):
                     dropped.update((unit, other) for unit in product for other in self.on.get(unit, ()) if product.count(other) > 1)
