@@ -249,7 +249,7 @@ class Certificate:
         if op.kind == "reshape":
             (x,) = op.inputs
             before = [unit for axis in x.axes for unit in self.system.units(axis)]
-            if before == [unit for axis in op.output.axes for unit in self.system.units(axis)]:
+            if len(set(before)) == len(before) and before == [unit for axis in op.output.axes for unit in self.system.units(axis)]:
                 return True
         target = self.moves(op.output.axes)
         sources = [self.moves(value.axes) for value in op.inputs]

@@ -408,17 +408,37 @@ class Emitter:
             out.append(f"{t}~{times + 1}" if known != held else t)
         return out
 
-    def related(self, a: Iterable[Place], b: Iterable[Place]) -> bool:
-        """Whether two sets of places belong into one node set: they share a place, or spaces of one depend on spaces of the other."""
+    def related(self, a: Iterable[Place], b: Iterable[Place], beside: Iterable[Place] = ()) -> bool:
+        """Whether two sets of places belong into one node set: they share a place, or spaces of one depend on spaces of the other.
+
+        Args:
+            a: places of one tensor.
+            b: others of the same.
+            beside: further places of that tensor: a space depends on what stands in the same dimension first.
+        """
         a, b = list(a), list(b)
         if any(place in b for place in a):
             return True
+        partners = self.typing.dependencies.partners
+        if partners and all(place[2].parts is None for place in (*a, *b)) and any(place[2] in partners for place in (*a, *b)):
+            places = [*a, *b, *beside]
+            return self._reaches(a, b, places) or self._reaches(b, a, places)
         axes = [tuple(dict.fromkeys(place[2] for place in places)) for places in (a, b)]
         key = (axes[0], axes[1])
         found = self._related.get(key)
         if found is None:
             found = self._related[key] = len(self.typing.dependencies.coupled(axes)) == 1
         return found
+
+    def _reaches(self, a: Sequence[Place], b: Sequence[Place], places: Sequence[Place]) -> bool:
+        """Whether a place in `a` depends on one in `b`: on that of its own dimension, where there is one among `places`."""
+        for label, _, unit in a:
+            for other in self.typing.dependencies.on.get(unit, ()):
+                held = [place for place in places if place[2] is other]
+                own = [place for place in held if place[0] == label] or held
+                if any(place in b for place in own):
+                    return True
+        return False
 
     def extended(self, components: list[Component], places: list[Place], name: str) -> list[Component]:
         """The components with further places of the same value: in nodes together with the places that they depend on, or alone."""
@@ -529,13 +549,13 @@ class Emitter:
         loose = [p for p in tags if p not in known_t and p not in known_s]
         hidden = [p for p in loose if self.is_node(p[2]) and not p[2].pinned]
         if hidden:  # with the fixed ones that these depend on
-            hidden = [p for p in loose if p in hidden or (self.is_node(p[2]) and self.related([p], hidden))]
+            hidden = [p for p in loose if p in hidden or (self.is_node(p[2]) and self.related([p], hidden, tags))]
         both = [p for p in to if p in known_s] if sources else []
         from_ = [p for p in tags if p in known_s and p not in to]
         base = leaf.value.name
         if hidden:
             # Where they depend on elements that nodes hold already, each of those has its own.
-            beside = [p for p in tags if p not in loose and self.related([p], hidden)]
+            beside = [p for p in tags if p not in loose and self.related([p], hidden, tags)]
             hidden = [p for p in tags if p in hidden or p in beside]
             made = self.uses.hidden(self, hidden, base, [*targets, *sources])
             self._tie(made, beside, [*sources, *targets])
@@ -667,7 +687,11 @@ class Emitter:
 
     def _layout(self, units: Axis) -> tuple[NodeBlocks, np.ndarray | range | None]:
         """How the group moves the nodes of a product, and their order where some are told apart."""
-        out = tuple((action.index[0], action.spaces[0]) for action in map(self.group.block, self.blocks(units)))
+        actions = [self.group.block(block) for block in self.blocks(units)]
+        if self.typing.dependencies.partners:
+            for action in actions:
+                self.group.check(action)
+        out = tuple((action.index[0], action.spaces[0]) for action in actions)
         size = math.prod(unit.size for unit in units)
         spaces = self.group.spaces
         if len(out) == 1 and all(spaces[s].pinned for s in out[0][1]):

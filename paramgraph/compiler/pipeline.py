@@ -34,6 +34,10 @@ PARTS = (None, 4, 0)
 Solved = tuple[Typing, GroupBuilder, dict[str, TensorAction]]
 
 
+class Unpaired(Exception):
+    """What depends on spaces that tensors hold several times was found wrong, or cannot be laid out: it is typed without."""
+
+
 @dataclass
 class Lowered:
     """What a front end makes of a network.
@@ -90,19 +94,31 @@ def _compiled(lower: Callable[[], Lowered]) -> ParamGraph:
     No compilation crashes, and no wrong symmetry gets through: where typing does not settle, is found wrong, or cannot be laid out as a
     graph, the group is trivial, the graph has the parameters alone, and the diagnostics say so.
     """
+    try:
+        return _without_idle(lower, pairing=True)
+    except Unpaired:
+        return _without_idle(lower, pairing=False)
+
+
+def _without_idle(lower: Callable[[], Lowered], pairing: bool) -> ParamGraph:
+    """Type and emit a program with those of its branches stacked that can be exchanged."""
     without: frozenset[Branch] = frozenset()
     for _ in range(ROUNDS):
-        made = _attempt(lower(), without)
+        made = _attempt(lower(), without, pairing)
         if not isinstance(made, frozenset):
             return made
         without |= made
-    made = _attempt(lower(), None)
+    made = _attempt(lower(), None, pairing)
     assert isinstance(made, ParamGraph)
     return made
 
 
-def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph | frozenset[Branch]:
-    """The graph, with all branches stacked but some, or with none; or the branches for which that was of no use."""
+def _attempt(lowered: Lowered, without: frozenset[Branch] | None, pairing: bool) -> ParamGraph | frozenset[Branch]:
+    """The graph, with all branches stacked but some, or with none; or the branches for which that was of no use.
+
+    Raises:
+        Unpaired: see there; only where `pairing` is asked for.
+    """
     program = lowered.program
     stacks: list[Stack] = []
     if without is not None:
@@ -111,7 +127,7 @@ def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph 
         except Undone as error:
             return error.branches
     everything = frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
-    found = _typed(program, stacks)
+    found = _typed(program, stacks, pairing)
     if isinstance(found, frozenset):
         return found
     typing, builder, actions = found
@@ -121,6 +137,8 @@ def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph 
         node_sets, edge_sets = emitter.run()
         edge_sets = unstacked(edge_sets, program.stacks, sizes)
     except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+        if typing.dependencies.partners:
+            raise Unpaired from error
         if stacks:
             return everything
         typing, builder, actions = _solved(program, give_up(program, f"the graph of the network could not be laid out: {error!r}"))
@@ -144,25 +162,32 @@ def _attempt(lowered: Lowered, without: frozenset[Branch] | None) -> ParamGraph 
     )
 
 
-def _typed(program: Program, stacks: list[Stack]) -> Solved | frozenset[Branch]:
+def _typed(program: Program, stacks: list[Stack], pairing: bool) -> Solved | frozenset[Branch]:
     """The typed program and its group; or the branches that are of no use.
 
     Where families of spaces do not settle, or are found wrong, less may vary in the next attempt: groups become smaller, and stay right.
+
+    Raises:
+        Unpaired: see there; only where `pairing` is asked for.
     """
     causes: list[str] = []
     for most_parts in PARTS:
+        typing: Typing | None = None
         try:
             unsolved = type_operations(program, most_parts)
             idle = idle_joins(unsolved.system, stacks)
             if idle:  # known before the dependencies are solved, which costs most
                 return idle
-            solved = _solved(program, solve(program, unsolved))
+            typing = solve(program, unsolved, pairing)
+            solved = _solved(program, typing)
             idle = idle_joins(solved[0].system, stacks)
             if idle:
                 return idle
             if solved[0].dependencies.delicate or stacks or causes:  # elsewhere types are plain products
                 Certificate(program, solved[1], branch_axes(stacks)).check()
         except (Unsettled, RecursionError) as error:
+            if typing is not None and typing.dependencies.partners:
+                raise Unpaired from error
             if stacks:
                 return frozenset((number, None) for stack in stacks for joins in stack.levels for number in joins)
             causes.append(str(error))
@@ -170,6 +195,8 @@ def _typed(program: Program, stacks: list[Stack]) -> Solved | frozenset[Branch]:
         if causes:
             which = f"a space of more than {most_parts} parts" if most_parts else "the parts of another space"
             solved[0].coarser = f"nothing is taken to vary over {which}, and the group may be too small: {causes[-1]}"
+        elif not pairing:
+            solved[0].coarser = "nothing is taken to vary over a space that another axis of its tensor holds, too, and the group may be too small"
         return solved
     return _solved(program, give_up(program, f"the typing of the network did not settle: {causes[0]}"))
 

@@ -87,14 +87,19 @@ def type_operations(program: Program, most_parts: int | None = None) -> Unsolved
     return Unsolved(system, pins, used, tuple(shifts))
 
 
-def solve(program: Program, unsolved: Unsolved) -> Typing:
+def solve(program: Program, unsolved: Unsolved, pairing: bool = True) -> Typing:
     """Find what depends on what, and let the axes of every value be made of what their spaces have become.
+
+    Args:
+        program: whose operations are typed.
+        unsolved: their types.
+        pairing: whether a space may depend on one beside it in its axis where other axes hold that one as well.
 
     Raises:
         Unsettled: families of spaces cannot be resolved.
     """
     system = unsolved.system
-    dependencies = Dependencies(system)
+    dependencies = Dependencies(system, pairing)
     system.twins.extend(_aligned_but_fixed(program, system))
     _resolve(program, system, dependencies.names)
     return Typing(system, dependencies, unsolved.pins, unsolved.used, shifts=unsolved.shifts)
@@ -160,13 +165,13 @@ def _type_operations(
         if op.kind not in LAYOUT:
             for value in op.inputs:
                 if value.kind != "op" or value.op is not None and value.op.kind in LAYOUT:
-                    system.record(value.context)
+                    system.record(value.context, paired=value.parametric)
         if op in still:
             still[op].pin(system, op)
         cause = _type_op(system, op)
         if cause:
             pins.append((op, cause))
-        system.record(op.output.context, read=op.kind not in LAYOUT)
+        system.record(op.output.context, read=op.kind not in LAYOUT, paired=op.output.parametric)
     for value, buffer in program.outputs:
         system.record(value.context)
         if buffer is None:
@@ -318,6 +323,8 @@ def read_constant(system: SpaceSystem, value: Value) -> None:
             if units[i].size == units[j].size and not {i, j} & done and _is_diagonal(data, i, j):
                 system.unify((units[i],), (units[j],))
                 done |= {i, j}
+    if done and not (len({system.units(axis) for axis in value.axes}) == 1 and _is_square(data.reshape(value.shape))):
+        system.record(value.axes, read=False, paired=False)  # two spaces are permuted alike, whatever stands beside each
     for i, classes in varying:
         if i not in done:
             cut_classes(system, units[i], classes, label)
@@ -358,6 +365,11 @@ def _is_diagonal(data: np.ndarray, i: int, j: int) -> bool:
     on = np.arange(n) * (n + 1)
     off = np.setdiff1d(np.arange(n * n), on)
     return bool((flat[on] == flat[on[:1]]).all() and (flat[off] == flat[off[:1]]).all())
+
+
+def _is_square(data: np.ndarray) -> bool:
+    """Whether data of two axes is invariant when one permutation acts on the whole of both."""
+    return data.ndim == 2 and data.shape[0] == data.shape[1] and _is_diagonal(data, 0, 1)
 
 
 def cut_classes(system: SpaceSystem, unit: Space, classes: np.ndarray, cause: str) -> None:

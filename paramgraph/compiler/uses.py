@@ -123,7 +123,7 @@ class ParameterUses:
         tags = leaf.places(emitter.system)
         row_tags = tags[: len(rows)]
         column_tags = [tag for tag in tags[len(rows) :] if tag[2] in columns][: len(columns)]
-        while near := [tag for tag in column_tags if row_tags and kind == "parameter" and emitter.related([tag], row_tags)]:
+        while near := [tag for tag in column_tags if row_tags and kind == "parameter" and emitter.related([tag], row_tags, tags)]:
             row_tags += near  # what moves for each row apart is a node for each row
             column_tags = [tag for tag in column_tags if tag not in near]
         own = emitter.add_nodes(f"{name}.{kind}", kind, tuple(tag[2] for tag in row_tags), 0)

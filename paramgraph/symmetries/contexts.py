@@ -1,24 +1,32 @@
-"""Contexts: what every space occurs together with, exactly once, in every tensor."""
+"""Contexts: what every space occurs together with, in every tensor: exactly once in all of it, or exactly once in the same axis."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.families import Families
+from paramgraph.symmetries.families import Families, Forms
 from paramgraph.symmetries.keys import Entry
 from paramgraph.symmetries.space import Axis, Space
 from paramgraph.symmetries.spaces import SpaceSystem
+
+_NOTHING: set[Space] = set()
+# For each way in which a tensor is divided into axes, the number of each unit's axis.
+Cells = tuple[tuple[int, ...], ...]
 
 
 class Contexts(Families):
     """Collects, for each space, the spaces that it may depend on: `on[space]`."""
 
-    def __init__(self, system: SpaceSystem) -> None:
+    def __init__(self, system: SpaceSystem, pairing: bool = True) -> None:
         super().__init__(system)
+        self.pairing = pairing
+        # Axes of the tensors in which what a space depends on may be told by the axis that both stand in.
+        self._paired: list[tuple[Axis, ...]] = []
         self.on: dict[Space, set[Space]] = {}
         self.read: set[Space] = set()
         # Fixed unions that became one fixed space, with what was inside them.
@@ -37,15 +45,41 @@ class Contexts(Families):
         self.read = set()
         # Tensors as products of units, each once: further rounds start from these, which only become finer.
         resolve = self.system.units
-        self._tensors = list(dict.fromkeys([(resolve(axis), reading) for axis, reading in self._tensors]))
-        for units, reading in self._tensors:
+        tensors: dict[tuple[Axis, bool], Forms] = {}
+        for (axis, reading), forms in self._tensors.items():
+            self._add(tensors, (resolve(axis), reading), forms)
+        self._tensors, self._paired = tensors, []
+        for (units, reading), forms in tensors.items():
             self._reading = reading
             if not coarse or all(unit.parts is None for unit in units):
-                self._visit(units)
+                self._visit(units, (), forms)
         if not coarse:
             self._join_fixed()
 
-    def _visit(self, units: Sequence[Space], entries: tuple[Entry, ...] = ()) -> None:
+    def _cells(self, units: Sequence[Space], forms: Forms) -> Cells:
+        """For each unit the number of its axis, for each way in which a tensor is divided into axes; none where that tells nothing."""
+        if not forms or not self.pairing or all(len(units) <= sum(map(bool, axes)) for axes in forms):  # one space for each axis
+            return ()
+        divided = [tuple(self.system.units(axis) for axis in axes) for axes in forms]
+        self._paired += divided
+        return tuple(dict.fromkeys(tuple(d for d, axis in enumerate(axes) for _ in axis) for axes in divided))
+
+    def _beside(self, units: Sequence[Space], cells: Cells, entries: Iterable[Entry]) -> Iterator[set[Space]]:
+        """For each unit, what occurs exactly once in its axis, whatever the other axes hold."""
+        sets = [[self._single([u for u, c in zip(units, form, strict=True) if c == d], entries) for d in range(max(form) + 1)] for form in cells]
+        for i in range(len(units)):
+            yield set.intersection(*(own[form[i]] for own, form in zip(sets, cells, strict=True)))
+
+    def _single(self, axis: Sequence[Space], entries: Iterable[Entry]) -> set[Space]:
+        """The spaces without parts that occur exactly once in an axis."""
+        count = Counter(axis)
+        for unit in axis:
+            if unit.parts is not None:
+                count.update(self._inside(unit))
+        restricted = {id for id, _ in entries}
+        return {unit for unit in axis if unit.parts is None and count[unit] == 1 and unit.id not in restricted}
+
+    def _visit(self, units: Sequence[Space], entries: tuple[Entry, ...] = (), forms: Forms = None, cells: Cells = ()) -> None:
         parted = [unit for unit in dict.fromkeys(units) if unit.parts is not None]
         if not parted and not entries and len(together := set(units)) == len(units):
             if self._reading:
@@ -57,7 +91,8 @@ class Contexts(Families):
                 elif not found <= together:
                     found &= together
             return
-        key = (self._reading, tuple(sorted(unit.id for unit in units)), entries)
+        cells = self._cells(units, forms) if forms else cells
+        key = (self._reading, tuple(sorted(unit.id for unit in units)), entries, cells and (tuple(unit.id for unit in units), cells))
         if key in self._seen:
             return
         self._seen.add(key)
@@ -66,11 +101,17 @@ class Contexts(Families):
             if unit.parts is not None:
                 count.update(self._inside(unit))
         once = self._once(units, count, entries)
-        for unit in units:
-            self._meet(unit, once)
-        for unit in parted:
-            others = list(units)
-            others.remove(unit)
+        if cells:
+            for unit, own in zip(units, self._beside(units, cells, entries), strict=True):
+                self._meet(unit, once | own)
+        else:
+            for unit in units:
+                self._meet(unit, once)
+        for at in [units.index(unit) for unit in parted] if not cells else [i for i, unit in enumerate(units) if unit.parts is not None]:
+            unit = units[at]
+            others = [*units[:at], *units[at + 1 :]]
+            around = [(form[at], (*form[:at], *form[at + 1 :])) for form in cells]
+            beside = [[other for other, c in zip(others, left, strict=True) if c == own] for own, left in around]
             families = self._families.get(unit.id)
             expand = families is not None and count[unit] == 1 and not families.isdisjoint(self._bases(others))
             rest = None if expand else self._rest(others, entries)
@@ -78,9 +119,11 @@ class Contexts(Families):
                 inner = self._restricted(axis, entries)
                 if rest is None:
                     entry = (unit.id, np.sort(positions).astype(np.int64).tobytes())
-                    self._visit([*inner, *self._restricted(others, (entry,))], (*entries, entry))
+                    kept = [self._restricted((other,), (entry,)) for other in others] if cells else [self._restricted(others, (entry,))]
+                    within = tuple((*(own for _ in inner), *(c for c, held in zip(left, kept, strict=True) for _ in held)) for own, left in around)
+                    self._visit([*inner, *chain.from_iterable(kept)], (*entries, entry), None, within)
                 else:
-                    self._visit_inside(inner, others, rest, entries)
+                    self._visit_inside(inner, others, rest, entries, beside)
 
     def _rest(self, units: Sequence[Space], entries: tuple[Entry, ...]) -> tuple[Counter[Space], set[Space]]:
         """How often each space is in some units or inside them, and what occurs once."""
@@ -90,9 +133,21 @@ class Contexts(Families):
                 count.update(self._inside(unit))
         return count, self._once(units, count, entries)
 
-    def _visit_inside(self, axis: Axis, others: Sequence[Space], rest: tuple[Counter[Space], set[Space]], entries: tuple[Entry, ...]) -> None:
-        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part."""
+    def _visit_inside(
+        self,
+        axis: Axis,
+        others: Sequence[Space],
+        rest: tuple[Counter[Space], set[Space]],
+        entries: tuple[Entry, ...],
+        beside: Sequence[Sequence[Space]] = (),
+    ) -> None:
+        """Contexts of the spaces inside a part, where the rest of the tensor is the same for every part.
+
+        Args:
+            beside: those of the others that stand in the same axis of the tensor, for each way in which it is divided into axes.
+        """
         count, once = rest
+        own = set.intersection(*(self._single([*axis, *units], entries) for units in beside)) if beside else _NOTHING
         once = set(once)
         for unit in axis:
             if count.get(unit, 0) or axis.count(unit) > 1 or any(unit.id == id for id, _ in entries):
@@ -102,15 +157,16 @@ class Contexts(Families):
         parted = [unit for unit in axis if unit.parts is not None]
         for unit in axis:
             if parted or count.get(unit, 0):
-                self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)})
+                self._meet(unit, {other for other in once if other.parts is None or unit not in self._inside(other)} | own)
             else:
-                self._meet(unit, once)
+                self._meet(unit, once | own if own else once)
         for unit in parted:
             remaining = [*axis, *others]
             remaining.remove(unit)
-            beside = self._rest(remaining, entries)
+            around = self._rest(remaining, entries)
+            near = [[*(other for other in axis if other is not unit), *units] for units in beside]
             for inner, _ in self._leaves_of(unit):
-                self._visit_inside(self._restricted(inner, entries), remaining, beside, entries)
+                self._visit_inside(self._restricted(inner, entries), remaining, around, entries, near)
 
     def _leaves_of(self, unit: Space) -> list[tuple[Axis, np.ndarray]]:
         found = self._leaves.get(unit)

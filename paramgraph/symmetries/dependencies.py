@@ -1,8 +1,9 @@
 """Which space may depend on which: the greatest fixpoint over all tensors of a program.
 
-The rule: a space may depend only on spaces that occur, exactly once, in every tensor in which it occurs. What is left when all
-unifications are done is a preorder. Spaces that depend on each other are one joint space. Families whose dependency is lost are
-merged here, which may unify more; the loop runs until nothing changes, so the result does not depend on the order of operations.
+The rule: a space may depend only on spaces that occur, exactly once, in every tensor in which it occurs, or beside it in the same axis
+(see `paramgraph.symmetries.pairing`). What is left when all unifications are done is a preorder. Spaces that depend on each other are one
+joint space. Families whose dependency is lost are merged here, which may unify more; the loop runs until nothing changes, so the result does
+not depend on the order of operations.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import chain
 import numpy as np
 
 from paramgraph.symmetries.blocks import Block
-from paramgraph.symmetries.contexts import Contexts
+from paramgraph.symmetries.pairing import Pairing
 from paramgraph.symmetries.space import Axis, Space, Unsettled
 from paramgraph.symmetries.spaces import SpaceSystem
 
@@ -23,11 +24,16 @@ __all__ = ["Block", "Dependencies"]
 _NOTHING: set[Space] = set()
 
 
-class Dependencies(Contexts):
-    """Solve the dependencies of a typed system. Afterwards `on[space]` holds, for each atomic space, what it depends on."""
+class Dependencies(Pairing):
+    """Solve the dependencies of a typed system. Afterwards `on[space]` holds, for each atomic space, what it depends on.
 
-    def __init__(self, system: SpaceSystem) -> None:
-        super().__init__(system)
+    Args:
+        system: the spaces, with all tensors recorded.
+        pairing: whether a space may depend on one beside it in its axis where other axes hold that one as well.
+    """
+
+    def __init__(self, system: SpaceSystem, pairing: bool = True) -> None:
+        super().__init__(system, pairing)
         # Spaces made of parts that nothing tells apart.
         self.fused: set[Space] = set()
         if system.members:
@@ -43,7 +49,6 @@ class Dependencies(Contexts):
                 break
         else:
             raise Unsettled("families keep changing")
-        self._close()
         # Spaces that are families over a parted space, by its id: those whose members are not all the space itself.
         self._varying: dict[int, set[Space]] = {}
         for (base_id, assign), member in system.members.items():
@@ -51,6 +56,7 @@ class Dependencies(Contexts):
             if system.find(member) is not system.find(base):
                 for over_id, _ in assign:
                     self._varying.setdefault(over_id, set()).add(base)
+        self._close()
         self._fuse()
         self._known = {}
 
@@ -144,6 +150,7 @@ class Dependencies(Contexts):
                 if bad:
                     on.difference_update(bad)
                     changed = True
+            changed = changed or self._drop_undefined()
 
     def _fuse(self) -> None:
         """Make one space of the parts of a union that no tensor tells apart: where one is read, so are the others, in the same unions.
@@ -191,15 +198,18 @@ class Dependencies(Contexts):
     def _varying_over(self, id: int) -> set[Space] | None:
         return None if self._known is None else self._varying.get(id, _NOTHING)
 
+    def _varying_on(self, unit: Space) -> set[Space]:
+        return self._varying.get(unit.id, _NOTHING)
+
     @property
     def delicate(self) -> bool:
-        """Whether any space is a family, with members that differ between the parts of another space, or was fused of parts."""
-        return bool(self._varying or self.fused)
+        """Whether any space is a family, with members that differ between the parts of another space, was fused of parts, or has partners."""
+        return bool(self._varying or self.fused or self.partners)
 
     @cached_property
     def _family_spaces(self) -> set[Space]:
         bases = {base.id for own in self._varying.values() for base in own}
-        out = set(self.fused)
+        out = self.fused | self.partners
         for (base_id, assign), member in self.system.members.items():
             if base_id in bases:
                 out.add(self.system.spaces[base_id])
@@ -208,7 +218,7 @@ class Dependencies(Contexts):
         return out
 
     def is_delicate(self, axis: Axis) -> bool:
-        """Whether a family, one of its members, a space that one varies over, or a fused space is in an axis, inside unions too."""
+        """Whether a family, one of its members, a space that one varies over, or a fused or paired space is in an axis, inside unions too."""
         return not self._family_spaces.isdisjoint(self._deep(axis))
 
     @cached_property
@@ -227,24 +237,3 @@ class Dependencies(Contexts):
                 parent[find(b[0])] = find(a[0])
         told_apart = {find(space) for space in parent if space.id in self._varying}
         return {space: find(space) for space in parent if find(space) not in told_apart}
-
-    def coupled(self, axes: Sequence[Axis], coarse: bool = False) -> list[list[int]]:
-        """Dimensions that must be permuted together: a space of one depends on a space of another.
-
-        Args:
-            coarse: a union counts, too, as what is known of it as a whole; mostly its parts and members are free of that.
-        """
-        deep = [self._deep(axis) for axis in axes]
-        parent = list(range(len(axes)))
-        for a in range(len(axes)):
-            for b in range(len(axes)):
-                if a != b and parent[a] != parent[b] and self._depends(deep[a], deep[b], coarse):
-                    old, new = parent[a], parent[b]
-                    parent = [new if p == old else p for p in parent]
-        return [[d for d in range(len(axes)) if parent[d] == root] for root in dict.fromkeys(parent)]
-
-    def _depends(self, a: set[Space], b: set[Space], coarse: bool) -> bool:
-        for unit in a:
-            if (coarse or unit.parts is None) and not self.on.get(unit, _NOTHING).isdisjoint(b):
-                return True
-        return any(not self._varying.get(unit.id, _NOTHING).isdisjoint(a) for unit in b if unit.parts is not None)

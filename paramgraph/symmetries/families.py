@@ -14,6 +14,8 @@ from paramgraph.symmetries.spaces import SpaceSystem
 
 # Restrictions of members, about a millisecond each: many times what the networks need whose families settle.
 MOST_WORK = 10_000
+# The ways in which a tensor was divided into axes; None where they are not paired.
+Forms = list[tuple[Axis, ...]] | None
 
 
 class Families(Blocks):
@@ -24,8 +26,16 @@ class Families(Blocks):
         self._linked: set[tuple[Any, ...]] = set()
         self._work = 0
         self._finest: dict[int, frozenset[bytes]] = {}
-        # Every tensor as one product of spaces, and whether an operation computes with it.
-        self._tensors: list[tuple[Axis, bool]] = [(tuple(chain.from_iterable(axes)), read) for axes, read in system.tensors]
+        # Every tensor as one product of spaces, and whether an operation computes with it, with its axes each time.
+        self._tensors: dict[tuple[Axis, bool], Forms] = {}
+        for (axes, read), paired in system.tensors.items():
+            self._add(self._tensors, (tuple(chain.from_iterable(axes)), read), [axes] if paired else None)
+
+    @staticmethod
+    def _add(tensors: dict[tuple[Axis, bool], Forms], key: tuple[Axis, bool], forms: Forms) -> None:
+        known = tensors.setdefault(key, forms)
+        if known is not forms:
+            tensors[key] = None if known is None or forms is None else [*known, *forms]
 
     def _member(self, base: Space, assign: Assign) -> Space:
         """The member of `base` at `assign`, made if there is none."""

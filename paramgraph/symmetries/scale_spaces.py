@@ -26,7 +26,7 @@ class ScaleSpaces(SpaceSystem):
     def may_depend(self, space: Space, on: Space) -> bool:
         return False
 
-    def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False) -> None:
+    def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False, paired: bool = True) -> None:
         """Which spaces occur together does not matter for multipliers."""
 
     def restrict(self, axis: Axis, cuts: Iterable[tuple[Space, np.ndarray]]) -> Axis:

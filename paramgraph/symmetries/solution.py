@@ -92,11 +92,15 @@ class GroupBuilder:
             return ()
         actions = tuple(self.block(block) for block in blocks)
         for action in actions:
-            self._check(action)
+            self.check(action)
         return actions
 
-    def _check(self, action: ActionBlock) -> None:
-        """Every space must occur together with all that its permutation may depend on, once: else the element would not be defined."""
+    def check(self, action: ActionBlock) -> None:
+        """Every space must occur together with all that its permutation may depend on, once: else the element would not be defined.
+
+        Raises:
+            Unsettled: one does not.
+        """
         found = [s for dim in action.spaces for s in dim]
         for s in set(found):
             if self.spaces[s].pinned:

@@ -20,8 +20,8 @@ class SpaceStore:
     def __init__(self, most_parts: int | None = None) -> None:
         self.most_parts = most_parts
         self.spaces: dict[int, Space] = {}
-        # Axes of every tensor, each once, and whether an operation computes with it.
-        self.tensors: dict[tuple[tuple[Axis, ...], bool], None] = {}
+        # Axes of every tensor, each once, and whether an operation computes with it. By these: whether its axes are paired (see `record`).
+        self.tensors: dict[tuple[tuple[Axis, ...], bool], bool] = {}
         self.members: dict[tuple[int, frozenset[tuple[int, bytes]]], Space] = {}
         # Unions that were identified element by element. They keep two names: see `_merge`.
         self.twins: list[tuple[Space, Space]] = []
@@ -164,19 +164,22 @@ class SpaceStore:
             if not unit.uniform:
                 self._set(unit, uniform=True)
 
-    def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False) -> None:
+    def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False, paired: bool = True) -> None:
         """Register a tensor (real or hidden): what occurs together in it bounds what may depend on what.
 
         Args:
             read: whether an operation computes with its elements; layout operations only move them.
             stored: whether it is a tensor of its own, such as a parameter.
+            paired: whether a space may depend on one beside it in its axis where other axes hold that one as well.
         """
         axes = tuple(axes)
         if stored:
             self.stored.append(axes)
-        if (axes, read) in self.tensors:
+        known = self.tensors.get((axes, read))
+        if known is not None:
+            self.tensors[axes, read] = known and paired
             return
-        self.tensors[axes, read] = None
+        self.tensors[axes, read] = paired
         units: list[Space] = []
         for axis in axes:
             units += self.units(axis)

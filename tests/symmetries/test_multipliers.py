@@ -13,7 +13,7 @@ import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.symmetries import multipliers
 from paramgraph.symmetries.group import SymmetryGroup
-from tests.support import attention, branches, gathered, indexing, layers, layouts, values  # noqa: F401  registers the cases
+from tests.support import attention, branches, gathered, indexing, layers, layouts, pairing, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 from tests.support.scales import SCALES
 

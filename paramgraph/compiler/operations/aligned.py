@@ -41,7 +41,13 @@ def align(system: SpaceSystem, op: Op) -> dict[Any, Axis]:
         kept = [moved for factor in factors if (moved := factor.moved(place.get)) is not None]
         op.output.virtual = tuple(factor for factor in kept if useful(system, op.output.axes, factor))
     if len(table) != len(op.out_labels) or len(factors) != len(op.output.virtual):
-        system.record((*table.values(), *(factor.axis for factor in factors)))
+        # Activations that meet by themselves are nodes: those of pairs of elements of one space would need to say which is which.
+        acts = [labels for labels, value in zip(op.labels, op.inputs, strict=True) if not value.parametric]
+        alone = len(acts) > 1 and len(acts) == len(op.inputs)
+        system.record((*table.values(), *(factor.axis for factor in factors)), paired=not alone)
+        if len(acts) > 1 and not alone:
+            met = dict.fromkeys(label for labels in acts for label in labels)
+            system.record(tuple(table[label] for label in met), paired=False)
     return table
 
 
@@ -245,7 +251,7 @@ class Mix(Operation):
         mixed = set(op.attrs["mixed"])
         if mixed:
             # Without the virtual factors, too: which element of theirs a place belongs to may be mixed along with it.
-            system.record(tuple(axis for label, axis in table.items() if label not in mixed))
+            system.record(tuple(axis for label, axis in table.items() if label not in mixed), paired=op.output.parametric)
         if op.attrs["ordered"]:
             for label in mixed:
                 system.pin(table[label], f"{op.name} depends on the order along it")

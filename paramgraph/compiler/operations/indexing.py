@@ -101,7 +101,7 @@ class TopK(Operation):
         new = system.axis(op.output.shape[dim], op.name, "ranks of a sorted axis")
         op.output.axes = tuple(new if d == dim else axis for d, axis in enumerate(x.axes))
         # Elements along the axis are mixed: no other space keeps a dependency on it.
-        system.record(op.output.axes)
+        system.record(op.output.axes, paired=x.parametric)
         if op.attrs["indices"]:
             if not Distinct().along(x, dim):
                 system.pin(x.axes[dim], "of equal elements, the first is chosen")

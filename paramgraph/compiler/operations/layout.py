@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +16,25 @@ from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.scale_spaces import blocks_holding
 from paramgraph.symmetries.space import common_ends
-from paramgraph.symmetries.spaces import SpaceSystem, as_array
+from paramgraph.symmetries.spaces import Axis, SpaceSystem, as_array
 
 if TYPE_CHECKING:
     from paramgraph.compiler.emission import Component, Emitter
     from paramgraph.compiler.scales import ScaleSolver
     from paramgraph.symmetries.character import Character
+
+
+def record_common(system: SpaceSystem, before: Sequence[Axis], after: Sequence[Axis]) -> None:
+    """Record a tensor that is divided into axes in two ways by what both have in common: what stands side by side in both."""
+    parts = [[system.units(axis) for axis in axes] for axes in (before, after)]
+    units, others = ([unit for part in own for unit in part if unit.size > 1] for own in parts)
+    if units != others:
+        system.record(before, read=False, paired=False)
+        return
+    ends = [set(itertools.accumulate(sum(unit.size > 1 for unit in part) for part in own)) for own in parts]
+    if not (ends[0] <= ends[1] or ends[1] <= ends[0]):
+        cuts = [0, *sorted(ends[0] | ends[1])]
+        system.record([tuple(units[start:end]) for start, end in itertools.pairwise(cuts)], read=False)
 
 
 class Reshape(Operation):
@@ -31,6 +45,8 @@ class Reshape(Operation):
         (x,) = op.inputs
         # How elements of a parameter lie in it is kept, to the last reader.
         op.output.axes = tuple(system.reshape(x.axes, op.output.shape, renumber=not (x.parametric or x.virtual)))
+        if x.parametric:
+            record_common(system, x.axes, op.output.axes)
         moved = (factor.reshaped(x.shape, op.output.shape) for factor in x.virtual)
         op.output.virtual = tuple(factor for factor in moved if factor is not None)
         op.output.indexes = x.indexes

@@ -49,7 +49,7 @@ class Convolve(Operation):
             new = tuple(system.axis(n, "position", f"positions of a {op.name}") for n in op.output.shape[2:])
         else:
             new = tuple(positions)
-        system.record((batch, group, inner, out, *positions, *taps))
+        system.record((batch, group, inner, out, *positions, *taps), paired=weight.parametric)
         op.output.axes = (batch, (*group, *out), *new)
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
@@ -118,7 +118,7 @@ class Resample(Operation):
         for d in dims:
             system.pin(x.axes[d], cause)
         rest = iter(axis for d, axis in enumerate(x.axes) if d not in dims)
-        system.record(tuple(axis for d, axis in enumerate(x.axes) if d not in dims))
+        system.record(tuple(axis for d, axis in enumerate(x.axes) if d not in dims), paired=x.parametric)
         op.output.axes = tuple(system.axis(n, "position", cause) if d in dims else next(rest) for d, n in enumerate(op.output.shape))
 
     def type_scales(self, system: SpaceSystem, op: Op) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import paramgraph as pg
 from tests.compiler.onnx.exporting import exported, moved_together, types
-from tests.support import attention, gathered, indexing, layers, layouts, values  # noqa: F401  register the cases
+from tests.support import attention, gathered, indexing, layers, layouts, pairing, values  # noqa: F401  register the cases
 from tests.support.cases import CASES
 
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
