@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from paramgraph.compiler.centred import find_centred
 from paramgraph.compiler.commuting import find_commuting
+from paramgraph.compiler.components import Component
 from paramgraph.compiler.diagnose import module_path
-from paramgraph.compiler.emission import Component
 from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder

@@ -16,7 +16,9 @@ from paramgraph.graph import ParameterView
 from paramgraph.symmetries.spaces import Axis
 
 if TYPE_CHECKING:
-    from paramgraph.compiler.emission import Component, Emitter
+    from paramgraph.compiler.components import Component
+    from paramgraph.compiler.emission import Emitter
+    from paramgraph.compiler.places import Places
 
 
 class ParameterUses:
@@ -67,7 +69,7 @@ class ParameterUses:
         parts = [(np.flatnonzero(~again), 0), (np.flatnonzero(again), 1)]
         return [(replace(whole, index=elements[places], use=use), places) for places, use in parts]
 
-    def hidden(self, emitter: Emitter, places: Sequence[Place], base: str, near: Sequence[Component]) -> Component:
+    def hidden(self, emitter: Places, places: Sequence[Place], base: str, near: Sequence[Component]) -> Component:
         """Nodes of spaces inside an expression of parameters (the rank of an adapter), shared by the parameters that meet there."""
         units = tuple(place[2] for place in places)
         key = (near[0].ref.name if near else "", tuple(sorted(unit.id for unit in units)))

@@ -14,7 +14,8 @@ from paramgraph.compiler.virtual import Virtual, useful
 from paramgraph.symmetries.spaces import Axis, SpaceSystem
 
 if TYPE_CHECKING:
-    from paramgraph.compiler.emission import Component, Emitter
+    from paramgraph.compiler.components import Component
+    from paramgraph.compiler.emission import Emitter
     from paramgraph.compiler.scales import ScaleSolver
 
 # Products of more elements have one multiplier for all of them.

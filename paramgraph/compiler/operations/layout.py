@@ -19,7 +19,8 @@ from paramgraph.symmetries.space import common_ends
 from paramgraph.symmetries.spaces import Axis, SpaceSystem, as_array
 
 if TYPE_CHECKING:
-    from paramgraph.compiler.emission import Component, Emitter
+    from paramgraph.compiler.components import Component
+    from paramgraph.compiler.emission import Emitter
     from paramgraph.compiler.scales import ScaleSolver
     from paramgraph.symmetries.character import Character
 
