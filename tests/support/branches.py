@@ -343,3 +343,28 @@ class ChosenByComparison(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         share = _compared(self.router(x).softmax(-1))
         return sum(share(e) * expert(x) for e, expert in enumerate(self.experts))
+
+
+class ChosenInTurn(nn.Module):
+    """Experts put in place by `where` one after the other, where the router's choice is theirs."""
+
+    def __init__(self, condition: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+        super().__init__()
+        self.condition = condition
+        self.router = nn.Linear(4, 3)
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)) for _ in range(3)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = self.router(x).argmax(-1)
+        out = torch.zeros_like(x[:, :2])
+        for e, expert in enumerate(self.experts):
+            out = torch.where(self.condition(chosen, e), expert(x), out)
+        return out
+
+
+case("experts put in place one after the other", EXPERTS, (40, 4))(lambda: ChosenInTurn(lambda chosen, e: (chosen == e)[:, None]))
+# The first two have one condition: the second one is put in the first one's place.
+case("experts put in place, two in one", 3 * lam(5), (40, 4))(lambda: ChosenInTurn(lambda chosen, e: (chosen == max(e, 1))[:, None]))
+# Some conditions are of rows, others of columns: they do not exclude each other.
+case("experts put in place across each other", 3 * lam(5), (40, 4))(
+    lambda: ChosenInTurn(lambda chosen, e: (chosen == e)[:, None] if e else (chosen[:2] == e)[None, :]))

@@ -13,6 +13,7 @@ from paramgraph.compiler.aten import (
     reduction,
     scalars,
     scatter,
+    selection,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "reduction",
     "scalars",
     "scatter",
+    "selection",
 ]

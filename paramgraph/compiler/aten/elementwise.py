@@ -18,7 +18,7 @@ softsign sqrt square tan tanh tanhshrink threshold trunc bitwise_not real imag a
 special_multigammaln""".split()
 
 BINARY = """add sub rsub mul div true_divide floor_divide remainder fmod pow maximum minimum fmax fmin atan2 hypot copysign logaddexp
-logaddexp2 xlogy lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor where lerp addcmul addcdiv
+logaddexp2 xlogy lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor lerp addcmul addcdiv
 prelu_kernel _prelu_kernel masked_fill heaviside nextafter ldexp bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ complex
 polar __lshift__ __rshift__ special_gammainc special_gammaincc
 greater greater_equal less less_equal not_equal multiply divide subtract""".split()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.aten import elementwise as aten
+from paramgraph.compiler.aten import selection
 from paramgraph.compiler.onnx.arguments import is_weight
 from paramgraph.compiler.onnx.leaves import FLOATING
 from paramgraph.compiler.program import Builder, Value
@@ -112,7 +113,7 @@ def _bound(operand: Value | None, attribute: float | None) -> Value | float | No
 
 @rule("ai.onnx::Where")
 def where(b: Builder, condition: Value, x: Value, y: Value) -> Value:
-    return b.elementwise("where", condition, x, y, form=("x", "x", "x"))
+    return selection.where(b, condition, x, y)
 
 
 @rule("ai.onnx::PRelu")
