@@ -10,6 +10,7 @@ A file does not say it, unless torch's exporter wrote it: that one notes for eve
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -76,7 +77,7 @@ def shared_fills(graph: Any) -> list[Any]:
 
 
 def _is_fill(tensor: Any) -> bool:
-    if tensor is None or int(tensor.dtype) not in FLOATING or not 1 < np.prod(tuple(tensor.shape)) <= _MOST_READ:
+    if tensor is None or int(tensor.dtype) not in FLOATING or not 1 < math.prod(tensor.shape) <= _MOST_READ:
         return False
     values = np.asarray(tensor.numpy()).reshape(-1)
     return bool((values == values[0]).all())
@@ -88,7 +89,7 @@ def _holds_state(value: Any, tensor: Any, constants: set[Any]) -> bool:
     kind = value.metadata_props.get(_KIND)
     if kind is not None:
         return kind == "PARAMETER" or (kind == "BUFFER" and value.metadata_props.get(_PERSISTENT) == "True")
-    size = int(np.prod(tuple(tensor.shape)))
+    size = math.prod(tensor.shape)
     if int(tensor.dtype) in FLOATING:
         return len(tensor.shape) > 0 and (size > 1 or not _only_elementwise(value))
     return int(tensor.dtype) in NARROW_INTEGERS and len(tensor.shape) > 0 and any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -137,10 +138,10 @@ class OnnxLowering:
             return
         constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
         constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
-        small = [value for value in flat if constant and np.prod(value.shape) <= SMALL]
+        small = [value for value in flat if constant and math.prod(value.shape) <= SMALL]
         if constant and len(small) == len(flat) and node.op_type not in GROWING and self._fold_now(node, operands, attributes):
             return
-        found = self._infer(node, operands, types)
+        found = self._infer(node, operands, types, attributes)
         if constant and not any(t is None or t[1] is None for t in found):
             self._fold_later(node, operands, attributes, found)
             return
@@ -151,12 +152,12 @@ class OnnxLowering:
         return self._constant(value.const_value, value.name) if value in self._fills else self._values[value]
 
     def _constant_node(self, node: Any) -> None:
-        _, ir = require()
         ((key, attribute),) = node.attributes.items()
         if key == "value":
             tensor = attribute.value
         elif key in ("value_float", "value_floats", "value_int", "value_ints"):
-            tensor = ir.tensor(np.asarray(attribute.value, dtype=np.float32 if "float" in key else np.int64))
+            self._set_array(node.outputs[0], np.asarray(attribute.value, dtype=np.float32 if "float" in key else np.int64))
+            return
         else:
             self._set(node.outputs[0], self.builder.opaque("Constant", [], (), f"a constant of the form {key}"), None)
             self._shapeless.add(self._values[node.outputs[0]])
@@ -179,7 +180,7 @@ class OnnxLowering:
     def _measure(self, node: Any, x: Any, attributes: dict[str, Any]) -> None:
         """The shape of a value is a constant, whatever the value is."""
         if node.op_type == "Size":
-            data = np.asarray(int(np.prod(x.shape)), dtype=np.int64)
+            data = np.asarray(math.prod(x.shape), dtype=np.int64)
         else:
             data = np.asarray(x.shape, dtype=np.int64)[slice(attributes.get("start", 0), attributes.get("end"))]
         self._set_array(node.outputs[0], data)
@@ -229,18 +230,18 @@ class OnnxLowering:
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
-    def _infer(self, node: Any, operands: Sequence[Any], types: Sequence[Type | None]) -> list[Type | None]:
+    def _infer(self, node: Any, operands: Sequence[Any], types: Sequence[Type | None], attributes: dict[str, Any]) -> list[Type | None]:
         """Types of the results: inferred, else as the file declares them."""
         data = {
             place: np.asarray(value.read())
             for place, value in enumerate(operands)
-            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and np.prod(value.shape) <= SMALL
+            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and math.prod(value.shape) <= SMALL
             and (types[place] or (1,))[0] == _INT64 or (isinstance(value, Value) and node.op_type in ("Resize", "Upsample", "Range") and value.read)
         }
         if any(isinstance(value, list) for value in operands):
             return [None] * len(node.outputs)
         known = [None if t is None else (t[0], None) if value in self._shapeless else t for value, t in zip(operands, types, strict=True)]
-        found = self.shapes.infer(node, known, data)
+        found = self.shapes.infer(node, known, data, attributes)
         return [t if t is not None and t[1] is not None else self._declared(output, t) for output, t in zip(node.outputs, found, strict=True)]
 
     def _declared(self, output: Any, found: Type | None) -> Type | None:

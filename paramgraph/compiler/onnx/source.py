@@ -84,12 +84,13 @@ def open_model(source: OnnxSource) -> Any:
     message = source.read()
     what = "the model" if source.path is None else source.path.name
     _check_opsets(message, what)
-    _check_external(message, source.folder, what)
+    external = _check_external(message, source.folder, what)
     try:
         model = ir.serde.deserialize_model(_without_maps(message))
-        if source.folder is not None:
+        if external and source.folder is not None:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
-        model = InlinePass()(model).model
+        if model.functions:
+            model = InlinePass()(model).model
     except Exception as error:  # whatever the message holds that the format does not allow
         raise FileFormatError(
             f"{what} is no valid ONNX model ({type(_first_cause(error)).__name__}: {first_line(_first_cause(error))}). Export it again."
@@ -158,11 +159,13 @@ def _check_opsets(message: Any, what: str) -> None:
             )
 
 
-def _check_external(message: Any, folder: Path | None, what: str) -> None:
-    """External data must be where the format allows it: in files of the model's own folder, of sufficient size."""
+def _check_external(message: Any, folder: Path | None, what: str) -> bool:
+    """External data must be where the format allows it: in files of the model's own folder, of sufficient size. False if there are none."""
+    found = False
     for tensor in tensors_of(message):
-        if not tensor.external_data or tensor.data_location != 1:
+        if tensor.data_location != 1 or not tensor.external_data:
             continue
+        found = True
         place = {entry.key: entry.value for entry in tensor.external_data}
         location = place.get("location", "")
         if folder is None:
@@ -187,6 +190,7 @@ def _check_external(message: Any, folder: Path | None, what: str) -> None:
             raise FileFormatError(
                 f"{what}: the data of {tensor.name!r} end at byte {end} of {location!r}, which has {os.path.getsize(target)}. Copy it again."
             )
+    return found
 
 
 def _put_in_order(graph: Any, what: str) -> None:
