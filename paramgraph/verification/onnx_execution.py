@@ -14,7 +14,7 @@ import torch
 from paramgraph.compiler.onnx.leaves import DTYPES
 from paramgraph.compiler.onnx.source import OnnxSource, require
 from paramgraph.errors import MissingDependencyError, TraceError, first_line
-from paramgraph.onnx_messages import tensors_of
+from paramgraph.onnx_messages import held_tensors, rename, tensors_of
 from paramgraph.verification.execute import Outputs
 
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)
@@ -109,31 +109,33 @@ def runnable(source: OnnxSource, names: set[str]) -> Any:
     onnx, _ = require()
     message = onnx.ModelProto()
     message.CopyFrom(source.read())
-    graph = message.graph
-    declared = {value.name for value in graph.input}
-    kept = []
-    for tensor in graph.initializer:
-        if tensor.name not in names:
-            kept.append(tensor)
-        elif tensor.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in names:
-            tensor = node.attribute[0].t
-            graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims)))
-        else:
-            nodes.append(node)
-    if len(nodes) != len(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
+    declared = {value.name for value in message.graph.input}
+    removed: dict[int, tuple[Any, set[str]]] = {}
+    for name, (graph, holder) in held_tensors(message).items():
+        if name not in names:
+            continue
+        is_node = hasattr(holder, "op_type")
+        tensor = holder.attribute[0].t if is_node else holder
+        own = holder.output[0] if is_node else holder.name
+        if name not in declared:
+            message.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+        removed.setdefault(id(graph), (graph, set()))[1].add(own)
+        if name != own:
+            rename(graph, own, name)
+    for graph, own_names in removed.values():
+        _keep(graph.initializer, lambda tensor, gone=own_names: tensor.name not in gone)
+        _keep(graph.node, lambda node, gone=own_names: node.op_type != "Constant" or node.output[0] not in gone)
     if source.folder is not None:
         onnx.load_external_data_for_model(message, str(source.folder))
     return message
+
+
+def _keep(messages: Any, wanted: Any) -> None:
+    """Remove messages from a repeated field."""
+    kept = [type(message).FromString(message.SerializeToString()) for message in messages if wanted(message)]
+    if len(kept) != len(messages):
+        del messages[:]
+        messages.extend(kept)
 
 
 def widen(message: Any, precision: str) -> None:

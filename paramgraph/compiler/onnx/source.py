@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from paramgraph.compiler.onnx.keys import mark
 from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
 from paramgraph.onnx_messages import tensors_of
 
@@ -89,6 +90,7 @@ def open_model(source: OnnxSource) -> Any:
         model = ir.serde.deserialize_model(_without_maps(message))
         if external and source.folder is not None:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
+        mark(model.graph)
         if model.functions:
             model = InlinePass()(model).model
     except Exception as error:  # whatever the message holds that the format does not allow

@@ -114,19 +114,3 @@ def test_a_rule_for_an_operator_can_be_registered() -> None:
         assert pg.compile(message).symmetry.log_order == pytest.approx(lam(6))
     finally:
         pg.unregister("my.domain::Mystery")
-
-
-def test_subgraphs_pin_what_they_read_and_constant_branches_are_taken() -> None:
-    def branch(name: str, operator: str) -> Any:
-        return helper.make_graph([node(operator, "h", name)], name, [], [helper.make_tensor_value_info(name, 1, [5, 6])])
-
-    def conditional(constant: bool) -> Any:
-        first = [] if constant else [node("ReduceMax", "x", "top", keepdims=0), node("Cast", "top", "flag", to=onnx.TensorProto.BOOL)]
-        choice = node("If", "flag", "r", then_branch=branch("t", "Relu"), else_branch=branch("e", "Tanh"))
-        tensors = weights(a=(4, 6), c=(6, 3)) | ({"flag": np.array(True)} if constant else {})
-        return model([*first, node("MatMul", "x a", "h"), choice, node("MatMul", "r c", "y")], {"x": (5, 4)}, tensors)
-
-    assert pg.compile(conditional(True)).symmetry.log_order == pytest.approx(lam(6))
-    graph = pg.compile(conditional(False))
-    assert graph.symmetry.log_order == 0
-    assert any(d.subject == "ai.onnx::If" for d in graph.diagnostics)
