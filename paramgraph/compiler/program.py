@@ -328,6 +328,8 @@ class Builder:
         if -1 in shape:
             known = math.prod(n for n in shape if n != -1)
             shape = [x_n if x_n != -1 else math.prod(x.shape) // max(known, 1) for x_n in shape]
+        if math.prod(shape) != math.prod(x.shape):
+            raise ValueError(f"{x!r} has not as many elements as the shape {tuple(shape)}")
         if x.op is not None and x.op.kind == "reshape":  # how it was seen in between tells nothing
             return self.reshape(x.op.inputs[0], shape)
         return self._op("reshape", [x], shape)

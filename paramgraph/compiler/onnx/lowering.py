@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.counts import Counts
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
@@ -19,7 +20,7 @@ from paramgraph.compiler.onnx.subgraphs import Subgraphs
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rules import is_exact, operator_rule
 from paramgraph.compiler.tidying import tidy
-from paramgraph.errors import first_line
+from paramgraph.errors import TraceError, first_line
 
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
 SMALL = 256
@@ -65,6 +66,7 @@ class OnnxLowering:
         self.values: dict[Any, Any] = {}
         self.lineage = Nodes(self.values)
         self._subgraphs = Subgraphs(self)
+        self.counts = Counts(self.builder)
         self.types: dict[Any, Type] = {}
         self.shapeless: set[Value] = set()
         self._sizes: dict[str, int] = {}
@@ -154,19 +156,40 @@ class OnnxLowering:
         attributes = {key: attribute.value for key, attribute in node.attributes.items()}
         if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self.shapeless:
             self._measure(node, operands[0], attributes)
+            self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of(operands[0].shape if operands[0] is not None else ()))
             return
         if node.op_type == "CastLike" and node.domain == "" and self._cast_constant(node.outputs[0], operands[0], types):
             return
+        masks = self.counts.masks_in(operands)
         constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
         constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
         small = [value for value in flat if constant and math.prod(value.shape) <= SMALL]
         if constant and len(small) == len(flat) and node.op_type not in GROWING and self._fold_now(node, operands, attributes):
+            self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
+            return
+        if self.counts and self._counted(node, operands):
             return
         found = self._infer(node, operands, types, attributes)
         if constant and not any(t is None or t[1] is None for t in found):
             self._fold_later(node, operands, attributes, found)
+            self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
+        if masks:
+            operands = self.counts.replaced(node, operands)
         self._lower(node, operands, attributes, found)
+
+    def _counted(self, node: Any, operands: Sequence[Any]) -> bool:
+        """How many elements a mask keeps, where that is a size already, is that size."""
+        count = self.counts.counted(node, operands)
+        if count is None or self.types.get(node.outputs[0], (_INT64,))[0] in FLOATING:
+            return False
+        dims = [value.read for value in operands[1:] if value is not None]
+        if dims and (dims[0] is None or len(np.asarray(dims[0]()).reshape(-1)) not in (0, operands[0].ndim)):
+            return False
+        keep = "keepdims" not in node.attributes or node.attributes["keepdims"].value
+        self.set_array(node.outputs[0], np.full((1,) * operands[0].ndim if keep else (), count, np.int64))
+        self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of([count]))
+        return True
 
     def _operand(self, value: Any) -> Any:
         """What a node reads; of a number that several read, each has its own: nothing links their axes."""
@@ -240,6 +263,9 @@ class OnnxLowering:
 
     def _infer(self, node: Any, operands: Sequence[Any], types: Sequence[Type | None], attributes: dict[str, Any]) -> list[Type | None]:
         """Types of the results: inferred, else as the file declares them."""
+        picked = self.counts.result(node, operands)
+        if picked is not None:
+            return [(_INT64 if node.op_type == "NonZero" else (types[0] or (1,))[0], picked)]
         data = {
             place: np.asarray(value.read())
             for place, value in enumerate(operands)
@@ -249,7 +275,12 @@ class OnnxLowering:
         if any(isinstance(value, list) for value in operands):
             return [None] * len(node.outputs)
         known = [None if t is None else (t[0], None) if value in self.shapeless else t for value, t in zip(operands, types, strict=True)]
-        found = self.shapes.infer(node, known, data, attributes)
+        try:
+            found = self.shapes.infer(node, known, data, attributes)
+        except TraceError:
+            if not self.counts:
+                raise
+            return [None] * len(node.outputs)  # sizes that data decide need not fit as the numbers do that stand for them
         return [t if t is not None and t[1] is not None else self._declared(output, t) for output, t in zip(node.outputs, found, strict=True)]
 
     def _declared(self, output: Any, found: Type | None) -> Type | None:
@@ -282,7 +313,7 @@ class OnnxLowering:
                 failure = f"its rule does not fit ({first_line(error)})"
             else:
                 for output, value, type_ in zip(node.outputs, results, found, strict=False):
-                    self._give(output, value, type_, operands)
+                    self._give(output, self.counts.kept(node, operands, value) if self.counts else value, type_, operands)
                 return
         if not unknown and self._by_definition(node, operands):
             return

@@ -117,6 +117,16 @@ class Subgraphs:
         out = where(self.lowering.builder, self.lowering.builder.reshape(condition, ()), one[0], other[0])
         return self._like(out, one), one[1]
 
+    def _truth(self, value: Any) -> bool | None:
+        """A constant condition; None if data decide."""
+        return None if self._read(value) is None else bool(self._read(value))
+
+    def _read(self, value: Any) -> Any:
+        """A constant number; None if data decide."""
+        if not isinstance(value, Value) or value.kind != "constant" or value.read is None or self.lowering.counts.holds(value):
+            return None
+        return np.asarray(value.read()).reshape(()).item()
+
     @staticmethod
     def _like(out: Value, typed: Typed) -> Value:
         if out.kind != "constant":
@@ -130,8 +140,10 @@ class Subgraphs:
         condition = self.lowering.values[node.inputs[0]]
         if not isinstance(condition, Value) or condition in self.lowering.shapeless:
             raise Unexpressed("its condition is of unknown shape")
+        if self.lowering.counts.holds(condition):
+            condition = self.lowering.counts.computed(condition)
         graphs = [node.attributes[name].value for name in ("then_branch", "else_branch")]
-        known = _truth(condition)
+        known = self._truth(condition)
         if known is not None:
             return self._body(node, graphs[0 if known else 1], ())
         first, second = (self._body(node, graph, ()) for graph in graphs)
@@ -142,9 +154,7 @@ class Subgraphs:
     def _loop(self, node: Any) -> tuple[int | None, Typed | None, Typed | None, list[Typed], Any]:
         """How many steps at most, if that is constant, else the value that says it; the first condition; the values carried; the body."""
         count, condition = (None if value is None else self._operand(value) for value in node.inputs[:2])
-        steps = None
-        if count is not None and isinstance(count[0], Value) and count[0].kind == "constant" and count[0].read is not None:
-            steps = int(np.asarray(count[0].read()).reshape(()))
+        steps = None if count is None else self._read(count[0])
         return steps, count, condition, [self._operand(value) for value in node.inputs[2:]], node.attributes["body"].value
 
     def _unrolled_loop(self, node: Any) -> list[Typed]:
@@ -154,7 +164,7 @@ class Subgraphs:
         gathered: list[list[Typed]] = [[] for _ in list(body.outputs)[1 + len(carried) :]]
         going = self._constant(True, "condition") if condition is None else condition
         for step in range(max(steps, 0)):
-            known = _truth(going[0])
+            known = self._truth(going[0])
             if known is None:
                 raise Unexpressed("data decide when it ends")
             if not known:
@@ -184,8 +194,8 @@ class Subgraphs:
         going: Typed = self._constant(True, "condition")
         states = self._states(carried, list(body.inputs)[2:], list(body.outputs)[1:], node.op_type)
         results = self._body(node, body, [(number, (_INT64, ())), going, *states])
-        conditions = [typed[0] for typed in (condition, results[0]) if typed is not None and _truth(typed[0]) is None]
-        if any(_truth(typed[0]) is False for typed in (condition, results[0]) if typed is not None):
+        conditions = [typed[0] for typed in (condition, results[0]) if typed is not None and self._truth(typed[0]) is None]
+        if any(self._truth(typed[0]) is False for typed in (condition, results[0]) if typed is not None):
             raise Unexpressed("its condition is false, and it has no step after the first")
         if steps is None and count is not None:
             conditions.append(builder.elementwise("lt", number, builder.reshape(count[0], ())))
@@ -294,13 +304,6 @@ class Subgraphs:
         finals = self._closed(carried, states, results[: len(carried)], ())
         places = self._output_axes(node, len(results) - len(carried))
         return [*finals, *(self._gathered(typed, steps, axis) for typed, (axis, _) in zip(results[len(carried) :], places, strict=True))]
-
-
-def _truth(value: Any) -> bool | None:
-    """A constant condition; None if data decide."""
-    if not isinstance(value, Value) or value.kind != "constant" or value.read is None:
-        return None
-    return bool(np.asarray(value.read()).reshape(()))
 
 
 def _check_length(steps: int, body: Any) -> None:
