@@ -169,7 +169,12 @@ class OnnxLowering:
             return
         if self.counts and self._counted(node, operands):
             return
-        found = self._infer(node, operands, types, attributes)
+        try:
+            found = self._infer(node, operands, types, attributes)
+        except TraceError:  # runtimes are less strict than the inference: what can be computed fits
+            if constant and self._fold_now(node, operands, attributes):
+                return
+            raise
         if constant and not any(t is None or t[1] is None for t in found):
             self._fold_later(node, operands, attributes, found)
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
@@ -352,10 +357,8 @@ class OnnxLowering:
         from paramgraph.compiler.onnx.definition import definition_of
 
         mark = len(self.program.unknown)
-        body = definition_of(schema, node, [self.types.get(v) if v is not None else None for v in node.inputs], self.opsets)
-        if body is None:
-            return False
         try:
+            body = definition_of(schema, node, [self.types.get(v) if v is not None else None for v in node.inputs], self.opsets)
             with self.builder.transaction():
                 for inner, value, outer in zip(body.inputs, operands, node.inputs, strict=False):
                     if value is not None:
@@ -364,9 +367,11 @@ class OnnxLowering:
                     self._node(step)
                 if len(self.program.unknown) > mark:
                     raise LookupError("an operator of the definition has no rule")
-                results = [self.values[value] for value in body.outputs]
-                for output, value, inner in zip(node.outputs, results, body.outputs, strict=False):
-                    self.set(output, value, self.types.get(inner))
+                # Results that the node leaves out are not made by its definition either.
+                made = [(output, inner) for output, inner in zip(node.outputs, body.outputs, strict=False) if output.name]
+                results = [(output, self.values[inner], self.types.get(inner)) for output, inner in made]
+                for output, value, type_ in results:
+                    self.set(output, value, type_)
         except Exception:  # a definition may use anything; the operator is then opaque, and is reported
             del self.program.unknown[mark:]
             return False
