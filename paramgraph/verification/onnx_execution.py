@@ -17,6 +17,8 @@ from paramgraph.errors import MissingDependencyError, TraceError, first_line
 from paramgraph.onnx_messages import held_tensors, rename, tensors_of
 from paramgraph.verification.execute import Outputs
 
+# By how much results in two precisions may differ, relative to the largest.
+COARSE = 1e-2
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)
 _NUMBER = {"float64": _DOUBLE, "float32": _FLOAT}
 # Element types that are widened to each.
@@ -32,13 +34,15 @@ class OnnxExecution:
         source: where the model is.
         names: its parameters and buffers.
         inputs: names and concrete shapes of its inputs.
+        precisions: in which it may be run, the first that can be.
     """
 
-    def __init__(self, source: OnnxSource, names: Sequence[str], inputs: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, source: OnnxSource, names: Sequence[str], inputs: Mapping[str, tuple[int, ...]],
+                 precisions: Sequence[str] = ("float64", "float32")) -> None:
         self.exported = None
         self.stochastic: set[str] = set()
         self.input_names = list(inputs)
-        self.precision, self.session, self.why = _session(source, set(names), inputs)
+        self.precision, self.session, self.why = _session(source, set(names), inputs, precisions)
         feeds = {item.name: item.type for item in self.session.get_inputs()}
         self.state_names = {name for name in names if name in feeds}
         self._dtypes = {name: _NUMPY[kind] for name, kind in feeds.items() if kind in _NUMPY}
@@ -53,6 +57,18 @@ class OnnxExecution:
         except Exception as error:
             raise TraceError(f"onnxruntime does not run the model with these inputs: {first_line(error)}") from error
         return Outputs([_tensor(result) for result in results], {})
+
+    def agrees(self, other: OnnxExecution, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]) -> bool:
+        """Whether another execution gives the same results, but for rounding errors."""
+        for mine, theirs in zip(self.run(state, inputs).values, other.run(state, inputs).values, strict=True):
+            if mine is None or theirs is None or not mine.is_floating_point() or not mine.numel():
+                continue
+            if mine.shape != theirs.shape:
+                return False
+            mine, theirs = (torch.nan_to_num(x.double(), 0.0, 0.0, 0.0) for x in (mine, theirs))
+            if (mine - theirs).abs().max() > COARSE * (1e-30 + mine.abs().max()):
+                return False
+        return True
 
     def _feed(self, name: str, value: Any) -> np.ndarray:
         return np.ascontiguousarray(value.numpy().astype(self._dtypes[name])) if isinstance(value, torch.Tensor) else value
@@ -72,7 +88,7 @@ _NUMPY = {
 }  # fmt: skip
 
 
-def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int, ...]]) -> tuple[str, Any, str]:
+def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int, ...]], precisions: Sequence[str]) -> tuple[str, Any, str]:
     """A session in float64, or one in the model's own precision and why."""
     try:
         import onnxruntime
@@ -84,7 +100,7 @@ def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     why = ""
-    for precision in ("float64", "float32"):
+    for precision in precisions:
         message = runnable(source, names)
         functions = any(f.domain or f.name for f in message.functions)
         if functions and precision == "float64":

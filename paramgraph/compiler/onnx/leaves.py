@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
+from paramgraph.errors import FileFormatError, first_line
 
 # Operands whose values say what an operator does: by operator, their places.
 ARGUMENTS: dict[str, tuple[int, ...]] = {
@@ -90,7 +91,7 @@ def shared_fills(graph: Any) -> list[Any]:
 def _is_fill(tensor: Any) -> bool:
     if tensor is None or int(tensor.dtype) not in FLOATING or not 1 < math.prod(tensor.shape) <= _MOST_READ:
         return False
-    values = np.asarray(tensor.numpy()).reshape(-1)
+    values = np.asarray(values_of(tensor)).reshape(-1)
     return bool((values == values[0]).all())
 
 
@@ -153,10 +154,23 @@ def tensor_of(value: Any) -> Any:
     return value.const_value if node is None else node.attributes["value"].value
 
 
+def values_of(tensor: Any) -> Any:
+    """The values of a tensor as an array, by reference where its bytes lie in one piece.
+
+    Raises:
+        FileFormatError: it has not as many values as its shape says.
+    """
+    try:
+        return tensor.numpy()
+    except ValueError as error:
+        shape = list(tensor.shape)
+        raise FileFormatError(f"the data of {tensor.name!r} do not fill its shape {shape} ({first_line(error)}). Export or copy it again.") from error
+
+
 def to_torch(tensor: Any) -> torch.Tensor:
     """The values of a tensor, by reference where its bytes lie in one piece: data in files are mapped, and read when they are used."""
     dtype = DTYPES[int(tensor.dtype)]
-    array = np.asarray(tensor.numpy())
+    array = np.asarray(values_of(tensor))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about memory that may not be written: nothing writes it
         if dtype == torch.bfloat16:

@@ -12,7 +12,7 @@ from paramgraph.compiler.onnx.counts import Counts
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
-from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch
+from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
@@ -129,7 +129,7 @@ class OnnxLowering:
             self.set(leaf, value, (int(leaf.dtype), value.shape))
 
     def _constant(self, tensor: Any, name: str) -> Value:
-        return self.builder.constant(tuple(tensor.shape), lambda: plain(tensor.numpy()), name or "constant", int(tensor.dtype) not in FLOATING)
+        return self.builder.constant(tuple(tensor.shape), lambda: plain(values_of(tensor)), name or "constant", int(tensor.dtype) not in FLOATING)
 
     def set(self, key: Any, value: Any, type_: Type | None) -> None:
         self.values[key] = value

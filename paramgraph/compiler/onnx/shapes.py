@@ -74,15 +74,15 @@ class Shapes:
             return [None] * len(node.outputs)  # of what an unknown operator gave, not even the element type is known
         if schema is None or any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
             return [None] * len(node.outputs)
-        message = self.ir.serde.serialize_node(node)
-        types, values = {}, {}
-        for place, (value, operand) in enumerate(zip(node.inputs, operands, strict=True)):
-            if value is None or operand is None:
-                continue
-            types[value.name] = self.onnx.helper.make_tensor_type_proto(*operand)
-            if place in data:
-                values[value.name] = self.onnx.numpy_helper.from_array(data[place], value.name)
         try:
+            message = self.ir.serde.serialize_node(node)
+            types, values = {}, {}
+            for place, (value, operand) in enumerate(zip(node.inputs, operands, strict=True)):
+                if value is None or operand is None:
+                    continue
+                types[value.name] = self.onnx.helper.make_tensor_type_proto(*operand)
+                if place in data:
+                    values[value.name] = self.onnx.numpy_helper.from_array(data[place], value.name)
             found = self.onnx.shape_inference.infer_node_outputs(schema, message, types, values, None, self._imports, self.ir_version)
         except Exception as error:
             shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)

@@ -144,6 +144,9 @@ def _check_opsets(message: Any, what: str) -> None:
         raise FileFormatError(f"{what} holds no ONNX model: it has no graph or imports no operator set.")
     versions = {entry.domain: entry.version for entry in message.opset_import}
     newest = onnx.defs.onnx_opset_version()
+    for domain, version in versions.items():
+        if not isinstance(domain, str) or not 0 < version < 1 << 31:
+            raise FileFormatError(f"{what} is no valid ONNX model: it imports {domain!r} in version {version}. Export or copy it again.")
     for domain in DEFAULT_DOMAINS:
         version = versions.get(domain)
         if version is not None and not OLDEST_OPSET <= version <= newest:
@@ -154,6 +157,8 @@ def _check_opsets(message: Any, what: str) -> None:
     known = {*versions, *(f.domain for f in message.functions)}
     known |= set(DEFAULT_DOMAINS) if known & set(DEFAULT_DOMAINS) else set()
     for node in message.graph.node:
+        if not isinstance(node.op_type, str) or not isinstance(node.domain, str):
+            raise FileFormatError(f"{what} is no valid ONNX model: the operator of a node is {node.op_type!r}. Export or copy it again.")
         if node.domain not in known:
             raise TraceError(
                 f"{what}: the node {node.name or node.op_type!r} is of domain {node.domain!r}, which the model does not import "
@@ -185,9 +190,12 @@ def _check_external(message: Any, folder: Path | None, what: str) -> bool:
         if not os.path.isfile(target):
             raise FileFormatError(f"{what}: the data of {tensor.name!r} are missing: there is no file {location!r} beside the model. Copy it there.")
         try:
-            end = int(place.get("offset") or 0) + int(place.get("length") or 0)
+            start, length = (int(place.get(key) or 0) for key in ("offset", "length"))
         except ValueError as error:
-            raise FileFormatError(f"{what}: the place of the data of {tensor.name!r} is no number ({error}).") from error
+            raise FileFormatError(f"{what}: the place of the data of {tensor.name!r} is no number ({error}). Copy it again.") from error
+        if start < 0 or length < 0:
+            raise FileFormatError(f"{what}: the data of {tensor.name!r} start at byte {start} and are {length} long. Copy it again.")
+        end = start + length
         if end > os.path.getsize(target):
             raise FileFormatError(
                 f"{what}: the data of {tensor.name!r} end at byte {end} of {location!r}, which has {os.path.getsize(target)}. Copy it again."

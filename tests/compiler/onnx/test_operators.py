@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import paramgraph as pg
+from paramgraph.errors import FileFormatError, TraceError
 from tests.compiler.onnx.handmade import model, node, weights
 from tests.support.automorphisms import log_automorphisms
 from tests.support.cases import lam
@@ -130,3 +131,17 @@ def test_a_rule_for_an_operator_can_be_registered() -> None:
         assert pg.compile(message).symmetry.log_order == pytest.approx(lam(6))
     finally:
         pg.unregister("my.domain::Mystery")
+
+
+@pytest.mark.slow
+def test_every_operator_compiles() -> None:
+    """ONNX's own examples of every operator, in every version and attribute: nothing but the package's errors, and those are few."""
+    cases = pytest.importorskip("onnx.backend.test.case.node").collect_testcases(None)
+    refused = []
+    for case in cases:
+        try:
+            pg.compile(case.model)
+        except (FileFormatError, TraceError) as error:
+            refused.append((case.name, str(error)))
+    assert len(cases) > 1000
+    assert len(refused) < 60, refused
