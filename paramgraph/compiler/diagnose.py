@@ -17,8 +17,8 @@ def diagnostics(program: Program, typing: Typing) -> Iterator[Diagnostic]:
         yield Diagnostic("pinned", "the whole network", typing.failure)
     if typing.coarser:
         yield Diagnostic("note", "families", typing.coarser)
-    for name, where in program.unknown:
-        yield Diagnostic("unknown-operation", name, "it has no rule: every space that it touches is pinned", place(where))
+    for name, where, reason in program.unknown:
+        yield Diagnostic("unknown-operation", name, f"{reason}: every space that it touches is pinned", place(where))
     for op, cause in typing.pins:
         yield Diagnostic("pinned", f"operands of {op.name or op.kind}", cause, place(op.where))
     families: dict[int, set[Space]] = {}

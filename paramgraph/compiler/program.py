@@ -33,12 +33,13 @@ class Value:
         parametric: computed from parameters, buffers and constants only.
         integer: its elements are integers or booleans.
         boolean: its elements are booleans.
+        tied: of a state, that its elements may be equal, as far as is known.
         axes: its typed axes; set by typing.
         indexes: for index values, the axis whose elements it names; set by typing.
         virtual: for values gathered by an index, the spaces that the index names; set by typing.
     """
 
-    __slots__ = ("axes", "boolean", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "virtual")
+    __slots__ = ("axes", "boolean", "indexes", "integer", "kind", "name", "op", "parametric", "read", "shape", "tied", "virtual")
 
     def __init__(self, shape: Sequence[int], kind: str = "op", name: str = "", read: Callable[[], np.ndarray] | None = None) -> None:
         self.shape = tuple(map(int, shape))
@@ -47,7 +48,7 @@ class Value:
         self.read = read
         self.op: Op | None = None
         self.parametric = kind in ("parameter", "buffer", "constant")
-        self.integer = self.boolean = False
+        self.integer = self.boolean = self.tied = False
         self.axes: tuple[Axis, ...] = ()
         self.indexes: Axis | None = None
         self.virtual: tuple[Virtual, ...] = ()
@@ -111,7 +112,7 @@ class Program:
         inputs: input values.
         tensors: parameters and persistent buffers by state-dict name, each storage once.
         outputs: pairs `(value, buffer)`: an output of the network, or the new value of a buffer.
-        unknown: `(operation, place)` of operations without a rule.
+        unknown: `(operation, place, reason)` of operations that are pinned for want of a rule that fits.
         fixed: names of buffers whose values belong to the function, as rules say.
         tables: names of tensors of integers that are read.
         lowered: all operations as the front end made them, dead ones among them.
@@ -125,7 +126,7 @@ class Program:
         self.inputs: list[Value] = []
         self.tensors: dict[str, Value] = {}
         self.outputs: list[tuple[Value, Value | None]] = []
-        self.unknown: list[tuple[str, Any]] = []
+        self.unknown: list[tuple[str, Any, str]] = []
         self.lowered: list[Op] = []
         self.lineage: Lineage = NoLineage()
         self.stacks: dict[str, tuple[str, ...]] = {}
@@ -249,9 +250,15 @@ class Builder:
         """
         return self.constant(shape, lambda: np.broadcast_to(np.float64(number), tuple(shape)), "fill")
 
-    def state(self, shape: Sequence[int], name: str = "state") -> Value:
-        """A value that a recurrence feeds back; give its next value to `feedback`."""
-        return Value(shape, "state", name)
+    def state(self, shape: Sequence[int], name: str = "state", tied: bool = False) -> Value:
+        """A value that a recurrence feeds back; give its next value to `feedback`.
+
+        Args:
+            tied: nothing is known of what is fed back: its elements may be equal, as those behind a ReLU are.
+        """
+        value = Value(shape, "state", name)
+        value.tied = tied
+        return value
 
     # -- aligned operations --------------------------------------------------------------------------------------------
 
@@ -321,6 +328,8 @@ class Builder:
         if -1 in shape:
             known = math.prod(n for n in shape if n != -1)
             shape = [x_n if x_n != -1 else math.prod(x.shape) // max(known, 1) for x_n in shape]
+        if math.prod(shape) != math.prod(x.shape):
+            raise ValueError(f"{x!r} has not as many elements as the shape {tuple(shape)}")
         if x.op is not None and x.op.kind == "reshape":  # how it was seen in between tells nothing
             return self.reshape(x.op.inputs[0], shape)
         return self._op("reshape", [x], shape)

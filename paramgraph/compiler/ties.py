@@ -53,7 +53,7 @@ class Distinct:
         return self._known[key]
 
     def _found(self, value: Value, dim: int) -> bool:
-        if value.kind == "constant" or value.integer and value.op is None:
+        if value.kind == "constant" or value.tied or value.integer and value.op is None:
             return False
         if value.op is None:
             return True

@@ -223,7 +223,7 @@ class Lowering:
         if found is None and drawn:
             cause = "random numbers: every element draws its own"
         else:
-            self.program.unknown.append((name, self.builder.where))
+            self.program.unknown.append((name, self.builder.where, "it has no rule"))
             cause = failure or f"{name} has no rule"
         if not isinstance(meta, (tuple, list)):
             # A number read off tensors stays a value: what it goes into must not take it for a constant.

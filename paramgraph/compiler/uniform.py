@@ -35,12 +35,14 @@ def thin_constants(program: Program) -> None:
             if value not in same:
                 same[value] = _same_along(value)
             held = _held(op)
-            gone = frozenset(d for d in same[value] if value.shape[d] == 1 or op.labels[slot][d] in held)
+            named = {label for place, labels in enumerate(op.labels) if place != slot for label in labels}
+            own_labels = op.labels[slot]
+            gone = frozenset(d for d in same[value] if own_labels[d] in (named if value.shape[d] == 1 else held))
             if not gone:
                 continue
             if (value, gone) not in thinned:
                 thinned[value, gone] = _without(value, gone)
-            own = tuple(label for d, label in enumerate(op.labels[slot]) if d not in gone)
+            own = tuple(label for d, label in enumerate(own_labels) if d not in gone)
             op.inputs = (*op.inputs[:slot], thinned[value, gone], *op.inputs[slot + 1 :])
             op.labels = (*op.labels[:slot], own, *op.labels[slot + 1 :])
 

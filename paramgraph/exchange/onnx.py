@@ -16,7 +16,7 @@ import numpy as np
 
 from paramgraph.errors import FileFormatError, StateDictError
 from paramgraph.exchange.files import written_whole
-from paramgraph.onnx_messages import tensors_of
+from paramgraph.onnx_messages import held_tensors, tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +74,9 @@ def to_onnx(graph: ParamGraph, path: str | Path) -> Path:
 
 def _parameters(message: Any, graph: ParamGraph) -> dict[str, Any]:
     """The model's tensors that hold the graph's values, by name."""
-    found = {tensor.name: tensor for tensor in message.graph.initializer if tensor.name in graph.values}
-    for node in message.graph.node:
-        if node.op_type == "Constant" and node.output[0] in graph.values:
-            found[node.output[0]] = node.attribute[0].t
+    held = held_tensors(message)
+    found = {name: held[name][1] for name in graph.values if name in held}
+    found = {name: holder.attribute[0].t if hasattr(holder, "op_type") else holder for name, holder in found.items()}
     for name, value in graph.values.items():
         tensor = found.get(name)
         if tensor is None or tuple(tensor.dims) != tuple(value.shape):

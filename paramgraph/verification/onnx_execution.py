@@ -14,9 +14,11 @@ import torch
 from paramgraph.compiler.onnx.leaves import DTYPES
 from paramgraph.compiler.onnx.source import OnnxSource, require
 from paramgraph.errors import MissingDependencyError, TraceError, first_line
-from paramgraph.onnx_messages import tensors_of
+from paramgraph.onnx_messages import held_tensors, rename, tensors_of
 from paramgraph.verification.execute import Outputs
 
+# By how much results in two precisions may differ, relative to the largest.
+COARSE = 1e-2
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)
 _NUMBER = {"float64": _DOUBLE, "float32": _FLOAT}
 # Element types that are widened to each.
@@ -32,13 +34,15 @@ class OnnxExecution:
         source: where the model is.
         names: its parameters and buffers.
         inputs: names and concrete shapes of its inputs.
+        precisions: in which it may be run, the first that can be.
     """
 
-    def __init__(self, source: OnnxSource, names: Sequence[str], inputs: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, source: OnnxSource, names: Sequence[str], inputs: Mapping[str, tuple[int, ...]],
+                 precisions: Sequence[str] = ("float64", "float32")) -> None:
         self.exported = None
         self.stochastic: set[str] = set()
         self.input_names = list(inputs)
-        self.precision, self.session, self.why = _session(source, set(names), inputs)
+        self.precision, self.session, self.why = _session(source, set(names), inputs, precisions)
         feeds = {item.name: item.type for item in self.session.get_inputs()}
         self.state_names = {name for name in names if name in feeds}
         self._dtypes = {name: _NUMPY[kind] for name, kind in feeds.items() if kind in _NUMPY}
@@ -53,6 +57,18 @@ class OnnxExecution:
         except Exception as error:
             raise TraceError(f"onnxruntime does not run the model with these inputs: {first_line(error)}") from error
         return Outputs([_tensor(result) for result in results], {})
+
+    def agrees(self, other: OnnxExecution, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]) -> bool:
+        """Whether another execution gives the same results, but for rounding errors."""
+        for mine, theirs in zip(self.run(state, inputs).values, other.run(state, inputs).values, strict=True):
+            if mine is None or theirs is None or not mine.is_floating_point() or not mine.numel():
+                continue
+            if mine.shape != theirs.shape:
+                return False
+            mine, theirs = (torch.nan_to_num(x.double(), 0.0, 0.0, 0.0) for x in (mine, theirs))
+            if (mine - theirs).abs().max() > COARSE * (1e-30 + mine.abs().max()):
+                return False
+        return True
 
     def _feed(self, name: str, value: Any) -> np.ndarray:
         return np.ascontiguousarray(value.numpy().astype(self._dtypes[name])) if isinstance(value, torch.Tensor) else value
@@ -72,7 +88,7 @@ _NUMPY = {
 }  # fmt: skip
 
 
-def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int, ...]]) -> tuple[str, Any, str]:
+def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int, ...]], precisions: Sequence[str]) -> tuple[str, Any, str]:
     """A session in float64, or one in the model's own precision and why."""
     try:
         import onnxruntime
@@ -84,7 +100,7 @@ def _session(source: OnnxSource, names: set[str], inputs: Mapping[str, tuple[int
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     why = ""
-    for precision in ("float64", "float32"):
+    for precision in precisions:
         message = runnable(source, names)
         functions = any(f.domain or f.name for f in message.functions)
         if functions and precision == "float64":
@@ -109,31 +125,33 @@ def runnable(source: OnnxSource, names: set[str]) -> Any:
     onnx, _ = require()
     message = onnx.ModelProto()
     message.CopyFrom(source.read())
-    graph = message.graph
-    declared = {value.name for value in graph.input}
-    kept = []
-    for tensor in graph.initializer:
-        if tensor.name not in names:
-            kept.append(tensor)
-        elif tensor.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    nodes = []
-    for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in names:
-            tensor = node.attribute[0].t
-            graph.input.append(onnx.helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims)))
-        else:
-            nodes.append(node)
-    if len(nodes) != len(graph.node):
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del graph.node[:]
-        graph.node.extend(copies)
-    tensors = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
+    declared = {value.name for value in message.graph.input}
+    removed: dict[int, tuple[Any, set[str]]] = {}
+    for name, (graph, holder) in held_tensors(message).items():
+        if name not in names:
+            continue
+        is_node = hasattr(holder, "op_type")
+        tensor = holder.attribute[0].t if is_node else holder
+        own = holder.output[0] if is_node else holder.name
+        if name not in declared:
+            message.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+        removed.setdefault(id(graph), (graph, set()))[1].add(own)
+        if name != own:
+            rename(graph, own, name)
+    for graph, own_names in removed.values():
+        _keep(graph.initializer, lambda tensor, gone=own_names: tensor.name not in gone)
+        _keep(graph.node, lambda node, gone=own_names: node.op_type != "Constant" or node.output[0] not in gone)
     if source.folder is not None:
         onnx.load_external_data_for_model(message, str(source.folder))
     return message
+
+
+def _keep(messages: Any, wanted: Any) -> None:
+    """Remove messages from a repeated field."""
+    kept = [type(message).FromString(message.SerializeToString()) for message in messages if wanted(message)]
+    if len(kept) != len(messages):
+        del messages[:]
+        messages.extend(kept)
 
 
 def widen(message: Any, precision: str) -> None:

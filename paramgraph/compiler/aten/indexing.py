@@ -73,7 +73,7 @@ def index(b: Builder, x: Value, indices: Sequence[Value | None]) -> Value:
     if len(places) == 1 and places[0][1].boolean:
         dim, mask = places[0]
         kept_labels, moved, own = _selection(x, dim, mask)
-        return b.contract(([moved, own], kept_labels), selected(b, mask, b.shapes[0][dim]), x, name="selected")
+        return b.contract(([moved, own], kept_labels), selected(b, mask, b.shapes[0][dim]), x, name="selected", product=True)
     if len(places) == 1 and places[0][1].shape != x.shape and b.shapes[0] == _indexed(x, *places[0]):
         return index_select(b, x, places[0][0], places[0][1])
     from paramgraph.compiler.aten.scatter import index_by_several

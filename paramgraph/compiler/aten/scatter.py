@@ -149,7 +149,7 @@ def masked_scatter(b: Builder, x: Value, mask: Value, source: Value) -> Value:
     pieces = b.reshape(source, [_numel(source) // width, *tail])
     own: tuple[object, ...] = tuple(range(x.ndim))
     labels = (("n", *own[: len(lead)]), ("n", *own[len(lead) :]))
-    put = b.contract((labels, own), selected(b, keys, pieces.shape[0]), pieces, name="put")
+    put = b.contract((labels, own), selected(b, keys, pieces.shape[0]), pieces, name="put", product=True)
     return b.elementwise("where", b.reshape(keys, [*lead, *[1] * rows]), put, x)
 
 
@@ -195,7 +195,7 @@ def _put_under_mask(b: Builder, x: Value, dim: int, mask: Value, values: Value, 
         own: tuple[object, ...] = tuple(range(x.ndim))
         labels = (("n", *own[: mask.ndim]), ("n", *own[mask.ndim :]))
         values = b.expand(values, (values.shape[0], *x.shape[mask.ndim :]))
-        values = b.contract((labels, own), selected(b, mask, values.shape[0]), values, name="put")
+        values = b.contract((labels, own), selected(b, mask, values.shape[0]), values, name="put", product=True)
     elif values.ndim > behind:
         values = b.reshape(values, values.shape[:-1 - behind] + values.shape[values.ndim - behind :])
     put = b.elementwise("add", x, values) if accumulate else values

@@ -6,6 +6,7 @@ Importing this package registers the rules and imports nothing of ONNX itself: t
 from paramgraph.compiler.onnx import (
     attention,
     contrib,
+    contrib_attention,
     convolution,
     elementwise,
     indexing,
@@ -22,6 +23,7 @@ from paramgraph.compiler.onnx import (
 __all__ = [
     "attention",
     "contrib",
+    "contrib_attention",
     "convolution",
     "elementwise",
     "indexing",

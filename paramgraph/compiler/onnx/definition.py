@@ -12,15 +12,15 @@ from paramgraph.compiler.onnx.source import require
 
 @dataclass
 class Definition:
-    """The nodes that an operator stands for, with the values that are its operands and results."""
+    """The nodes that an operator stands for, with the values that are its operands and results: None for results that the node leaves out."""
 
     inputs: Sequence[Any]
     outputs: Sequence[Any]
     nodes: Sequence[Any]
 
 
-def definition_of(schema: Any, node: Any, types: Sequence[Type | None], opsets: dict[str, int]) -> Definition | None:
-    """The definition of a node's operator; None if it has none for these operands.
+def definition_of(schema: Any, node: Any, types: Sequence[Type | None], opsets: dict[str, int]) -> Definition:
+    """The definition of a node's operator, which has one.
 
     Args:
         schema: the operator's schema.
@@ -38,17 +38,17 @@ def definition_of(schema: Any, node: Any, types: Sequence[Type | None], opsets: 
         function = onnx.FunctionProto.FromString(text)
     else:
         function = schema.function_body
+    made = {name for inner in function.node for name in inner.output}
     graph = onnx.helper.make_graph(
         [_filled(onnx, inner, message) for inner in function.node],
         "definition",
         [onnx.helper.make_empty_tensor_value_info(name) for name in function.input],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in function.output],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in function.output if name in made],
     )
-    if any(inner is None for inner in graph.node):
-        return None
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()])
     body = ir.serde.deserialize_model(model).graph
-    return Definition(list(body.inputs), list(body.outputs), list(body))
+    results = {value.name: value for value in body.outputs}
+    return Definition(list(body.inputs), [results.get(name) for name in function.output], list(body))
 
 
 def _filled(onnx: Any, inner: Any, outer: Any) -> Any:

@@ -42,6 +42,8 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
     for value in inputs:
         if value.dtype is None:
             raise TraceError(f"{what}: the input {value.name!r} has no element type. Export it again.")
+        if type(value.type).__name__ == "SequenceType":
+            raise TraceError(f"{what}: the input {value.name!r} is a sequence, as long as data say. Export a model whose inputs are tensors.")
         known = tuple(np.shape(arrays[value.name])) if value.name in arrays else given.get(value.name)
         if value.shape is None:
             if known is None:

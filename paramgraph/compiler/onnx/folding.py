@@ -39,6 +39,10 @@ def _simple(name: str, operands: Sequence[Array | None], attributes: dict[str, A
         return out.astype(x.dtype) if name in ("Add", "Sub", "Mul", "Min", "Max", "Sqrt", "Neg") else out
     if name == "Expand":
         return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(n) for n in np.asarray(operands[1]))))
+    if name == "Slice" and len(operands) > 2:
+        return _slice(x, *operands[1:])
+    if name == "Div" and x.dtype.kind == "f":  # of integers, the quotient is rounded towards zero
+        return np.divide(x, operands[1]).astype(x.dtype)  # type: ignore[arg-type]
     if name == "Concat":
         return np.concatenate([v for v in operands if v is not None], attributes["axis"])
     if name == "Gather":
@@ -52,6 +56,18 @@ def _simple(name: str, operands: Sequence[Array | None], attributes: dict[str, A
     if name == "Reshape" and len(operands) == 2 and not attributes.get("allowzero"):
         return x.reshape([x.shape[d] if n == 0 else int(n) for d, n in enumerate(np.asarray(operands[1]))])
     return None
+
+
+def _slice(x: Array, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Array | None:
+    """Numpy's slices, whose bounds are clamped as the operator's are; but for negative steps."""
+    first, last = starts.reshape(-1).tolist(), ends.reshape(-1).tolist()
+    strides = [1] * len(first) if steps is None else steps.reshape(-1).tolist()
+    if min(strides, default=1) < 1:
+        return None
+    where = [slice(None)] * x.ndim
+    for dim, start, end, step in zip(range(len(first)) if axes is None else axes.reshape(-1).tolist(), first, last, strides, strict=True):
+        where[dim] = slice(start, end, step)
+    return x[tuple(where)]
 
 
 def _reference(node: Any, operands: Sequence[Array | None], opsets: dict[str, int]) -> list[Array]:

@@ -21,7 +21,11 @@ def reshape(b: Builder, x: Value, *_: Value | None, **attributes: Any) -> Value:
 
 @rule("ai.onnx::Transpose")
 def transpose(b: Builder, x: Value, *, perm: Sequence[int] = ()) -> Value:
-    return b.permute(x, list(perm) or list(range(x.ndim))[::-1])
+    order = list(perm) or list(range(x.ndim))[::-1]
+    while x.op is not None and x.op.kind == "permute":  # layers that lay their result out in one way, turned back by what reads it
+        order = [x.op.attrs["order"][d] for d in order]
+        x = x.op.inputs[0]
+    return b.permute(x, order)
 
 
 @rule("ai.onnx::Concat")

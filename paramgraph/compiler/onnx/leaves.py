@@ -5,17 +5,22 @@ A file does not say it, unless torch's exporter wrote it: that one notes for eve
 - floating-point initialisers, and `Constant` nodes that hold floating-point tensors, are parameters, if they have an axis;
 - numbers (tensors without axes) are constants, and so are tensors of one element that only elementwise operators read;
 - what a shape, a scale of a resize, a bound, or another argument is computed from is a constant, as its values are part of the structure;
+- tensors of functions are constants: a file has them once, for all calls;
 - integer tensors that are dequantised, or multiplied as integers, are parameters; other integers are constants.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+
+from paramgraph.compiler.onnx.keys import KEY, subgraphs
+from paramgraph.errors import FileFormatError, first_line
 
 # Operands whose values say what an operator does: by operator, their places.
 ARGUMENTS: dict[str, tuple[int, ...]] = {
@@ -44,23 +49,31 @@ NARROW_INTEGERS = frozenset([2, 3, 4, 5, 6])
 # Where torch's exporter notes what an initialiser was.
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _PERSISTENT = "pkg.torch.export.graph_signature.InputSpec.persistent"
+WITH_SUBGRAPHS = frozenset(["If", "Loop", "Scan", "SequenceMap"])
 # Tensors with more elements are taken as not all alike, unread.
 _MOST_READ = 1 << 20
 
 
 def state_of(graph: Any) -> dict[str, Any]:
-    """Tensors of a file that are parameters or buffers: `onnx_ir` values by name, in the file's order."""
-    constants = {*_arguments(graph), *shared_fills(graph)}
-    out = {}
-    for name, value in graph.initializers.items():
+    """Tensors of a file that are parameters or buffers: `onnx_ir` values by key, in the file's order, subgraphs' after their graph's."""
+    out: dict[str, Any] = {}
+    _add_state(graph, {*_arguments(graph), *shared_fills(graph)}, out)
+    return out
+
+
+def _add_state(graph: Any, constants: set[Any], out: dict[str, Any]) -> None:
+    inner = []
+    for value in graph.initializers.values():
         if _holds_state(value, value.const_value, constants):
-            out[name] = value
+            out[value.meta[KEY]] = value
     for node in graph:
         if node.op_type == "Constant" and "value" in node.attributes:
             value = node.outputs[0]
             if _holds_state(value, node.attributes["value"].value, constants):
-                out[value.name] = value
-    return out
+                out[value.meta[KEY]] = value
+        inner += [subgraph for _, subgraph in subgraphs(node)]
+    for subgraph in inner:
+        _add_state(subgraph, constants, out)
 
 
 def shared_fills(graph: Any) -> list[Any]:
@@ -76,19 +89,19 @@ def shared_fills(graph: Any) -> list[Any]:
 
 
 def _is_fill(tensor: Any) -> bool:
-    if tensor is None or int(tensor.dtype) not in FLOATING or not 1 < np.prod(tuple(tensor.shape)) <= _MOST_READ:
+    if tensor is None or int(tensor.dtype) not in FLOATING or not 1 < math.prod(tensor.shape) <= _MOST_READ:
         return False
-    values = np.asarray(tensor.numpy()).reshape(-1)
+    values = np.asarray(values_of(tensor)).reshape(-1)
     return bool((values == values[0]).all())
 
 
 def _holds_state(value: Any, tensor: Any, constants: set[Any]) -> bool:
-    if tensor is None or value in constants or int(tensor.dtype) not in DTYPES or 0 in tuple(tensor.shape):
+    if tensor is None or KEY not in value.meta or value in constants or int(tensor.dtype) not in DTYPES or 0 in tuple(tensor.shape):
         return False
     kind = value.metadata_props.get(_KIND)
     if kind is not None:
         return kind == "PARAMETER" or (kind == "BUFFER" and value.metadata_props.get(_PERSISTENT) == "True")
-    size = int(np.prod(tuple(tensor.shape)))
+    size = math.prod(tensor.shape)
     if int(tensor.dtype) in FLOATING:
         return len(tensor.shape) > 0 and (size > 1 or not _only_elementwise(value))
     return int(tensor.dtype) in NARROW_INTEGERS and len(tensor.shape) > 0 and any(
@@ -110,13 +123,21 @@ def _only_elementwise(value: Any) -> bool:
 
 def _arguments(graph: Any) -> Iterator[Any]:
     """Leaves that arguments of operators are computed from, where they are computed from leaves and shapes alone."""
-    leaves: dict[Any, frozenset[Any]] = {value: frozenset([value]) for value in graph.initializers.values()}
+    yield from _arguments_in(graph, {})
+
+
+def _arguments_in(graph: Any, leaves: dict[Any, frozenset[Any]]) -> Iterator[Any]:
+    leaves.update((value, frozenset([value])) for value in graph.initializers.values())
     for node in graph:
         for place in ARGUMENTS.get(node.op_type, ()):
             if place < len(node.inputs):
                 yield from leaves.get(node.inputs[place], ())
         if node.op_type == "Constant":
             leaves[node.outputs[0]] = frozenset([node.outputs[0]])
+            continue
+        if node.op_type in WITH_SUBGRAPHS:
+            for _, subgraph in subgraphs(node):
+                yield from _arguments_in(subgraph, leaves)
             continue
         if node.op_type in ("Shape", "Size"):
             read = []
@@ -133,10 +154,23 @@ def tensor_of(value: Any) -> Any:
     return value.const_value if node is None else node.attributes["value"].value
 
 
+def values_of(tensor: Any) -> Any:
+    """The values of a tensor as an array, by reference where its bytes lie in one piece.
+
+    Raises:
+        FileFormatError: it has not as many values as its shape says.
+    """
+    try:
+        return tensor.numpy()
+    except ValueError as error:
+        shape = list(tensor.shape)
+        raise FileFormatError(f"the data of {tensor.name!r} do not fill its shape {shape} ({first_line(error)}). Export or copy it again.") from error
+
+
 def to_torch(tensor: Any) -> torch.Tensor:
     """The values of a tensor, by reference where its bytes lie in one piece: data in files are mapped, and read when they are used."""
     dtype = DTYPES[int(tensor.dtype)]
-    array = np.asarray(tensor.numpy())
+    array = np.asarray(values_of(tensor))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about memory that may not be written: nothing writes it
         if dtype == torch.bfloat16:

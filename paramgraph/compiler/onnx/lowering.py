@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.counts import Counts
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
-from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, shared_fills, state_of, tensor_of, to_torch
+from paramgraph.compiler.onnx.keys import KEY, subgraphs
+from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require
+from paramgraph.compiler.onnx.subgraphs import Subgraphs
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rules import is_exact, operator_rule
 from paramgraph.compiler.tidying import tidy
+from paramgraph.errors import TraceError, first_line
 
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
 SMALL = 256
@@ -37,6 +42,11 @@ class OnnxLowering:
     Attributes:
         program: what comes of it.
         state: parameters and buffers by name, as torch tensors, by reference.
+        parameters: the `onnx_ir` values of those.
+        values: what each `onnx_ir` value was lowered to.
+        types: their element types and shapes.
+        lineage: the places of nodes.
+        shapeless: values whose shape depends on data: who reads them is opaque.
         inputs: the concrete shape of every input by name.
     """
 
@@ -49,14 +59,16 @@ class OnnxLowering:
         self.program = Program(name)
         self.builder = Builder(self.program)
         self.leaves = state_of(self.graph)
+        self.parameters = set(self.leaves.values())
         self._fills = set(shared_fills(self.graph))
         self.state = {key: to_torch(tensor_of(value)) for key, value in self.leaves.items()}
         self.inputs: dict[str, tuple[int, ...]] = {}
-        self._values: dict[Any, Any] = {}
-        self._lineage = Nodes(self._values)
-        self._types: dict[Any, Type] = {}
-        # Values whose shape depends on data: who reads them is opaque.
-        self._shapeless: set[Value] = set()
+        self.values: dict[Any, Any] = {}
+        self.lineage = Nodes(self.values)
+        self._subgraphs = Subgraphs(self)
+        self.counts = Counts(self.builder)
+        self.types: dict[Any, Type] = {}
+        self.shapeless: set[Value] = set()
         self._sizes: dict[str, int] = {}
         # Values of large constants, kept while they are lowered and typed.
         self._folded: list[list[list[np.ndarray]]] = []
@@ -69,11 +81,11 @@ class OnnxLowering:
     def run(self) -> Program:
         self._leaves()
         self._inputs()
-        self._nodes(self.graph)
+        self.nodes(self.graph)
         for output in self.graph.outputs:
-            for value in values_in(self._values[output]):
+            for value in values_in(self.values[output]):
                 self.program.outputs.append((value, None))
-        tidy(self.program, self._lineage)
+        tidy(self.program, self.lineage)
         return self.program
 
     # -- leaves --------------------------------------------------------------------------------------------------------
@@ -85,109 +97,134 @@ class OnnxLowering:
             value = Value(tuple(tensor.shape), kind, key)
             value.integer = int(tensor.dtype) not in FLOATING
             self.program.tensors[key] = value
-            self._set(leaf, value if kind == "parameter" else self._constant(tensor, key), (int(tensor.dtype), value.shape))
-        for key, leaf in self.graph.initializers.items():
-            if key not in self.leaves:
-                self._set(leaf, self._constant(leaf.const_value, key), (int(leaf.const_value.dtype), tuple(leaf.const_value.shape)))
+            self.set(leaf, value if kind == "parameter" else self._constant(tensor, key), (int(tensor.dtype), value.shape))
+        self.initialisers(self.graph)
+
+    def initialisers(self, graph: Any) -> None:
+        """Give a graph's initialisers their values: parameters, or constants."""
+        for key, leaf in graph.initializers.items():
+            if leaf not in self.values and not self.take_leaf(leaf):
+                self.set(leaf, self._constant(leaf.const_value, key), (int(leaf.const_value.dtype), tuple(leaf.const_value.shape)))
+
+    def take_leaf(self, leaf: Any) -> bool:
+        """Let a clone of a parameter be that parameter."""
+        own = self.leaves.get(leaf.meta.get(KEY)) if KEY in leaf.meta else None
+        if own is None:
+            return False
+        self.set(leaf, self.values[own], self.types[own])
+        return True
 
     def _integer_weight(self, leaf: Any) -> bool:
         """Integers are weights where the file was not written by torch's exporter, which would have said so; its buffers are read."""
         return not any(key.startswith("pkg.torch.export") for key in leaf.metadata_props)
 
     def _inputs(self) -> None:
-        given = [value for value in self.graph.inputs if value not in self._values]
-        taken = {n for value in self._types.values() for n in value[1] or ()}
+        given = [value for value in self.graph.inputs if value not in self.values]
+        taken = {n for value in self.types.values() for n in value[1] or ()}
         self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name)
         for leaf in given:
             value = Value(self.inputs[leaf.name], "input", leaf.name)
             value.integer = int(leaf.dtype) not in FLOATING
             self.program.inputs.append(value)
-            self._set(leaf, value, (int(leaf.dtype), value.shape))
+            self.set(leaf, value, (int(leaf.dtype), value.shape))
 
     def _constant(self, tensor: Any, name: str) -> Value:
-        return self.builder.constant(tuple(tensor.shape), lambda: plain(tensor.numpy()), name or "constant", int(tensor.dtype) not in FLOATING)
+        return self.builder.constant(tuple(tensor.shape), lambda: plain(values_of(tensor)), name or "constant", int(tensor.dtype) not in FLOATING)
 
-    def _set(self, key: Any, value: Any, type_: Type | None) -> None:
-        self._values[key] = value
+    def set(self, key: Any, value: Any, type_: Type | None) -> None:
+        self.values[key] = value
         if type_ is not None:
-            self._types[key] = type_
+            self.types[key] = type_
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
-    def _nodes(self, graph: Any) -> None:
+    def nodes(self, graph: Any) -> None:
         for node in graph:
-            self.builder.where = self._lineage.at(node)
+            self.builder.where = self.lineage.at(node)
             self._node(node)
 
     def _node(self, node: Any) -> None:
         if node.op_type == "Constant" and node.domain == "":
-            if node.outputs[0] not in self._values:
+            if node.outputs[0] not in self.values and not self.take_leaf(node.outputs[0]):
                 self._constant_node(node)
             return
-        if node.op_type == "If" and self._branch(node):
+        if node.op_type in WITH_SUBGRAPHS and node.domain == "" and self._subgraphs.lower(node):
             return
         operands = [None if value is None else self._operand(value) for value in node.inputs]
         flat = list(values_in(operands))
-        types = [None if value is None else self._types.get(value) for value in node.inputs]
+        types = [None if value is None else self.types.get(value) for value in node.inputs]
         attributes = {key: attribute.value for key, attribute in node.attributes.items()}
-        if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self._shapeless:
+        if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self.shapeless:
             self._measure(node, operands[0], attributes)
+            self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of(operands[0].shape if operands[0] is not None else ()))
             return
         if node.op_type == "CastLike" and node.domain == "" and self._cast_constant(node.outputs[0], operands[0], types):
             return
+        masks = self.counts.masks_in(operands)
         constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
         constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
-        small = [value for value in flat if constant and np.prod(value.shape) <= SMALL]
+        small = [value for value in flat if constant and math.prod(value.shape) <= SMALL]
         if constant and len(small) == len(flat) and node.op_type not in GROWING and self._fold_now(node, operands, attributes):
+            self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
-        found = self._infer(node, operands, types)
+        if self.counts and self._counted(node, operands):
+            return
+        try:
+            found = self._infer(node, operands, types, attributes)
+        except TraceError:  # runtimes are less strict than the inference: what can be computed fits
+            if constant and self._fold_now(node, operands, attributes):
+                return
+            raise
         if constant and not any(t is None or t[1] is None for t in found):
             self._fold_later(node, operands, attributes, found)
+            self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
+        if masks:
+            operands = self.counts.replaced(node, operands)
         self._lower(node, operands, attributes, found)
+
+    def _counted(self, node: Any, operands: Sequence[Any]) -> bool:
+        """How many elements a mask keeps, where that is a size already, is that size."""
+        count = self.counts.counted(node, operands)
+        if count is None or self.types.get(node.outputs[0], (_INT64,))[0] in FLOATING:
+            return False
+        dims = [value.read for value in operands[1:] if value is not None]
+        if dims and (dims[0] is None or len(np.asarray(dims[0]()).reshape(-1)) not in (0, operands[0].ndim)):
+            return False
+        keep = "keepdims" not in node.attributes or node.attributes["keepdims"].value
+        self.set_array(node.outputs[0], np.full((1,) * operands[0].ndim if keep else (), count, np.int64))
+        self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of([count]))
+        return True
 
     def _operand(self, value: Any) -> Any:
         """What a node reads; of a number that several read, each has its own: nothing links their axes."""
-        return self._constant(value.const_value, value.name) if value in self._fills else self._values[value]
+        return self._constant(value.const_value, value.name) if value in self._fills else self.values[value]
 
     def _constant_node(self, node: Any) -> None:
-        _, ir = require()
         ((key, attribute),) = node.attributes.items()
         if key == "value":
             tensor = attribute.value
         elif key in ("value_float", "value_floats", "value_int", "value_ints"):
-            tensor = ir.tensor(np.asarray(attribute.value, dtype=np.float32 if "float" in key else np.int64))
-        else:
-            self._set(node.outputs[0], self.builder.opaque("Constant", [], (), f"a constant of the form {key}"), None)
-            self._shapeless.add(self._values[node.outputs[0]])
+            self.set_array(node.outputs[0], np.asarray(attribute.value, dtype=np.float32 if "float" in key else np.int64))
             return
-        self._set(node.outputs[0], self._constant(tensor, node.outputs[0].name), (int(tensor.dtype), tuple(tensor.shape)))
-
-    def _branch(self, node: Any) -> bool:
-        """An `If` whose condition is constant is the branch that it takes."""
-        condition = self._values[node.inputs[0]]
-        if not isinstance(condition, Value) or condition.read is None:
-            return False
-        taken = node.attributes["then_branch" if bool(np.asarray(condition.read()).reshape(())) else "else_branch"].value
-        for key, leaf in taken.initializers.items():
-            self._set(leaf, self._constant(leaf.const_value, key), (int(leaf.const_value.dtype), tuple(leaf.const_value.shape)))
-        self._nodes(taken)
-        for output, inner in zip(node.outputs, taken.outputs, strict=True):
-            self._set(output, self._values[inner], self._types.get(inner))
-        return True
+        else:
+            self.set(node.outputs[0], self.builder.opaque("Constant", [], (), f"a constant of the form {key}"), None)
+            self.shapeless.add(self.values[node.outputs[0]])
+            return
+        self.set(node.outputs[0], self._constant(tensor, node.outputs[0].name), (int(tensor.dtype), tuple(tensor.shape)))
 
     def _measure(self, node: Any, x: Any, attributes: dict[str, Any]) -> None:
         """The shape of a value is a constant, whatever the value is."""
         if node.op_type == "Size":
-            data = np.asarray(int(np.prod(x.shape)), dtype=np.int64)
+            data = np.asarray(math.prod(x.shape), dtype=np.int64)
         else:
             data = np.asarray(x.shape, dtype=np.int64)[slice(attributes.get("start", 0), attributes.get("end"))]
-        self._set_array(node.outputs[0], data)
+        self.set_array(node.outputs[0], data)
 
-    def _set_array(self, key: Any, data: np.ndarray, dtype: int | None = None) -> None:
+    def set_array(self, key: Any, data: np.ndarray, dtype: int | None = None) -> None:
         onnx, _ = require()
         number = dtype if dtype is not None else int(onnx.helper.np_dtype_to_tensor_dtype(data.dtype))
-        self._set(key, self.builder.constant(data.shape, lambda: data, key.name or "constant", number not in FLOATING), (number, data.shape))
+        self.set(key, self.builder.constant(data.shape, lambda: data, key.name or "constant", number not in FLOATING), (number, data.shape))
 
     def _cast_constant(self, output: Any, x: Any, types: Sequence[Type | None]) -> bool:
         """A constant with the element type of another value, which need not be a constant."""
@@ -197,7 +234,7 @@ class OnnxLowering:
         onnx, _ = require()
         read, dtype = x.read, onnx.helper.tensor_dtype_to_np_dtype(like[0])
         value = self.builder.constant(x.shape, lambda: plain(np.asarray(read()).astype(dtype)), x.name, like[0] not in FLOATING)
-        self._set(output, value, (like[0], own[1]))
+        self.set(output, value, (like[0], own[1]))
         return True
 
     # -- constants -----------------------------------------------------------------------------------------------------
@@ -208,7 +245,7 @@ class OnnxLowering:
         except Exception:  # an operator that the reference implementation lacks is lowered as any other
             return False
         for output, data in zip(node.outputs, results, strict=False):
-            self._set_array(output, data)
+            self.set_array(output, data)
         return True
 
     def _fold_later(self, node: Any, operands: Sequence[Any], attributes: dict[str, Any], found: Sequence[Any]) -> None:
@@ -225,22 +262,30 @@ class OnnxLowering:
             return compute
 
         for place, (output, (dtype, shape)) in enumerate(zip(node.outputs, found, strict=True)):
-            self._set(output, self.builder.constant(shape, read(place), node.op_type, dtype not in FLOATING), (dtype, shape))
+            self.set(output, self.builder.constant(shape, read(place), node.op_type, dtype not in FLOATING), (dtype, shape))
 
     # -- operators -----------------------------------------------------------------------------------------------------
 
-    def _infer(self, node: Any, operands: Sequence[Any], types: Sequence[Type | None]) -> list[Type | None]:
+    def _infer(self, node: Any, operands: Sequence[Any], types: Sequence[Type | None], attributes: dict[str, Any]) -> list[Type | None]:
         """Types of the results: inferred, else as the file declares them."""
+        picked = self.counts.result(node, operands)
+        if picked is not None:
+            return [(_INT64 if node.op_type == "NonZero" else (types[0] or (1,))[0], picked)]
         data = {
             place: np.asarray(value.read())
             for place, value in enumerate(operands)
-            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and np.prod(value.shape) <= SMALL
+            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and math.prod(value.shape) <= SMALL
             and (types[place] or (1,))[0] == _INT64 or (isinstance(value, Value) and node.op_type in ("Resize", "Upsample", "Range") and value.read)
         }
         if any(isinstance(value, list) for value in operands):
             return [None] * len(node.outputs)
-        known = [None if t is None else (t[0], None) if value in self._shapeless else t for value, t in zip(operands, types, strict=True)]
-        found = self.shapes.infer(node, known, data)
+        known = [None if t is None else (t[0], None) if value in self.shapeless else t for value, t in zip(operands, types, strict=True)]
+        try:
+            found = self.shapes.infer(node, known, data, attributes)
+        except TraceError:
+            if not self.counts:
+                raise
+            return [None] * len(node.outputs)  # sizes that data decide need not fit as the numbers do that stand for them
         return [t if t is not None and t[1] is not None else self._declared(output, t) for output, t in zip(node.outputs, found, strict=True)]
 
     def _declared(self, output: Any, found: Type | None) -> Type | None:
@@ -257,8 +302,8 @@ class OnnxLowering:
         name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
         flat = list(values_in(operands))
         rule = operator_rule(node.domain, node.op_type)
-        failure = f"{name} has no rule"
-        unknown = self._shapeless.intersection(flat)
+        failure = self._subgraphs.failures.pop(node, "it has no rule")
+        unknown = self.shapeless.intersection(flat)
         if unknown:
             failure = "the sizes of its operands depend on data"
         elif rule is not None:
@@ -270,22 +315,22 @@ class OnnxLowering:
                     results = list(out) if isinstance(out, tuple) else [out]
                     self._check(name, results, found)
             except Exception as error:  # a rule may fail in any way on arguments it does not know: the operator is then as without it
-                failure = f"the rule of {name} failed: {error!r}"
+                failure = f"its rule does not fit ({first_line(error)})"
             else:
                 for output, value, type_ in zip(node.outputs, results, found, strict=False):
-                    self._give(output, value, type_, operands)
+                    self._give(output, self.counts.kept(node, operands, value) if self.counts else value, type_, operands)
                 return
         if not unknown and self._by_definition(node, operands):
             return
         captured = [value for value in self._captured(node) if value not in flat]
-        self.program.unknown.append((name, self.builder.where))
+        self.program.unknown.append((name, self.builder.where, failure))
         for output, type_ in zip(node.outputs, found, strict=True):
             shape = None if type_ is None else type_[1]
-            value = self.builder.opaque(node.op_type, [*flat, *captured], shape or (), failure)
+            value = self.builder.opaque(node.op_type, [*flat, *captured], shape or (), f"{name}: {failure}")
             value.integer = type_ is not None and type_[0] not in FLOATING
             if shape is None:
-                self._shapeless.add(value)
-            self._set(output, value, type_)
+                self.shapeless.add(value)
+            self.set(output, value, type_)
 
     def _check(self, name: str, results: Sequence[Any], found: Sequence[Type | None]) -> None:
         """A rule whose result has the wrong shape is a defect of the rule: nonsense must not be typed."""
@@ -302,7 +347,7 @@ class OnnxLowering:
                 type_ = (dtype, value.shape)
             if value.kind == "op" and not any(value is operand for operand in values_in(operands)):
                 value.integer, value.boolean = type_[0] not in FLOATING, type_[0] == BOOL
-        self._set(output, value, type_)
+        self.set(output, value, type_)
 
     def _by_definition(self, node: Any, operands: Sequence[Any]) -> bool:
         """Lower the operators that ONNX defines an operator by, if it does."""
@@ -312,21 +357,21 @@ class OnnxLowering:
         from paramgraph.compiler.onnx.definition import definition_of
 
         mark = len(self.program.unknown)
-        body = definition_of(schema, node, [self._types.get(v) if v is not None else None for v in node.inputs], self.opsets)
-        if body is None:
-            return False
         try:
+            body = definition_of(schema, node, [self.types.get(v) if v is not None else None for v in node.inputs], self.opsets)
             with self.builder.transaction():
                 for inner, value, outer in zip(body.inputs, operands, node.inputs, strict=False):
                     if value is not None:
-                        self._set(inner, value, self._types.get(outer))
+                        self.set(inner, value, self.types.get(outer))
                 for step in body.nodes:
                     self._node(step)
                 if len(self.program.unknown) > mark:
                     raise LookupError("an operator of the definition has no rule")
-                results = [self._values[value] for value in body.outputs]
-                for output, value, inner in zip(node.outputs, results, body.outputs, strict=False):
-                    self._set(output, value, self._types.get(inner))
+                # Results that the node leaves out are not made by its definition either.
+                made = [(output, inner) for output, inner in zip(node.outputs, body.outputs, strict=False) if output.name]
+                results = [(output, self.values[inner], self.types.get(inner)) for output, inner in made]
+                for output, value, type_ in results:
+                    self.set(output, value, type_)
         except Exception:  # a definition may use anything; the operator is then opaque, and is reported
             del self.program.unknown[mark:]
             return False
@@ -334,17 +379,15 @@ class OnnxLowering:
 
     def _captured(self, node: Any) -> Iterator[Value]:
         """Values of the outer graphs that the subgraphs of a node read."""
-        for attribute in node.attributes.values():
-            graphs = [attribute.value] if attribute.type.name == "GRAPH" else attribute.value if attribute.type.name == "GRAPHS" else []
-            for graph in graphs:
-                for inner in graph:
-                    for value in inner.inputs:
-                        if value is not None and value in self._values:
-                            yield from values_in(self._values[value])
-                    yield from self._captured(inner)
-                for value in graph.outputs:
-                    if value in self._values:
-                        yield from values_in(self._values[value])
+        for _, graph in subgraphs(node):
+            for inner in graph:
+                for value in inner.inputs:
+                    if value is not None and value in self.values:
+                        yield from values_in(self.values[value])
+                yield from self._captured(inner)
+            for value in graph.outputs:
+                if value in self.values:
+                    yield from values_in(self.values[value])
 
 
 def values_in(tree: Any) -> Iterator[Value]:

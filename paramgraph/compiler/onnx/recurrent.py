@@ -103,6 +103,9 @@ def _recurrent(b: Builder, kind: str, step: Step, functions: Sequence[str], x: V
     if w is None or r is None:
         raise ValueError("a recurrent layer without weights")
     directions, n = w.shape[0], r.shape[2]
+    sizes = {value.shape[-1] for value in initial if value is not None} - {n}
+    if sizes:  # torch's exporter leaves the projection out, and takes as many rows of each weight as the projected state has
+        raise ValueError(f"{n} units start from states of {sizes.pop()}: ONNX has no projections of the state, and no runtime runs this")
     per = len(functions) // directions
     outs: list[Value] = []
     last: list[list[Value]] = [[] for _ in initial]

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.direct_shapes import DIRECT, direct_shape
 from paramgraph.compiler.onnx.elementwise import COMPARISONS, TESTS, UNARY
 from paramgraph.compiler.onnx.source import require
 from paramgraph.errors import TraceError
@@ -53,18 +54,19 @@ class Shapes:
                 self._schemas[key] = None
         return self._schemas[key]
 
-    def infer(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray]) -> list[Type | None]:
+    def infer(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any]) -> list[Type | None]:
         """Types of a node's results; None for those that cannot be inferred.
 
         Args:
             node: an `onnx_ir` node.
             operands: types of its operands.
             data: values of small constant operands, by place.
+            attributes: the node's.
 
         Raises:
             TraceError: the operands do not fit the operator.
         """
-        quick = self._quick(node, operands)
+        quick = self._quick(node, operands, data, attributes)
         if quick is not None:
             return [quick]
         schema = self.schema(node.domain, node.op_type)
@@ -72,15 +74,15 @@ class Shapes:
             return [None] * len(node.outputs)  # of what an unknown operator gave, not even the element type is known
         if schema is None or any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
             return [None] * len(node.outputs)
-        message = self.ir.serde.serialize_node(node)
-        types, values = {}, {}
-        for place, (value, operand) in enumerate(zip(node.inputs, operands, strict=True)):
-            if value is None or operand is None:
-                continue
-            types[value.name] = self.onnx.helper.make_tensor_type_proto(*operand)
-            if place in data:
-                values[value.name] = self.onnx.numpy_helper.from_array(data[place], value.name)
         try:
+            message = self.ir.serde.serialize_node(node)
+            types, values = {}, {}
+            for place, (value, operand) in enumerate(zip(node.inputs, operands, strict=True)):
+                if value is None or operand is None:
+                    continue
+                types[value.name] = self.onnx.helper.make_tensor_type_proto(*operand)
+                if place in data:
+                    values[value.name] = self.onnx.numpy_helper.from_array(data[place], value.name)
             found = self.onnx.shape_inference.infer_node_outputs(schema, message, types, values, None, self._imports, self.ir_version)
         except Exception as error:
             shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)
@@ -91,8 +93,8 @@ class Shapes:
             ) from error
         return [self._type(found.get(output.name)) for output in node.outputs]
 
-    def _quick(self, node: Any, operands: Sequence[Type | None]) -> Type | None:
-        """Operators whose result has their operand's type, or that of its broadcasting, without asking."""
+    def _quick(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any]) -> Type | None:
+        """Operators whose result has their operand's type, or that of its broadcasting, or is easily told, without asking."""
         if len(node.outputs) != 1 or not operands or operands[0] is None or operands[0][1] is None:
             return None
         if node.domain == "ai.onnx.ml" and node.op_type in TABULAR:
@@ -101,6 +103,11 @@ class Shapes:
             return None
         if node.op_type in SAME:
             return operands[0]
+        if node.op_type in DIRECT:
+            if any(operand is not None and operand[1] is None for operand in operands):
+                return None
+            found = direct_shape(node.op_type, [None if operand is None else operand[1] for operand in operands], data, attributes)
+            return None if found is None else (operands[0][0], found)
         if node.op_type in TESTS:
             return _BOOL, operands[0][1]
         if node.op_type in BROADCAST or node.op_type in COMPARES:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from paramgraph.compiler.onnx.keys import mark
 from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
 from paramgraph.onnx_messages import tensors_of
 
@@ -84,12 +85,14 @@ def open_model(source: OnnxSource) -> Any:
     message = source.read()
     what = "the model" if source.path is None else source.path.name
     _check_opsets(message, what)
-    _check_external(message, source.folder, what)
+    external = _check_external(message, source.folder, what)
     try:
         model = ir.serde.deserialize_model(_without_maps(message))
-        if source.folder is not None:
+        if external and source.folder is not None:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
-        model = InlinePass()(model).model
+        mark(model.graph)
+        if model.functions:
+            model = InlinePass()(model).model
     except Exception as error:  # whatever the message holds that the format does not allow
         raise FileFormatError(
             f"{what} is no valid ONNX model ({type(_first_cause(error)).__name__}: {first_line(_first_cause(error))}). Export it again."
@@ -141,6 +144,9 @@ def _check_opsets(message: Any, what: str) -> None:
         raise FileFormatError(f"{what} holds no ONNX model: it has no graph or imports no operator set.")
     versions = {entry.domain: entry.version for entry in message.opset_import}
     newest = onnx.defs.onnx_opset_version()
+    for domain, version in versions.items():
+        if not isinstance(domain, str) or not 0 < version < 1 << 31:
+            raise FileFormatError(f"{what} is no valid ONNX model: it imports {domain!r} in version {version}. Export or copy it again.")
     for domain in DEFAULT_DOMAINS:
         version = versions.get(domain)
         if version is not None and not OLDEST_OPSET <= version <= newest:
@@ -151,6 +157,8 @@ def _check_opsets(message: Any, what: str) -> None:
     known = {*versions, *(f.domain for f in message.functions)}
     known |= set(DEFAULT_DOMAINS) if known & set(DEFAULT_DOMAINS) else set()
     for node in message.graph.node:
+        if not isinstance(node.op_type, str) or not isinstance(node.domain, str):
+            raise FileFormatError(f"{what} is no valid ONNX model: the operator of a node is {node.op_type!r}. Export or copy it again.")
         if node.domain not in known:
             raise TraceError(
                 f"{what}: the node {node.name or node.op_type!r} is of domain {node.domain!r}, which the model does not import "
@@ -158,11 +166,13 @@ def _check_opsets(message: Any, what: str) -> None:
             )
 
 
-def _check_external(message: Any, folder: Path | None, what: str) -> None:
-    """External data must be where the format allows it: in files of the model's own folder, of sufficient size."""
+def _check_external(message: Any, folder: Path | None, what: str) -> bool:
+    """External data must be where the format allows it: in files of the model's own folder, of sufficient size. False if there are none."""
+    found = False
     for tensor in tensors_of(message):
-        if not tensor.external_data or tensor.data_location != 1:
+        if tensor.data_location != 1 or not tensor.external_data:
             continue
+        found = True
         place = {entry.key: entry.value for entry in tensor.external_data}
         location = place.get("location", "")
         if folder is None:
@@ -180,13 +190,17 @@ def _check_external(message: Any, folder: Path | None, what: str) -> None:
         if not os.path.isfile(target):
             raise FileFormatError(f"{what}: the data of {tensor.name!r} are missing: there is no file {location!r} beside the model. Copy it there.")
         try:
-            end = int(place.get("offset") or 0) + int(place.get("length") or 0)
+            start, length = (int(place.get(key) or 0) for key in ("offset", "length"))
         except ValueError as error:
-            raise FileFormatError(f"{what}: the place of the data of {tensor.name!r} is no number ({error}).") from error
+            raise FileFormatError(f"{what}: the place of the data of {tensor.name!r} is no number ({error}). Copy it again.") from error
+        if start < 0 or length < 0:
+            raise FileFormatError(f"{what}: the data of {tensor.name!r} start at byte {start} and are {length} long. Copy it again.")
+        end = start + length
         if end > os.path.getsize(target):
             raise FileFormatError(
                 f"{what}: the data of {tensor.name!r} end at byte {end} of {location!r}, which has {os.path.getsize(target)}. Copy it again."
             )
+    return found
 
 
 def _put_in_order(graph: Any, what: str) -> None:

@@ -145,3 +145,61 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "onnx_ir", None)
     with pytest.raises(MissingDependencyError, match=r"paramgraph\[onnx\]"):
         pg.compile(message)
+
+
+def damaged(seed: int) -> bytes:
+    """A model with some bytes changed, lost or repeated."""
+    rng = np.random.default_rng(seed)
+    data = bytearray(mlp().SerializeToString())
+    for _ in range(rng.integers(1, 4)):
+        place, width = int(rng.integers(len(data))), int(rng.integers(1, 12))
+        kind = rng.integers(3)
+        if kind == 0:
+            data[place] = int(rng.integers(256))
+        elif kind == 1:
+            del data[place : place + width]
+        else:
+            data[place:place] = data[place : place + width]
+    return bytes(data)
+
+
+def test_damaged_files_give_errors_of_the_package(tmp_path: Path) -> None:
+    """Whatever is damaged: the model compiles, or the error is one that says what is wrong with the file."""
+    path = tmp_path / "damaged.onnx"
+    refused = 0
+    for seed in range(400):
+        path.write_bytes(damaged(seed))
+        try:
+            pg.compile(path)
+        except (FileFormatError, TraceError):
+            refused += 1
+    assert 100 < refused < 400
+
+
+@pytest.mark.parametrize(("offset", "said"), [("-8", "start at byte -8"), ("x", "no number")])
+def test_places_of_external_data(tmp_path: Path, offset: str, said: str) -> None:
+    path = external(tmp_path)
+    relocated(path, offset=offset)
+    with pytest.raises(FileFormatError, match=said):
+        pg.compile(path)
+
+
+def test_external_data_that_are_cut_off(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"")
+    with pytest.raises(FileFormatError, match="end at byte"):
+        pg.compile(path)
+
+
+def test_data_that_do_not_fill_their_shape() -> None:
+    message = mlp()
+    message.graph.initializer[0].dims[0] = 40
+    with pytest.raises(FileFormatError, match="do not fill its shape"):
+        pg.compile(message)
+
+
+def test_inputs_that_are_sequences() -> None:
+    message = mlp()
+    message.graph.input[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(message.graph.input[0].type))
+    with pytest.raises(TraceError, match="is a sequence"):
+        pg.compile(message)

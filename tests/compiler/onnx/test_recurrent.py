@@ -1,0 +1,81 @@
+"""Recurrent layers: the same typed graph as from torch, in every layout; and the file of a layer that ONNX does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import paramgraph as pg
+from tests.compiler.onnx.exporting import exported, moved_together, types
+from tests.compiler.onnx.handmade import model, node, weights
+from tests.support.cases import lam
+
+pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
+pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript")
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: Any, final: bool = False, **options: Any) -> None:
+        super().__init__()
+        self.layer, self.final = kind(4, 6, **options), final
+        self.out = nn.Linear(6 * (2 if options.get("bidirectional") and not final else 1), 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out, last = self.layer(x)
+        return self.out((last[0] if isinstance(last, tuple) else last)[-1] if self.final else out)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("options", [{"num_layers": 2, "bidirectional": True, "batch_first": True}, {"num_layers": 2, "bias": False},
+                                     {"bidirectional": True, "final": True}], ids=["two layers", "no biases", "last state"])  # fmt: skip
+def test_the_same_graph_as_from_torch(kind: Any, options: dict[str, Any]) -> None:
+    network, inputs = Recurrent(kind, **options).eval(), (torch.randn(5, 3, 4),)
+    ours, theirs = pg.compile(network, inputs), pg.compile(exported(network, inputs))
+    assert theirs.symmetry.log_order == pytest.approx(ours.symmetry.log_order)
+    assert moved_together(theirs) == moved_together(ours)
+    assert types(theirs) == types(ours)
+
+
+def test_a_projected_state_is_refused_with_the_reason() -> None:
+    """The exporter writes no projection, and onnxruntime refuses the file: what it holds is pinned, and the diagnostics say why."""
+    network = nn.LSTM(4, 6, proj_size=2).eval()
+    graph = pg.compile(exported(network, (torch.randn(5, 3, 4),)))
+    assert graph.symmetry.log_order == 0
+    (said,) = [d for d in graph.diagnostics if d.subject == "ai.onnx::LSTM"]
+    assert "no projections" in said.cause
+
+
+LAYOUTS = {
+    "layout 1": ("LSTM", {"layout": 1}, 24, (3, 5, 4), "h c"),
+    "reverse": ("GRU", {"direction": "reverse", "linear_before_reset": 1}, 18, (5, 3, 4), "h"),
+    "other activations": ("RNN", {"activations": ["Relu"]}, 6, (5, 3, 4), "h"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_directions_and_functions(name: str) -> None:
+    """The cell's last state is read: `(1, batch, units)`, or `(batch, 1, units)`."""
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    operator, options, rows, shape, states = LAYOUTS[name]
+    results = " ".join(["-", *states.split()])
+    nodes = [node(operator, "x w r b", results, hidden_size=6, **options), node("MatMul", f"{states.split()[-1]} o", "y")]
+    message = model(nodes, {"x": shape}, weights(w=(1, rows, 4), r=(1, rows, 6), b=(1, 2 * rows), o=(6, 3)))
+    graph = pg.compile(message)
+    assert graph.symmetry.log_order == pytest.approx(lam(6))
+    if name != "layout 1":  # which onnxruntime has not
+        assert pg.verify(graph, message, elements=2, inputs=1).passed
+
+
+def test_states_that_are_given() -> None:
+    """A layer that starts from a state computed by another, with lengths."""
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    nodes = [node("MatMul", "x0 a", "h0"), node("GRU", "x w r b lengths h0", "y1 -", hidden_size=6), node("MatMul", "y1 o", "y")]
+    tensors = weights(a=(4, 6), w=(1, 18, 4), r=(1, 18, 6), b=(1, 36), o=(6, 3)) | {"lengths": np.array([5, 3, 4], np.int32)}
+    message = model(nodes, {"x": (5, 3, 4), "x0": (1, 3, 4)}, tensors)
+    graph = pg.compile(message)
+    assert graph.symmetry.log_order == pytest.approx(lam(6))
+    assert pg.verify(graph, message, elements=2, inputs=1).passed
