@@ -17,9 +17,10 @@ pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
 pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript")
 
 # Cases of every kind whose export keeps the network's own operations, so that the graphs agree type by type.
-SAME = ["mlp", "residual stream", "two-head attention", "grouped-query attention", "gru", "grouped convolution", "p4 group convolution", "deep sets"]
+SAME = ["mlp", "residual stream", "two-head attention", "grouped-query attention", "gru", "grouped convolution", "p4 group convolution", "deep sets",
+        "set attention", "stream of heads"]
 # Cases whose export writes an operation as several: the group is the same, the graph has nodes for what the export adds.
-SAME_GROUP = ["gated", "group norm", "bidirectional two-layer lstm", "weight norm", "overlapping slices"]
+SAME_GROUP = ["gated", "group norm", "bidirectional two-layer lstm", "weight norm", "overlapping slices", "residual stages with group norm"]
 
 
 @pytest.mark.parametrize("name", SAME + SAME_GROUP)
