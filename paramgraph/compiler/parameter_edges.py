@@ -89,7 +89,7 @@ class ParameterEdges(Joining):
             target, from_ = self.gather(sources, _in_order(from_, sources), f"{base}.target"), []
             for component in targets:
                 self._summed_into(target, component)
-        if from_:
+        if from_ or (both and not hidden):  # what only scales its operand, element by element (depthwise), stands between the two as well
             wanted = _in_order([*both, *from_], sources)
             source = self.gather(sources, wanted, f"{base}.source")
             own = [place for place in source.places if place not in both]

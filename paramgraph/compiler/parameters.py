@@ -195,6 +195,9 @@ def _labels_back(op: Any, slot: int, labels: tuple[Any, ...], system: SpaceSyste
     if op.labels:
         named = dict(zip(op.out_labels, labels, strict=True))
         return tuple(named.get(label) if n > 1 else None for label, n in zip(op.labels[slot], operand.shape, strict=True))
+    if op.kind == "gather" and slot == 0:
+        dim = op.attrs["dim"]
+        return (*labels[:dim], None, *labels[dim + op.inputs[1].ndim :])
     if op.kind in ("take", "concat", "expand", "resample", "gather"):
         dims = {op.attrs["dim"]} if "dim" in op.attrs else set(op.attrs.get("dims", ()))
         if operand.ndim != len(labels):

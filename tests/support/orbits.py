@@ -21,7 +21,7 @@ _ROUNDS = 300
 # Random elements that generate the group, but for a chance that is next to nothing; it would show as too many orbits.
 _GENERATORS = 12
 # Classes that are looked at once more.
-_MOST_MARKED = 128
+_MOST_MARKED = 2000
 
 
 def orbits(graph: ParamGraph, generators: int = _GENERATORS) -> tuple[int, int]:
