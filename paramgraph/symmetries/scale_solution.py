@@ -18,6 +18,10 @@ from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVar
 # Per dimension of a tensor, the digits of it that nodes are numbered by: each from its step up to the next digit's step.
 Spans = Mapping[int, Sequence[tuple[int, int]]]
 _NONE, _SHARED, _EACH = EXTENTS
+# Variables, and the numerator and denominator of each one's coefficient.
+Magnitudes = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+_ONE = (1, 1)
+_TRIVIAL: Magnitudes = ((), ())
 
 
 def annotate(
@@ -73,21 +77,30 @@ def annotate(
 
 
 class _Solved:
-    """Forms in unknowns as forms in variables: `(variable, numerator, denominator)` each, sorted."""
+    """Forms in unknowns as forms in variables: numbers of these, sorted, with numerators and denominators for magnitudes."""
 
     def __init__(self, system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int]) -> None:
         self.system, self.scales, self.signs = system, scales, signs
         # Many tensors have one form. What is looked up by identity is kept, so that no other object takes its place.
-        self._forms: dict[int, tuple[Form, tuple[tuple[int, int, int], ...]]] = {}
+        self._forms: dict[int, tuple[Form, Magnitudes]] = {}
         self._signs: dict[Parity, tuple[int, ...]] = {EVEN: ()}
 
-    def magnitudes(self, form: Form) -> tuple[tuple[int, int, int], ...]:
+    def magnitudes(self, form: Form) -> Magnitudes:
+        if not form:
+            return _TRIVIAL
         known = self._forms.get(id(form))
         if known is None:
-            scales = self.scales
-            reduced = self.system.magnitudes.reduce(form).items()
-            known = self._forms[id(form)] = form, tuple(sorted([(scales[u], c.numerator, c.denominator) for u, c in reduced if u in scales]))
+            known = self._forms[id(form)] = form, self._reduced(form)
         return known[1]
+
+    def _reduced(self, form: Form) -> Magnitudes:
+        scales = self.scales
+        reduced = self.system.magnitudes.reduce(form)
+        if len(reduced) == 1:  # by far the most
+            ((unknown, c),) = reduced.items()
+            return ((scales[unknown],), (_ONE if c == 1 else (c.numerator, c.denominator),)) if unknown in scales else _TRIVIAL
+        found = sorted([(scales[u], c) for u, c in reduced.items() if u in scales])
+        return tuple([v for v, _ in found]), tuple([_ONE if c == 1 else (c.numerator, c.denominator) for _, c in found])
 
     def negative(self, parity: Parity) -> tuple[int, ...]:
         found = self._signs.get(parity)
@@ -105,7 +118,7 @@ def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
         own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
         whole: list[list[Any]] = [[], []]
         for subset, (form_of, signs_of) in character.terms(key).items():
-            forms = (solved.magnitudes(form_of), solved.negative(signs_of))
+            forms = (solved.magnitudes(form_of)[0] and solved.magnitudes(form_of), solved.negative(signs_of))
             along = any([_meets(own[d], i, spans[d]) for d, i in subset if d in spans]) if forms != ((), ()) else False
             for which, form in enumerate(forms):
                 if form and along:
@@ -132,7 +145,9 @@ def _places(own: Sequence[AxisBlock], subset: Subset) -> tuple[int, ...]:
         return ()
     if len(subset) == 1:
         ((d, i),) = subset
-        return (sum([len(block.atoms) for block in own[:d]]) + i,)
+        for block in own[:d]:
+            i += len(block.atoms)
+        return (i,)
     starts = [0, *itertools.accumulate([len(block.atoms) for block in own])]
     return tuple([starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]].atoms[place[1]].id)])
 
@@ -142,13 +157,11 @@ def _block(solved: _Solved, layouts: tuple[Layout, ...], key: Key, terms: Terms)
     own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
     found = []
     for subset, (form_of, signs_of) in terms.items():
-        form, negative = solved.magnitudes(form_of), solved.negative(signs_of)
-        if not form and not negative:
-            continue
-        variables, exponents = tuple([v for v, _, _ in form]), tuple([(top, bottom) for _, top, bottom in form])
-        if negative:
-            variables, exponents = variables + negative, exponents + ((1, 1),) * len(negative)
-        found.append(ScaleTerm(_places(own, subset), variables, exponents))
+        variables, exponents = solved.magnitudes(form_of)
+        if signs_of and (negative := solved.negative(signs_of)):
+            variables, exponents = variables + negative, exponents + (_ONE,) * len(negative)
+        if variables:
+            found.append(ScaleTerm(_places(own, subset), variables, exponents))
     if not found:
         return None
     return ScaleBlock(tuple([block.positions for block in own]), tuple([block.sizes for block in own]), tuple(found))
@@ -161,6 +174,6 @@ def _factors(variables: list[ScaleVariable]) -> list[Factor]:
     out = []
     for (kind, tensor, block), members in groups.items():
         name = f"{kind} of {tensor}" + (f" ({block + 1})" if block else "")
-        dimension = sum(variables[number].dimension for number in members)
+        dimension = sum([variables[number].dimension for number in members])
         out.append(Factor(name, (), (), dimension, 1, kind, tuple(members)))
     return out

@@ -26,9 +26,9 @@ Tables = Mapping[int, Array]
 Sources = Callable[[str, Sequence[Array]], Sequence[Array]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which would make one cost several times as much: networks have many thousands
 class ScaleVariable:
-    """A free function on some spaces of one block of a tensor.
+    """A free function on some spaces of one block of a tensor. It does not change.
 
     Attributes:
         kind: `"scale"` or `"sign"`.
@@ -49,9 +49,9 @@ class ScaleVariable:
         return math.prod(n - 1 for n in self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: see above
 class ScaleTerm:
-    """A function on some spaces of a block, as a combination of variables.
+    """A function on some spaces of a block, as a combination of variables. It does not change.
 
     Attributes:
         places: which of the block's spaces, numbered through all axes, in the order of the tables' axes.
@@ -81,9 +81,9 @@ class View:
         return np.broadcast_to(table.transpose(self.order).reshape(self.placed), self.wide).reshape(self.target)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: see above
 class ScaleBlock:
-    """A part of a tensor, on which every axis is a product of index spaces, with its character.
+    """A part of a tensor, on which every axis is a product of index spaces, with its character. It does not change.
 
     Attributes:
         index: per axis, the positions of its elements; None for all, in order.
