@@ -57,18 +57,20 @@ class ScaleSolver:
         return [self.layouts.of(axis) for axis in axes]
 
     def of(
-        self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False, given: Callable[[Key], Terms] | None = None
-    ) -> Character:
+        self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False, given: Callable[[Key], Terms] | None = None,
+        less: Callable[[Key], Terms] | None = None,
+    ) -> Character:  # fmt: skip
         """The character of a value.
 
         Args:
             apart: for parameters met for the first time, pairs of axes on which no function of both can be.
             square: for parameters met for the first time, whether their root will be taken.
             given: for parameters met for the first time, functions on some subsets of a block that are known.
+            less: for parameters met for the first time, functions that theirs are counted from.
         """
         found = self.characters.get(value)
         if found is None:
-            found = self.characters[value] = self._leaf(value, apart, square, given)
+            found = self.characters[value] = self._leaf(value, apart, square, given, less)
         return found
 
     def is_fresh(self, value: Value) -> bool:
@@ -78,10 +80,13 @@ class ScaleSolver:
     def set(self, value: Value, character: Character) -> None:
         self.characters[value] = character
 
-    def _leaf(self, value: Value, apart: Collection[tuple[int, int]], square: bool, given: Callable[[Key], Terms] | None) -> Character:
+    def _leaf(
+        self, value: Value, apart: Collection[tuple[int, int]], square: bool, given: Callable[[Key], Terms] | None,
+        less: Callable[[Key], Terms] | None,
+    ) -> Character:  # fmt: skip
         layouts = self.layouts_of(value.axes)
         if value.kind in ("parameter", "buffer"):
-            return self.system.unknown(layouts, value.name, sign=not square, apart=apart, square=square, given=given)
+            return self.system.unknown(layouts, value.name, sign=not square, apart=apart, square=square, given=given, less=less)
         if value.kind == "state":
             return self.system.unknown(layouts)
         if value.kind == "constant":

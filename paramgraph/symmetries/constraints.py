@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Sequence
 
-from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown
+from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown, ratio
 from paramgraph.symmetries.elimination import EVEN, BinarySystem, Form, RationalSystem, plus
 from paramgraph.symmetries.scale_spaces import Layout, Layouts
 
@@ -39,7 +39,7 @@ class Constraints:
 
     def unknown(
         self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True, apart: Collection[tuple[int, int]] = (), square: bool = False,
-        given: Callable[[Key], Terms] | None = None,
+        given: Callable[[Key], Terms] | None = None, less: Callable[[Key], Terms] | None = None,
     ) -> Character:  # fmt: skip
         """Any multipliers.
 
@@ -50,10 +50,13 @@ class Constraints:
             apart: pairs of axes on which no function of both can be: the constraints would say so, at a cost.
             square: count the unknowns in halves, for tensors of which roots are taken: coefficients stay whole.
             given: functions on some subsets of a block that are known already.
+            less: of a block, functions that the tensor's are counted from: the unknown is the product of both, which is what has one name then.
+                Functions of several indices are left out.
         """
         layouts = tuple(layouts)
 
         def make(key: Key) -> Terms:
+            base = less(key) if less is not None and sign and not square else {}  # before any number is given: it is of earlier ones
             places = [(d, i) for d, number in enumerate(key) for i in layouts[d].blocks[number].free]
             atoms = {(d, i): layouts[d].blocks[key[d]].atoms[i] for d, i in places}
             most = len(places) if len(places) <= MOST_SPACES else 1
@@ -80,7 +83,8 @@ class Constraints:
                         self.unknowns.append(Unknown(name, key, subset, shape, spaces))
                         if not sign:
                             self.signs.solved[number] = EVEN
-                    out[subset] = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
+                    own: Term = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
+                    out[subset] = ratio(own, base[subset]) if size < 2 and subset in base and _is_named(base[subset]) else own
             return out
 
         return Character(layouts, make)
@@ -134,3 +138,8 @@ class Constraints:
                 self.magnitudes.add({self.free[place]: 1})
             else:
                 self.signs.add((self.free[place],))
+
+
+def _is_named(term: Term) -> bool:
+    """Whether all unknowns of a function are of parameters: those of other tensors may come to be written in later ones."""
+    return all([unknown < AUXILIARY for unknown in (*term[0], *term[1])])

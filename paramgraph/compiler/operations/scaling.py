@@ -29,6 +29,9 @@ def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | 
     if op.name in SUMS and len(op.inputs) == 2:
         fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
         return operands.equal(operands.of(1 - fresh), fresh)
+    if op.name == "mul" and len(op.inputs) == 2:
+        fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
+        return operands.times(operands.of(1 - fresh), fresh)
     rule = RULES.get(op.name)
     if rule is not None:
         return rule(solver, op, operands.all(), positional, keywords)
@@ -221,7 +224,7 @@ def normalize(solver: ScaleSolver, op: Op, operands: Operands, over: Sequence[in
         system.negligible(variance)
         x = system.product(x, system.power(variance, Fraction(1, 2), "none"), -1)
     if "gain" in slots:
-        x = system.product(x, operands.of(slots["gain"]))
+        x = operands.times(x, slots["gain"])
     return operands.equal(x, slots["offset"]) if "offset" in slots else x
 
 
