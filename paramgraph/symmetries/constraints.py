@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown, ratio
 from paramgraph.symmetries.elimination import EVEN, BinarySystem, Form, RationalSystem, plus
@@ -57,34 +57,30 @@ class Constraints:
 
         def make(key: Key) -> Terms:
             base = less(key) if less is not None and sign and not square else {}  # before any number is given: it is of earlier ones
-            places = [(d, i) for d, number in enumerate(key) for i in layouts[d].blocks[number].free]
-            atoms = {(d, i): layouts[d].blocks[key[d]].atoms[i] for d, i in places}
-            most = len(places) if len(places) <= MOST_SPACES else 1
-            apart_here = apart if len(places) > 1 else ()
+            blocks = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+            places = [(d, i) for d, block in enumerate(blocks) for i in block.free]
             known = given(key) if given is not None else {}
             out: Terms = {}
-            for size in range(most + 1):
-                for subset in itertools.combinations(places, size):
-                    if subset in known:
-                        if known[subset] != NOTHING:
-                            out[subset] = known[subset]
-                        continue
-                    if size > 1 and apart_here and any([(a, b) in apart_here for a, _ in subset for b, _ in subset]):
-                        continue
-                    spaces = tuple(sorted([atoms[place].id for place in subset]))
-                    if size > 1 and len(set(spaces)) < size:
-                        continue  # a function on two occurrences of one space: which index is which would have to be told apart
-                    if name is None:
-                        number = AUXILIARY + len(self._auxiliary)
-                        self._auxiliary[number] = spaces
-                    else:
-                        number = len(self.unknowns)
-                        shape = tuple([atoms[place].size for place in subset])
-                        self.unknowns.append(Unknown(name, key, subset, shape, spaces))
-                        if not sign:
-                            self.signs.solved[number] = EVEN
-                    own: Term = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
-                    out[subset] = ratio(own, base[subset]) if size < 2 and subset in base and _is_named(base[subset]) else own
+            for subset in _subsets(places, apart):
+                if subset in known:
+                    if known[subset] != NOTHING:
+                        out[subset] = known[subset]
+                    continue
+                atoms = [blocks[d].atoms[i] for d, i in subset]
+                spaces = tuple(sorted([atom.id for atom in atoms]))
+                if len(subset) > 1 and len(set(spaces)) < len(subset):
+                    continue  # a function on two occurrences of one space: which index is which would have to be told apart
+                if name is None:
+                    number = AUXILIARY + len(self._auxiliary)
+                    self._auxiliary[number] = spaces
+                else:
+                    number = len(self.unknowns)
+                    self.unknowns.append(Unknown(name, key, subset, tuple([atom.size for atom in atoms]), spaces))
+                    if not sign:
+                        self.signs.solved[number] = EVEN
+                own: Term = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
+                counted = base.get(subset) if len(subset) < 2 else None
+                out[subset] = ratio(own, counted) if counted is not None and _is_named(counted) else own
             return out
 
         return Character(layouts, make)
@@ -143,3 +139,14 @@ class Constraints:
 def _is_named(term: Term) -> bool:
     """Whether all unknowns of a function are of parameters: those of other tensors may come to be written in later ones."""
     return all([unknown < AUXILIARY for unknown in (*term[0], *term[1])])
+
+
+def _subsets(places: Sequence[tuple[int, int]], apart: Collection[tuple[int, int]]) -> Iterator[Subset]:
+    """The sets of spaces that functions of a block may be on, small ones first."""
+    yield ()
+    for place in places:
+        yield (place,)
+    for size in range(2, len(places) + 1 if len(places) <= MOST_SPACES else 0):
+        for subset in itertools.combinations(places, size):
+            if not (apart and any([(a, b) in apart for a, _ in subset for b, _ in subset])):
+                yield subset

@@ -38,7 +38,7 @@ def annotate(
         nodes: per node set, the character of what its nodes hold, and where in the tensor the nodes are.
         diagnostics: what was taken as unscalable, and why.
     """
-    sizes = [unknown.dimension for unknown in system.unknowns]
+    sizes = [unknown.dimension if unknown.shape else 1 for unknown in system.unknowns]
     before = set(system.magnitudes.solved)
     for form in system.exact:
         system.magnitudes.add(form)
@@ -118,9 +118,11 @@ def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
         own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
         whole: list[list[Any]] = [[], []]
         for subset, (form_of, signs_of) in character.terms(key).items():
-            forms = (solved.magnitudes(form_of)[0] and solved.magnitudes(form_of), solved.negative(signs_of))
-            along = any([_meets(own[d], i, spans[d]) for d, i in subset if d in spans]) if forms != ((), ()) else False
-            for which, form in enumerate(forms):
+            magnitude, negative = solved.magnitudes(form_of), solved.negative(signs_of)
+            if not magnitude[0] and not negative:
+                continue
+            along = any([_meets(own[d], i, spans[d]) for d, i in subset if d in spans])
+            for which, form in enumerate((magnitude if magnitude[0] else (), negative)):
                 if form and along:
                     found[which] = _EACH
                 elif form:
