@@ -6,7 +6,8 @@ with which may be permuted. The first pass runs the operations' typing rules on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,10 @@ class ScaleSolver:
         reflecting: functions that are taken as odd, though something has to be added.
         phases: signs that periodic functions among these are given.
         unsupported: operations whose operands were taken as unscalable, with the cause.
+        uses: how often each value is read or comes out.
     """
 
-    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = ()) -> None:
+    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = (), uses: Mapping[Value, int] | None = None) -> None:
         self.spaces = spaces
         self.reflecting = frozenset(reflecting)
         self.layouts = Layouts(spaces)
@@ -52,6 +54,7 @@ class ScaleSolver:
         self.characters: dict[Value, Character] = {}
         self.phases: dict[Op, Character] = {}
         self.unsupported: list[tuple[Op, str]] = []
+        self.uses: Mapping[Value, int] = uses or {}
 
     def layouts_of(self, axes: Sequence[Axis]) -> list[Layout]:
         return [self.layouts.of(axis) for axis in axes]
@@ -142,7 +145,7 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         spaces = ScaleSpaces()
-        solver = ScaleSolver(spaces, reflecting)
+        solver = ScaleSolver(spaces, reflecting, _uses(program))
         failed = _type(program, system, spaces, before)
         for op in program.ops:
             _apply(solver, op, failed.get(op))
@@ -157,6 +160,12 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
         for value, axes, indexes, virtual in before:
             value.axes, value.indexes, value.virtual = axes, indexes, virtual
     return solver
+
+
+def _uses(program: Program) -> Counter[Value]:
+    out = Counter([value for op in program.ops for value in op.inputs])
+    out.update([value for pair in program.outputs for value in pair if value is not None])
+    return out
 
 
 def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown, ratio
@@ -20,6 +21,7 @@ class Constraints:
         signs: constraints on signs.
         exact: magnitudes that must be trivial, where they are so only for a constant that is meant to be negligible (ε).
         free: unknowns of the free scales, then of the free signs, when solved.
+        approximate: dimensions of magnitudes that nothing but such a constant forbids, and that no unknown stands for.
     """
 
     def __init__(self, layouts: Layouts) -> None:
@@ -29,6 +31,7 @@ class Constraints:
         self.signs = BinarySystem()
         self.exact: list[Form] = []
         self.free: list[int] = []
+        self.approximate = 0
         self._auxiliary: dict[int, tuple[int, ...]] = {}
 
     # -- making --------------------------------------------------------------------------------------------------------
@@ -84,6 +87,12 @@ class Constraints:
             return out
 
         return Character(layouts, make)
+
+    def free_but_for_a_constant(self, layouts: Sequence[Layout]) -> Character:
+        """The character of a tensor that only a constant that is meant to be negligible keeps from having any magnitudes."""
+        for key in itertools.product(*(layout.blocks for layout in layouts)):
+            self.approximate += math.prod([block.atoms[i].size for block in key for i in block.free])
+        return self.trivial(layouts)
 
     # -- constraints ---------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def annotate(
     before = set(system.magnitudes.solved)
     for form in system.exact:
         system.magnitudes.add(form)
-    approximate = sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
+    approximate = system.approximate + sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
     system.magnitudes.settle(AUXILIARY)
     system.signs.settle(AUXILIARY)
     scales = {number: 0 for number, size in enumerate(sizes) if size and number not in system.magnitudes.solved}
