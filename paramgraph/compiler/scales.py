@@ -213,14 +213,26 @@ def _lay_end_to_end(spaces: ScaleSpaces, op: Op) -> None:
 
 def _met_by_parameters(program: Program, system: SpaceSystem) -> set[Space]:
     """Spaces along which some parameter varies: on others, nothing could be scaled."""
-    out = {space for value in program.tensors.values() for axis in value.axes for space in _deep(system, axis)}
+    out: set[Space] = set()
+    for value in program.tensors.values():
+        for axis in value.axes:
+            _add(system, axis, out)
     size = -1
     while size != len(out):  # fixed spaces that were cut without keeping how
         size = len(out)
         for whole, parts in system.plain_cuts:
             if any(not out.isdisjoint(_deep(system, part)) for part in parts):
-                out.update(_deep(system, whole))
+                _add(system, whole, out)
     return out
+
+
+def _add(system: SpaceSystem, axis: Axis, out: set[Space]) -> None:
+    """All spaces of an axis, and those of their parts; of those that are in already, the parts are too."""
+    for unit in system.units(axis):
+        if unit not in out:
+            out.add(unit)
+            for part in unit.parts or ():
+                _add(system, part, out)
 
 
 def _deep(system: SpaceSystem, axis: Axis) -> Iterator[Space]:

@@ -32,9 +32,9 @@ def unnormalised(group: SymmetryGroup, scales: Scales) -> list[int]:
     """
     out: set[int] = set()
     for name, blocks in scales.blocks.items():
-        needed = _needed(group, group.actions[name])
-        if all([others <= {d} for d, others in needed.items()]):
+        if all([len(dims) == 1 for dims, _ in group.actions[name].components]):
             continue
+        needed = _needed(group, group.actions[name])
         for block in blocks:
             along = [frozenset(block.axis_of[p] for p in term.places) for term in block.terms]
             for term, axes in zip(block.terms, along, strict=True):
@@ -55,10 +55,15 @@ def _along_parts_of_axes(group: SymmetryGroup, scales: Scales) -> set[int]:
     numbers = np.random.default_rng(0)
     drawn: list[GroupElement] = []
     out: set[int] = set()
+    within: dict[int, bool] = {}  # many tensors share the parts of an axis
     for name, blocks in scales.blocks.items():
         action = group.actions[name]
         for dims, parts in action.components:
-            if len(dims) > 1 or not any([_depends_within(group, part.spaces[0]) for part in parts]):
+            if len(dims) > 1:
+                continue
+            if id(parts) not in within:
+                within[id(parts)] = any([_depends_within(group, part.spaces[0]) for part in parts])
+            if not within[id(parts)]:
                 continue
             (d,) = dims
             partly = [block for block in blocks if any([0 < len(_own(block, term, d)) < len(block.sizes[d]) for term in block.terms])]
@@ -131,7 +136,7 @@ def _needed(group: SymmetryGroup, action: TensorAction) -> Mapping[int, set[int]
     """Per axis, the axes along which its permutation may differ."""
     out: dict[int, set[int]] = {}
     for dims, blocks in action.components:
-        for block in blocks if len(dims) > 1 else ():  # of one alone, nothing is elsewhere
+        for block in blocks:
             at = {s: d for d, spaces in zip(dims, block.spaces, strict=True) for s in spaces}
             for s, d in at.items():
                 number = group.spaces[s].factor

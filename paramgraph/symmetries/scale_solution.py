@@ -65,12 +65,15 @@ def annotate(
         if found:
             blocks[name] = tuple(found)
     variables = []
+    places: tuple[int, ...]
     for kind, number in [*(("scale", n) for n in scales), *(("sign", n) for n in signs)]:
         unknown = system.unknowns[number]
-        own = [layout.blocks[n] for layout, n in zip(characters[unknown.name].layouts, unknown.key, strict=True)]
-        places = _places(own, unknown.subset)
-        block = at[unknown.name, unknown.key]
-        shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
+        block, places, shape = at[unknown.name, unknown.key], (), unknown.shape
+        if unknown.subset:
+            own = [layout.blocks[n] for layout, n in zip(characters[unknown.name].layouts, unknown.key, strict=True)]
+            places = _places(own, unknown.subset)
+        if len(places) > 1:  # in the order of the spaces' identities
+            shape = tuple([blocks[unknown.name][block].flat[place] for place in places])
         variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
     domains = {name: _domain(solved, character, spans) for name, (character, spans) in (nodes or {}).items()}
     return Scales(tuple(variables), blocks, approximate, domains, tuple(diagnostics)), tuple(_factors(variables))
@@ -105,8 +108,8 @@ class _Solved:
     def negative(self, parity: Parity) -> tuple[int, ...]:
         found = self._signs.get(parity)
         if found is None:
-            found = tuple(sorted([self.signs[u] for u in self.system.signs.reduce(parity) if u in self.signs]))
-            self._signs[parity] = found
+            reduced = [self.signs[u] for u in self.system.signs.reduce(parity) if u in self.signs]
+            found = self._signs[parity] = tuple(sorted(reduced) if len(reduced) > 1 else reduced)
         return found
 
 
@@ -156,15 +159,16 @@ def _places(own: Sequence[AxisBlock], subset: Subset) -> tuple[int, ...]:
 
 def _block(solved: _Solved, layouts: tuple[Layout, ...], key: Key, terms: Terms) -> ScaleBlock | None:
     """A block's character in variables; None where it is trivial."""
-    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+    own: list[AxisBlock] | None = None
     found = []
     for subset, (form_of, signs_of) in terms.items():
         variables, exponents = solved.magnitudes(form_of)
         if signs_of and (negative := solved.negative(signs_of)):
             variables, exponents = variables + negative, exponents + (_ONE,) * len(negative)
         if variables:
-            found.append(ScaleTerm(_places(own, subset), variables, exponents))
-    if not found:
+            own = own or [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+            found.append(ScaleTerm(_places(own, subset) if subset else (), variables, exponents))
+    if own is None:
         return None
     return ScaleBlock(tuple([block.positions for block in own]), tuple([block.sizes for block in own]), tuple(found))
 
