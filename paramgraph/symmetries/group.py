@@ -47,8 +47,10 @@ MOVES = frozenset("matrix turn translation reflection phase".split())
 SIGMA = 0.5
 # Factors whose elements `move` draws.
 Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | ReflectionFactor | PhaseFactor
+# Matrix groups and translations, and what could not be searched for.
+Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
-Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
+Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], Moves]]
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,12 @@ class SymmetryGroup:
             return self.__dict__[name]
 
     def _found(self) -> tuple[Moving, ...]:
-        """Matrix groups and translations. No call crashes: a search that fails finds none, and says so."""
+        """Matrix groups and translations. What could not be searched for is said beside what scales could not be typed through."""
         scales = self.scales
-        try:
-            return tuple(self.__dict__.pop("_find")())
-        except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
-            said = Diagnostic("note", "matrix groups and translations", f"they could not be searched for, so none are in the group: {error!r}")
-            self.__dict__["scales"] = replace(scales, diagnostics=(*scales.diagnostics, said))
-            return ()
+        found, said = self.__dict__.pop("_find")()
+        if said:
+            self.__dict__["scales"] = replace(scales, diagnostics=(*scales.diagnostics, *said))
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: what is deferred is solved."""
