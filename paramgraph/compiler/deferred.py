@@ -19,6 +19,7 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
+from paramgraph.compiler.statistics import find_statistics
 from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.group import Moves, Moving, Scaling, SymmetryGroup
@@ -94,6 +95,7 @@ class DeferredScales:
             "translations": lambda: find_translations(program, solver),
             "translations behind what is centred": lambda: find_centred(program),
             "additions that others make up for": lambda: find_offsets(program),
+            "running statistics": lambda: find_statistics(program),
             "reflections": lambda: find_reflections(program, system),
             "phase shifts": lambda: find_phases(program, system),
         }

@@ -31,6 +31,7 @@ from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
+from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ MOVES = frozenset("matrix turn translation reflection phase".split())
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | ReflectionFactor | PhaseFactor
+Moving = (
+    MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | SpreadFactor | CentreFactor
+    | ReflectionFactor | PhaseFactor
+)  # fmt: skip
 # Matrix groups and translations, and what could not be searched for.
 Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
@@ -374,9 +378,12 @@ class SymmetryGroup:
         if turned:
             groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
             lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
-        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor))]
+        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor, CentreFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
+        spreads = [factor.dimension for factor in self.moves if isinstance(factor, SpreadFactor)]
+        if spreads:
+            lines.append(f"deviations of running variances with their gains, of {sum(spreads):,} dimensions, in {len(spreads):,} factors")
         signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")
