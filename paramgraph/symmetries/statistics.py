@@ -1,7 +1,7 @@
 """Running statistics and what stands behind them: `γ (x − μ) / √(σ² + ε) + β` is the same for many of each.
 
-A variance may have `s² (σ² + ε) − ε` in its place, if its gain has `s γ`; a mean may have `t` more, if its offset has `γ t / √(σ² + ε)` more. ε enters as
-it is, so both are exact; what is added depends on the other tensors at that point.
+A variance may have `s² (σ² + ε) − ε` in its place, if its gain has `s γ`; a mean may have `t` more, if its offset has `γ t / √(σ² + ε)` more.
+ε enters as it is, so both are exact; what is added depends on the other tensors at that point.
 """
 
 from __future__ import annotations
