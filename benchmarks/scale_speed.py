@@ -4,7 +4,8 @@
     python benchmarks/scale_speed.py torchvision:resnet50   some of them
 
 Targets: typing scales takes at most twice as long as finding the permutations (parallel branches, typing, group, certificate), acting at most
-three times as long as copying. In brackets, as a multiple of typing and group alone. Every number is the least processor time of the repeats, which other programs on the machine change least.
+three times as long as copying. In brackets, as a multiple of typing and group alone. Every number is the least processor time of the repeats,
+which other programs on the machine change least.
 """
 
 from __future__ import annotations

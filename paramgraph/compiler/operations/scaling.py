@@ -23,7 +23,6 @@ UNCENTRED = frozenset(["rms_norm"])
 
 def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | None:
     """The character of an elementwise function's result; None where nothing is known of the function."""
-    positional, keywords = arguments(op, len(op.inputs))
     if op in solver.reflecting:
         return _reflected(solver, op, operands)
     if op.name in SUMS and len(op.inputs) == 2:
@@ -32,6 +31,7 @@ def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | 
     if op.name == "mul" and len(op.inputs) == 2:
         fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
         return operands.times(operands.of(1 - fresh), fresh)
+    positional, keywords = arguments(op, len(op.inputs))
     rule = RULES.get(op.name)
     if rule is not None:
         return rule(solver, op, operands.all(), positional, keywords)
