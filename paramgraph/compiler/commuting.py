@@ -25,6 +25,8 @@ from paramgraph.symmetries.matrices import MatrixFactor
 Array = np.ndarray
 # Blocks that are mixed by fixed matrices of more rows are left alone.
 LARGEST = 8
+# Matrices of one element of size 1: negative, positive.
+_UNITS = (np.full((1, 1), -1.0).tobytes(), np.ones((1, 1)).tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +150,8 @@ class _Finder:
 
     def _block(self, entries: _Entries) -> _Block | None:
         """The elements of one set of fixed matrices, ordered such that these commute with what may act."""
+        if (entries.x == entries.x[0]).all() and (entries.y == entries.y[0]).all():
+            return _numbers(entries)
         xs, ys = (_split(np.unique(elements), use) for elements, use in zip((entries.x, entries.y), self.use, strict=True))
         if len(xs) > 1 < len(ys):
             return None
@@ -251,6 +255,13 @@ def _parted(entries: _Entries, group: Array) -> Iterator[_Entries]:
 def _together(elements: Array, results: Array, count: int) -> Array:
     """Per element a number: that of those that are in one result together."""
     return _connected(elements, count + results, count + int(results.max()) + 1)[1][:count]
+
+
+def _numbers(entries: _Entries) -> _Block:
+    """The block of two elements, which fixed numbers stand between: by far the most are of this kind."""
+    held = zip(entries.result.tolist(), entries.symbol.tolist(), entries.number.tolist(), strict=True)
+    signature = sorted([(result, symbol, f"{abs(number):.11e}", _UNITS[number > 0]) for result, symbol, number in held])
+    return _Block((int(entries.y[0]),), ((int(entries.x[0]),),), tuple(signature))
 
 
 def _split(elements: Array, group: Array) -> list[Array]:

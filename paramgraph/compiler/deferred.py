@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from paramgraph.compiler.centred import find_centred
@@ -18,10 +18,11 @@ from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.rotations import find_rotations
-from paramgraph.compiler.scales import solve_scales
+from paramgraph.compiler.scales import ScaleSolver, solve_scales
+from paramgraph.compiler.statistics import find_statistics
 from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
-from paramgraph.symmetries.group import Scaling, SymmetryGroup
+from paramgraph.symmetries.group import Moves, Moving, Scaling, SymmetryGroup
 from paramgraph.symmetries.normalised import unnormalised
 from paramgraph.symmetries.scale_solution import Spans, annotate
 from paramgraph.symmetries.scales import Scales
@@ -72,19 +73,38 @@ class DeferredScales:
                 approximate = scales.approximate
                 scales, factors = annotate(solver.system, known, nodes, found)
                 scales = replace(scales, approximate=approximate)
-            return scales, factors, lambda: (
-                *(matrices := MatrixFinder(self.program, solver).run()),
-                *find_commuting(self.program, matrices),
-                *find_rotations(self.program),
-                *find_translations(self.program, solver),
-                *find_centred(self.program),
-                *find_offsets(self.program),
-                *find_reflections(self.program, self.system),
-                *find_phases(self.program, self.system),
-            )
+            return scales, factors, lambda: self._moves(solver)
         except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
             cause = f"they could not be solved for, so none are in the group: {error!r}"
-            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), (), tuple
+            return Scales(diagnostics=(Diagnostic("note", "scales and signs", cause),)), (), lambda: ((), ())
+
+    @no_collections()
+    def _moves(self, solver: ScaleSolver) -> Moves:
+        """Matrix groups and translations. A finder that fails finds none, and says so; the others are not concerned.
+
+        Args:
+            solver: the solved scales.
+        """
+        program, system = self.program, self.system
+        found: list[Moving] = []
+        said: list[Diagnostic] = []
+        finders: dict[str, Callable[[], Iterable[Moving]]] = {
+            "matrices": lambda: MatrixFinder(program, solver).run(),
+            "matrices that commute with fixed ones": lambda: find_commuting(program, tuple(found)),
+            "turns of streams": lambda: find_rotations(program),
+            "translations": lambda: find_translations(program, solver),
+            "translations behind what is centred": lambda: find_centred(program),
+            "additions that others make up for": lambda: find_offsets(program),
+            "running statistics": lambda: find_statistics(program),
+            "reflections": lambda: find_reflections(program, system),
+            "phase shifts": lambda: find_phases(program, system),
+        }
+        for kind, find in finders.items():
+            try:
+                found.extend(tuple(find()))  # whole, or not at all
+            except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
+                said.append(Diagnostic("note", kind, f"they could not be searched for, so none are in the group: {error!r}"))
+        return tuple(found), tuple(said)
 
 
 def _spans(value: Value, component: Component) -> Spans:

@@ -20,6 +20,7 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import ScaleSolver, constant_of
 from paramgraph.symmetries.character import Key, Subset
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
+from paramgraph.symmetries.scale_spaces import Layout
 
 # Spaces of a variable beyond which combinations of them are not tried.
 MOST_SPACES = 3
@@ -55,17 +56,19 @@ class MatrixFinder:
         self.readers = program.readers()
         # Per free unknown, where it is: (value, block, spaces, exponent).
         self.terms: dict[int, list[tuple[Value, Key, Subset, Any]]] = {}
-        # Per space, the values that have it.
-        self.having: dict[int, set[Value]] = {}
+        # Per space, the layouts that have it; per layout, the values that have it along an axis.
+        self.layouts: dict[int, list[Layout]] = {}
+        self.values: dict[Layout, dict[Value, None]] = {}
         self._scan()
 
     def _scan(self) -> None:
         magnitudes = self.solver.system.magnitudes
         for value, character in self.solver.characters.items():
             for layout in character.layouts:
-                for block in layout.blocks:
-                    for atom in block.atoms:
-                        self.having.setdefault(atom.id, set()).add(value)
+                if layout not in self.values:
+                    for atom in dict.fromkeys(atom.id for block in layout.blocks for atom in block.atoms):
+                        self.layouts.setdefault(atom, []).append(layout)
+                self.values.setdefault(layout, {})[value] = None
             for key in character.blocks:
                 for subset, (form, _) in character.terms(key).items():
                     if not subset:
@@ -114,7 +117,7 @@ class MatrixFinder:
                 return None
             held = _Held(tuple(places[s][0] for s in along), tuple(places[s][0] for s in over), exponent == -1)
             out.setdefault(value, {})[key] = held
-        for value in set().union(*(self.having[space] for space in along)):
+        for value in {value for space in along for layout in self.layouts[space] for value in self.values[layout]}:
             if value not in out:
                 return None
             character = self.solver.characters[value]

@@ -305,7 +305,9 @@ class Builder:
         mixed = tuple(d % x.ndim for d in dims)
         return self._op("mix", [x], x.shape, [axes], axes, name, mixed=mixed, ordered=ordered, linear=linear)
 
-    def normalize(self, name: str, x: Value, over: Iterable[int], operands: dict[str, tuple[Value, Sequence[int]]]) -> Value:
+    def normalize(
+        self, name: str, x: Value, over: Iterable[int], operands: dict[str, tuple[Value, Sequence[int]]], epsilon: float | None = None
+    ) -> Value:
         """A normalisation of `x` over dimensions, with parameters aligned to some of its dimensions.
 
         Args:
@@ -314,11 +316,13 @@ class Builder:
             over: dimensions over which statistics are taken (none for batch norm in inference).
             operands: role → `(value, dimensions of x that its axes are aligned to)`; roles are `"gain"`, `"offset"`,
                 `"running_mean"`, `"running_var"`.
+            epsilon: what is added to a running variance, if it is known.
         """
         axes = tuple(range(x.ndim))
         labels = [axes, *(tuple(dims) for _, dims in operands.values())]
         values = [x, *(value for value, _ in operands.values())]
-        return self._op("normalize", values, x.shape, labels, axes, name, mixed=tuple(over), ordered=False, roles=tuple(operands))
+        known = {} if epsilon is None else {"epsilon": epsilon}
+        return self._op("normalize", values, x.shape, labels, axes, name, mixed=tuple(over), ordered=False, roles=tuple(operands), **known)
 
     # -- layout --------------------------------------------------------------------------------------------------------
 

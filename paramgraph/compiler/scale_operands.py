@@ -74,6 +74,29 @@ class Operands:
         solver.set(value, found)
         return x
 
+    def times(self, x: Character, slot: int) -> Character:
+        """The product of `x`, over all labels, with an operand. What a parameter met for the first time makes of it is one unknown.
+
+        Raises:
+            Incompatible: aligned axes are cut differently.
+        """
+        solver, value = self.solver, self.values[slot]
+        if solver.is_fresh(value):
+            layouts, dims = solver.layouts_of(value.axes), self._dims(slot)
+            matches = [solver.layouts.match(layout, self.layouts[d]) for layout, d in zip(layouts, dims, strict=True)]
+            if len(set(dims)) == len(dims) and all(found is not None for found in matches):
+                at = {d: e for e, d in enumerate(dims)}
+
+                def less(key: Key) -> Terms:
+                    wide = [0] * len(self.layouts)
+                    for d, e in at.items():
+                        wide[d] = matches[e][key[e]]  # type: ignore[index]
+                    return {tuple([(at[d], i) for d, i in subset]): term for subset, term in x.terms(tuple(wide)).items()
+                            if len(subset) < 2 and all([d in at for d, _ in subset])}  # fmt: skip
+
+                solver.of(value, less=less)
+        return solver.system.product(x, self.of(slot))
+
     def product(self, summed: Collection[Any] = ()) -> Character:
         """The character of the operands' product, before anything is summed.
 
@@ -129,4 +152,8 @@ class Operands:
                     out[spot] = ratio(summed_up, here.get(spot, NOTHING))
             return out
 
-        character = solver.of(value, apart, given=given)
+        def less(key: Key) -> Terms:
+            """What comes in: the product, which all that follows is written in, is then one unknown."""
+            return {spot: term for spot, term in there(key).items() if not spot or spot[0][0] not in along}
+
+        character = solver.of(value, apart, given=given, less=less)

@@ -6,7 +6,8 @@ with which may be permuted. The first pass runs the operations' typing rules on 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,10 @@ class ScaleSolver:
         reflecting: functions that are taken as odd, though something has to be added.
         phases: signs that periodic functions among these are given.
         unsupported: operations whose operands were taken as unscalable, with the cause.
+        uses: how often each value is read or comes out.
     """
 
-    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = ()) -> None:
+    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = (), uses: Mapping[Value, int] | None = None) -> None:
         self.spaces = spaces
         self.reflecting = frozenset(reflecting)
         self.layouts = Layouts(spaces)
@@ -52,23 +54,26 @@ class ScaleSolver:
         self.characters: dict[Value, Character] = {}
         self.phases: dict[Op, Character] = {}
         self.unsupported: list[tuple[Op, str]] = []
+        self.uses: Mapping[Value, int] = uses or {}
 
     def layouts_of(self, axes: Sequence[Axis]) -> list[Layout]:
         return [self.layouts.of(axis) for axis in axes]
 
     def of(
-        self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False, given: Callable[[Key], Terms] | None = None
-    ) -> Character:
+        self, value: Value, apart: Collection[tuple[int, int]] = (), square: bool = False, given: Callable[[Key], Terms] | None = None,
+        less: Callable[[Key], Terms] | None = None,
+    ) -> Character:  # fmt: skip
         """The character of a value.
 
         Args:
             apart: for parameters met for the first time, pairs of axes on which no function of both can be.
             square: for parameters met for the first time, whether their root will be taken.
             given: for parameters met for the first time, functions on some subsets of a block that are known.
+            less: for parameters met for the first time, functions that theirs are counted from.
         """
         found = self.characters.get(value)
         if found is None:
-            found = self.characters[value] = self._leaf(value, apart, square, given)
+            found = self.characters[value] = self._leaf(value, apart, square, given, less)
         return found
 
     def is_fresh(self, value: Value) -> bool:
@@ -78,10 +83,13 @@ class ScaleSolver:
     def set(self, value: Value, character: Character) -> None:
         self.characters[value] = character
 
-    def _leaf(self, value: Value, apart: Collection[tuple[int, int]], square: bool, given: Callable[[Key], Terms] | None) -> Character:
+    def _leaf(
+        self, value: Value, apart: Collection[tuple[int, int]], square: bool, given: Callable[[Key], Terms] | None,
+        less: Callable[[Key], Terms] | None,
+    ) -> Character:  # fmt: skip
         layouts = self.layouts_of(value.axes)
         if value.kind in ("parameter", "buffer"):
-            return self.system.unknown(layouts, value.name, sign=not square, apart=apart, square=square, given=given)
+            return self.system.unknown(layouts, value.name, sign=not square, apart=apart, square=square, given=given, less=less)
         if value.kind == "state":
             return self.system.unknown(layouts)
         if value.kind == "constant":
@@ -137,7 +145,7 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         spaces = ScaleSpaces()
-        solver = ScaleSolver(spaces, reflecting)
+        solver = ScaleSolver(spaces, reflecting, _uses(program))
         failed = _type(program, system, spaces, before)
         for op in program.ops:
             _apply(solver, op, failed.get(op))
@@ -152,6 +160,12 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
         for value, axes, indexes, virtual in before:
             value.axes, value.indexes, value.virtual = axes, indexes, virtual
     return solver
+
+
+def _uses(program: Program) -> Counter[Value]:
+    out = Counter([value for op in program.ops for value in op.inputs])
+    out.update([value for pair in program.outputs for value in pair if value is not None])
+    return out
 
 
 def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
@@ -199,14 +213,26 @@ def _lay_end_to_end(spaces: ScaleSpaces, op: Op) -> None:
 
 def _met_by_parameters(program: Program, system: SpaceSystem) -> set[Space]:
     """Spaces along which some parameter varies: on others, nothing could be scaled."""
-    out = {space for value in program.tensors.values() for axis in value.axes for space in _deep(system, axis)}
+    out: set[Space] = set()
+    for value in program.tensors.values():
+        for axis in value.axes:
+            _add(system, axis, out)
     size = -1
     while size != len(out):  # fixed spaces that were cut without keeping how
         size = len(out)
         for whole, parts in system.plain_cuts:
             if any(not out.isdisjoint(_deep(system, part)) for part in parts):
-                out.update(_deep(system, whole))
+                _add(system, whole, out)
     return out
+
+
+def _add(system: SpaceSystem, axis: Axis, out: set[Space]) -> None:
+    """All spaces of an axis, and those of their parts; of those that are in already, the parts are too."""
+    for unit in system.units(axis):
+        if unit not in out:
+            out.add(unit)
+            for part in unit.parts or ():
+                _add(system, part, out)
 
 
 def _deep(system: SpaceSystem, axis: Axis) -> Iterator[Space]:

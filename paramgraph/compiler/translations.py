@@ -6,8 +6,9 @@ normalisation subtracts, takes away what is the same all along its axes. Any oth
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +51,16 @@ def find_translations(program: Program, solver: ScaleSolver) -> tuple[Translatio
         solver: its solved scales: parameters are cut where their characters are.
     """
     out = []
+    readers = _readers(program)
     for value in program.tensors.values():
         if value.kind != "parameter" or value not in solver.characters or 0 in value.shape:
             continue
+        choices = list(_choices(value.ndim))
         for box in _boxes(value, solver):
-            found = [same for same in _choices(value.ndim) if _is_taken_away(program, value, box, same)]
+            follows = {same: _Following(program, readers, value, box, same) for same in choices}
+            found = [same for same, following in follows.items() if following.is_taken_away]
+            # Where nothing was cut on the way to what forbids it, it forbids additions to parts, too.
+            choices = [same for same, following in follows.items() if following.is_taken_away or following.is_cut]
             found = [same for same in found if not any(set(other) < set(same) for other in found)]
             for same in found:
                 sizes = [n if index is None else len(index) for index, n in zip(box, value.shape, strict=True)]
@@ -84,24 +90,59 @@ def _boxes(value: Value, solver: ScaleSolver) -> Iterator[tuple[Array | None, ..
                 yield tuple(block.positions if e == d else None for e in range(value.ndim))
 
 
-def _is_taken_away(program: Program, value: Value, box: Sequence[Array | None], same: Sequence[int]) -> bool:
-    where = tuple(None if index is None else np.isin(np.arange(n), index) for index, n in zip(box, value.shape, strict=True))
-    if any(where[d] is not None for d in same):
-        return False
-    added = {value: _Added(tuple(d in same or n == 1 for d, n in enumerate(value.shape)), where)}
-    gone = False
-    try:
-        for op in program.ops:
-            held = [slot for slot, operand in enumerate(op.inputs) if operand in added]
-            if not held:
-                continue
-            found = _passed(op, held, added)
-            gone = gone or found is None
-            if found is not None and not any(part is not None and not part.any() for part in found.where):
-                added[op.output] = found
-    except _Forbidden:
-        return False
-    return gone and not any(out in added or buffer in added for out, buffer in program.outputs)
+def _readers(program: Program) -> dict[Value, list[int]]:
+    """Numbers of the operations that read each value, in order."""
+    out: dict[Value, list[int]] = {}
+    for number, op in enumerate(program.ops):
+        for value in dict.fromkeys(op.inputs):
+            out.setdefault(value, []).append(number)
+    return out
+
+
+class _Following:
+    """What becomes of an addition.
+
+    Args:
+        program: the program.
+        readers: numbers of the operations that read each value.
+        value: a parameter.
+        box: the part of it that is added to.
+        same: axes along which the same is added.
+
+    Attributes:
+        is_taken_away: whether all of it is.
+        is_cut: whether some of it was cut off, or would be where less is added to.
+    """
+
+    def __init__(
+        self, program: Program, readers: Mapping[Value, Sequence[int]], value: Value, box: Sequence[Array | None], same: Sequence[int]
+    ) -> None:
+        self.is_taken_away, self.is_cut = False, False
+        if any(box[d] is not None for d in same):
+            self.is_cut = True
+            return
+        where = tuple(None if index is None else np.isin(np.arange(n), index) for index, n in zip(box, value.shape, strict=True))
+        added = {value: _Added(tuple(d in same or n == 1 for d, n in enumerate(value.shape)), where)}
+        gone = False
+        waiting = list(readers.get(value, ()))  # numbers of operations, in a heap: in the order of the program
+        last = -1
+        try:
+            while waiting:
+                number = heapq.heappop(waiting)
+                if number == last:
+                    continue
+                last, op = number, program.ops[number]
+                self.is_cut = self.is_cut or op.kind == "take"
+                found = _passed(op, [slot for slot, operand in enumerate(op.inputs) if operand in added], added)
+                gone = gone or found is None
+                if found is not None and not any(part is not None and not part.any() for part in found.where):
+                    added[op.output] = found
+                    for reader in readers.get(op.output, ()):
+                        heapq.heappush(waiting, reader)
+        except _Forbidden:
+            return
+        self.is_taken_away = gone and not any(out in added or buffer in added for out, buffer in program.outputs)
+        self.is_cut = True  # nothing forbids it on the way: parts of it are asked for again
 
 
 def _passed(op: Op, held: Sequence[int], added: dict[Value, _Added]) -> _Added | None:

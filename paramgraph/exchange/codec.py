@@ -26,6 +26,7 @@ from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
 from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
 
 CLASSES: tuple[type, ...] = (
@@ -33,7 +34,7 @@ CLASSES: tuple[type, ...] = (
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
     *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
     *(MatrixFactor, MatrixPart, TranslationFactor),
-    *(Compensation, OffsetFactor),
+    *(CentreFactor, Compensation, OffsetFactor, SpreadFactor),
     *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(CentredFactor, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )

@@ -166,19 +166,21 @@ class CharacterSystem(Constraints):
         in_order = [to for _, to in used] == sorted(to for _, to in used)
 
         same_places = all([d == to for d, to in used])
+        rank, found_at = len(x.layouts), [(d, to, maps[d]) for d, to in used]
 
         def make(key: Key) -> Terms:
-            own = [0] * len(x.layouts)
-            for d, to in used:
-                own[d] = maps[d][key[to]]
-            if same_places and not renamed:
-                return x.terms(tuple(own))
+            own = [0] * rank
+            for d, to, numbers in found_at:
+                own[d] = numbers[key[to]]
+            terms = x.terms(tuple(own))
+            if same_places and not renamed or not any(terms):
+                return terms
             out: Terms = {}
-            for subset, term in x.terms(tuple(own)).items():
+            for subset, term in terms.items():
                 if renamed and len(subset) > 1:
                     self.vanish(subset, term)
                     continue
-                moved = tuple((target[d], i) for d, i in subset)
+                moved = tuple([(target[d], i) for d, i in subset])
                 out[moved if in_order else tuple(sorted(moved))] = term
             return out
 
@@ -215,10 +217,13 @@ class CharacterSystem(Constraints):
             for layout in x.layouts:
                 own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
                 start += len(layout.counts)
+            terms = x.terms(tuple(own))
+            if not any(terms):  # it varies along nothing
+                return terms
             old = [(d, i) for d, n in enumerate(own) for i in range(len(x.layouts[d].blocks[n].atoms))]
             new = [(d, i) for d, n in enumerate(key) for i in range(len(layouts[d].blocks[n].atoms))]
             to = dict(zip(old, new, strict=True))
-            return {tuple(to[place] for place in subset): term for subset, term in x.terms(tuple(own)).items()}
+            return {tuple([to[place] for place in subset]): term for subset, term in terms.items()}
 
         return Character(layouts, make)
 
@@ -262,7 +267,7 @@ class CharacterSystem(Constraints):
             out: Terms | None = None
             for tensor, number in sources[key[dim]]:
                 terms = tensor.terms((*key[:dim], number, *key[dim + 1 :]))
-                if not exact[key[dim]]:
+                if not exact[key[dim]] and any(terms):
                     for subset, term in terms.items():
                         if any(d == dim for d, _ in subset):
                             self.vanish(subset, term)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 
-from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown
+from paramgraph.symmetries.character import AUXILIARY, MOST_SPACES, NOTHING, Character, Key, Subset, Term, Terms, Unknown, ratio
 from paramgraph.symmetries.elimination import EVEN, BinarySystem, Form, RationalSystem, plus
 from paramgraph.symmetries.scale_spaces import Layout, Layouts
 
@@ -20,6 +21,7 @@ class Constraints:
         signs: constraints on signs.
         exact: magnitudes that must be trivial, where they are so only for a constant that is meant to be negligible (ε).
         free: unknowns of the free scales, then of the free signs, when solved.
+        approximate: dimensions of magnitudes that nothing but such a constant forbids, and that no unknown stands for.
     """
 
     def __init__(self, layouts: Layouts) -> None:
@@ -29,6 +31,7 @@ class Constraints:
         self.signs = BinarySystem()
         self.exact: list[Form] = []
         self.free: list[int] = []
+        self.approximate = 0
         self._auxiliary: dict[int, tuple[int, ...]] = {}
 
     # -- making --------------------------------------------------------------------------------------------------------
@@ -39,7 +42,7 @@ class Constraints:
 
     def unknown(
         self, layouts: Sequence[Layout], name: str | None = None, sign: bool = True, apart: Collection[tuple[int, int]] = (), square: bool = False,
-        given: Callable[[Key], Terms] | None = None,
+        given: Callable[[Key], Terms] | None = None, less: Callable[[Key], Terms] | None = None,
     ) -> Character:  # fmt: skip
         """Any multipliers.
 
@@ -50,40 +53,46 @@ class Constraints:
             apart: pairs of axes on which no function of both can be: the constraints would say so, at a cost.
             square: count the unknowns in halves, for tensors of which roots are taken: coefficients stay whole.
             given: functions on some subsets of a block that are known already.
+            less: of a block, functions that the tensor's are counted from: the unknown is the product of both, which is what has one name then.
+                Functions of several indices are left out.
         """
         layouts = tuple(layouts)
 
         def make(key: Key) -> Terms:
-            places = [(d, i) for d, number in enumerate(key) for i in layouts[d].blocks[number].free]
-            atoms = {(d, i): layouts[d].blocks[key[d]].atoms[i] for d, i in places}
-            most = len(places) if len(places) <= MOST_SPACES else 1
-            apart_here = apart if len(places) > 1 else ()
+            base = less(key) if less is not None and sign and not square else {}  # before any number is given: it is of earlier ones
+            blocks = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+            places = [(d, i) for d, block in enumerate(blocks) for i in block.free]
             known = given(key) if given is not None else {}
             out: Terms = {}
-            for size in range(most + 1):
-                for subset in itertools.combinations(places, size):
-                    if subset in known:
-                        if known[subset] != NOTHING:
-                            out[subset] = known[subset]
-                        continue
-                    if size > 1 and apart_here and any([(a, b) in apart_here for a, _ in subset for b, _ in subset]):
-                        continue
-                    spaces = tuple(sorted([atoms[place].id for place in subset]))
-                    if size > 1 and len(set(spaces)) < size:
-                        continue  # a function on two occurrences of one space: which index is which would have to be told apart
-                    if name is None:
-                        number = AUXILIARY + len(self._auxiliary)
-                        self._auxiliary[number] = spaces
-                    else:
-                        number = len(self.unknowns)
-                        shape = tuple([atoms[place].size for place in subset])
-                        self.unknowns.append(Unknown(name, key, subset, shape, spaces))
-                        if not sign:
-                            self.signs.solved[number] = EVEN
-                    out[subset] = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
+            for subset in _subsets(places, apart):
+                if subset in known:
+                    if known[subset] != NOTHING:
+                        out[subset] = known[subset]
+                    continue
+                atoms = [blocks[d].atoms[i] for d, i in subset]
+                spaces = tuple(sorted([atom.id for atom in atoms]))
+                if len(subset) > 1 and len(set(spaces)) < len(subset):
+                    continue  # a function on two occurrences of one space: which index is which would have to be told apart
+                if name is None:
+                    number = AUXILIARY + len(self._auxiliary)
+                    self._auxiliary[number] = spaces
+                else:
+                    number = len(self.unknowns)
+                    self.unknowns.append(Unknown(name, key, subset, tuple([atom.size for atom in atoms]), spaces))
+                    if not sign:
+                        self.signs.solved[number] = EVEN
+                own: Term = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
+                counted = base.get(subset) if len(subset) < 2 else None
+                out[subset] = ratio(own, counted) if counted is not None and _is_named(counted) else own
             return out
 
         return Character(layouts, make)
+
+    def free_but_for_a_constant(self, layouts: Sequence[Layout]) -> Character:
+        """The character of a tensor that only a constant that is meant to be negligible keeps from having any magnitudes."""
+        for key in itertools.product(*(layout.blocks for layout in layouts)):
+            self.approximate += math.prod([block.atoms[i].size for block in key for i in block.free])
+        return self.trivial(layouts)
 
     # -- constraints ---------------------------------------------------------------------------------------------------
 
@@ -134,3 +143,19 @@ class Constraints:
                 self.magnitudes.add({self.free[place]: 1})
             else:
                 self.signs.add((self.free[place],))
+
+
+def _is_named(term: Term) -> bool:
+    """Whether all unknowns of a function are of parameters: those of other tensors may come to be written in later ones."""
+    return all([unknown < AUXILIARY for unknown in (*term[0], *term[1])])
+
+
+def _subsets(places: Sequence[tuple[int, int]], apart: Collection[tuple[int, int]]) -> Iterator[Subset]:
+    """The sets of spaces that functions of a block may be on, small ones first."""
+    yield ()
+    for place in places:
+        yield (place,)
+    for size in range(2, len(places) + 1 if len(places) <= MOST_SPACES else 0):
+        for subset in itertools.combinations(places, size):
+            if not (apart and any([(a, b) in apart for a, _ in subset for b, _ in subset])):
+                yield subset

@@ -31,6 +31,7 @@ from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
+from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
 
 if TYPE_CHECKING:
@@ -46,9 +47,14 @@ MOVES = frozenset("matrix turn translation reflection phase".split())
 # Default standard deviation of the logarithm of a sampled magnitude.
 SIGMA = 0.5
 # Factors whose elements `move` draws.
-Moving = MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | ReflectionFactor | PhaseFactor
+Moving = (
+    MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | SpreadFactor | CentreFactor
+    | ReflectionFactor | PhaseFactor
+)  # fmt: skip
+# Matrix groups and translations, and what could not be searched for.
+Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
 # What scale typing gives: variables and characters, their factors, and what finds matrix groups and translations.
-Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], tuple[Moving, ...]]]
+Scaling = tuple[Scales, tuple[Factor, ...], Callable[[], Moves]]
 
 
 @dataclass(frozen=True)
@@ -114,14 +120,12 @@ class SymmetryGroup:
             return self.__dict__[name]
 
     def _found(self) -> tuple[Moving, ...]:
-        """Matrix groups and translations. No call crashes: a search that fails finds none, and says so."""
+        """Matrix groups and translations. What could not be searched for is said beside what scales could not be typed through."""
         scales = self.scales
-        try:
-            return tuple(self.__dict__.pop("_find")())
-        except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
-            said = Diagnostic("note", "matrix groups and translations", f"they could not be searched for, so none are in the group: {error!r}")
-            self.__dict__["scales"] = replace(scales, diagnostics=(*scales.diagnostics, said))
-            return ()
+        found, said = self.__dict__.pop("_find")()
+        if said:
+            self.__dict__["scales"] = replace(scales, diagnostics=(*scales.diagnostics, *said))
+        return found
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and other processes: what is deferred is solved."""
@@ -374,9 +378,12 @@ class SymmetryGroup:
         if turned:
             groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
             lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
-        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor))]
+        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor, CentreFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
+        spreads = [factor.dimension for factor in self.moves if isinstance(factor, SpreadFactor)]
+        if spreads:
+            lines.append(f"deviations of running variances with their gains, of {sum(spreads):,} dimensions, in {len(spreads):,} factors")
         signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")

@@ -7,12 +7,13 @@ them to multipliers that are not. The same goes for positions that are fixed for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paramgraph.symmetries.action import TensorAction
+from paramgraph.symmetries.action import ActionBlock, TensorAction
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def unnormalised(group: SymmetryGroup, scales: Scales) -> list[int]:
     """
     out: set[int] = set()
     for name, blocks in scales.blocks.items():
+        if all([len(dims) == 1 for dims, _ in group.actions[name].components]):
+            continue
         needed = _needed(group, group.actions[name])
         for block in blocks:
             along = [frozenset(block.axis_of[p] for p in term.places) for term in block.terms]
@@ -43,25 +46,64 @@ def unnormalised(group: SymmetryGroup, scales: Scales) -> list[int]:
 
 
 def _along_parts_of_axes(group: SymmetryGroup, scales: Scales) -> set[int]:
-    """Variables of some spaces of an axis whose permutation depends on its others: random elements show whether it does."""
+    """Variables of some spaces of an axis whose permutation depends on its others.
+
+    Where a block's axis is written in the spaces that are permuted, these say so; elsewhere random elements show it.
+    """
     from paramgraph.symmetries.element import GroupElement
 
     numbers = np.random.default_rng(0)
     drawn: list[GroupElement] = []
     out: set[int] = set()
+    within: dict[int, bool] = {}  # many tensors share the parts of an axis
     for name, blocks in scales.blocks.items():
         action = group.actions[name]
-        for d in {dims[0] for dims, parts in action.components if len(dims) == 1 and any(_depends_within(group, part.spaces[0]) for part in parts)}:
-            partly = [block for block in blocks if any(0 < len(_own(block, term, d)) < len(block.sizes[d]) for term in block.terms)]
-            if partly and not drawn:
+        for dims, parts in action.components:
+            if len(dims) > 1:
+                continue
+            if id(parts) not in within:
+                within[id(parts)] = any([_depends_within(group, part.spaces[0]) for part in parts])
+            if not within[id(parts)]:
+                continue
+            (d,) = dims
+            partly = [block for block in blocks if any([0 < len(_own(block, term, d)) < len(block.sizes[d]) for term in block.terms])]
+            doubtful = [(block, terms) for block in partly if (terms := _doubtful(group, block, parts, d))]
+            if doubtful and not drawn:
                 drawn = [GroupElement(group, {n: numbers.permuted(np.tile(np.arange(f.size), (f.copies, 1)), axis=1)
                                               for n, f in enumerate(group.permuting)}) for _ in range(_ELEMENTS)]  # fmt: skip
-            sources = [source for element in drawn if partly for dims, source in element.sources(action) if dims == (d,)]
+            sources = [source for element in drawn if doubtful for own, source in element.sources(action) if own == dims]
             for source in sources:
-                for block in partly:
+                for block, terms in doubtful:
                     kept = [frozenset(term.places) for term in block.terms if _is_kept(block, term, d, source)]
-                    out.update(v for term in block.terms if not any(other >= set(term.places) for other in kept) for v in term.variables)
+                    out.update(v for term in terms if not any(other >= set(term.places) for other in kept) for v in term.variables)
     return out
+
+
+def _doubtful(group: SymmetryGroup, block: ScaleBlock, parts: Sequence[ActionBlock], dim: int) -> list[ScaleTerm]:
+    """Terms of a block that the spaces of an axis do not show to be kept, by themselves or with others."""
+    index, sizes = block.index[dim], block.sizes[dim]
+    spaces: list[int] | None = None
+    for part in parts:
+        held = [s for s in part.spaces[0] if group.spaces[s].size > 1]
+        if sizes == tuple([group.spaces[s].size for s in held]) and np.array_equal(_first(part.index[0], sizes), _first(index, sizes)):
+            spaces = held
+    kept = []
+    for term in block.terms:
+        own = _own(block, term, dim)
+        if len(own) == len(sizes) or spaces is not None and _is_closed(group, {spaces[i] for i in own}):
+            kept.append(frozenset(term.places))
+    return [term for term in block.terms if not any([other.issuperset(term.places) for other in kept])]
+
+
+def _first(index: np.ndarray | None, sizes: tuple[int, ...]) -> np.ndarray:
+    """Positions along an axis; without any, they are the first ones."""
+    return np.arange(math.prod(sizes)) if index is None else index
+
+
+def _is_closed(group: SymmetryGroup, spaces: set[int]) -> bool:
+    """Whether these spaces are permuted in a way that depends on no others."""
+    factors = [group.permuting[group.spaces[s].factor] for s in spaces if group.spaces[s].factor >= 0]
+    return all([spaces.issuperset(factor.over) and spaces.issuperset(factor.spaces) for factor in factors])
 
 
 def _depends_within(group: SymmetryGroup, spaces: tuple[int, ...]) -> bool:
@@ -84,8 +126,10 @@ def _is_kept(block: ScaleBlock, term: ScaleTerm, dim: int, source: np.ndarray) -
     grid = np.indices(sizes).reshape(len(sizes), -1)
     multiplier = np.full(len(source), -1)
     multiplier[positions] = np.ravel_multi_index([grid[i] for i in own], [sizes[i] for i in own]) if own else 0
-    pairs = np.unique(np.stack([multiplier[positions], multiplier[source[positions]]]), axis=1)
-    return pairs.shape[1] == len(np.unique(multiplier[positions]))
+    before, after = multiplier[positions], multiplier[source[positions]]
+    image = np.empty(len(source), dtype=np.int64)
+    image[before] = after  # any one of those of one multiplier
+    return np.array_equal(image[before], after)
 
 
 def _needed(group: SymmetryGroup, action: TensorAction) -> Mapping[int, set[int]]:

@@ -18,6 +18,10 @@ from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVar
 # Per dimension of a tensor, the digits of it that nodes are numbered by: each from its step up to the next digit's step.
 Spans = Mapping[int, Sequence[tuple[int, int]]]
 _NONE, _SHARED, _EACH = EXTENTS
+# Variables, and the numerator and denominator of each one's coefficient.
+Magnitudes = tuple[tuple[int, ...], tuple[tuple[int, int], ...]]
+_ONE = (1, 1)
+_TRIVIAL: Magnitudes = ((), ())
 
 
 def annotate(
@@ -34,11 +38,11 @@ def annotate(
         nodes: per node set, the character of what its nodes hold, and where in the tensor the nodes are.
         diagnostics: what was taken as unscalable, and why.
     """
-    sizes = [unknown.dimension for unknown in system.unknowns]
+    sizes = [unknown.dimension if unknown.shape else 1 for unknown in system.unknowns]
     before = set(system.magnitudes.solved)
     for form in system.exact:
         system.magnitudes.add(form)
-    approximate = sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
+    approximate = system.approximate + sum(sizes[number] for number in system.magnitudes.solved.keys() - before if number < len(sizes))
     system.magnitudes.settle(AUXILIARY)
     system.signs.settle(AUXILIARY)
     scales = {number: 0 for number, size in enumerate(sizes) if size and number not in system.magnitudes.solved}
@@ -61,39 +65,51 @@ def annotate(
         if found:
             blocks[name] = tuple(found)
     variables = []
+    places: tuple[int, ...]
     for kind, number in [*(("scale", n) for n in scales), *(("sign", n) for n in signs)]:
         unknown = system.unknowns[number]
-        own = [layout.blocks[n] for layout, n in zip(characters[unknown.name].layouts, unknown.key, strict=True)]
-        places = _places(own, unknown.subset)
-        block = at[unknown.name, unknown.key]
-        shape = tuple(blocks[unknown.name][block].flat[place] for place in places)
+        block, places, shape = at[unknown.name, unknown.key], (), unknown.shape
+        if unknown.subset:
+            own = [layout.blocks[n] for layout, n in zip(characters[unknown.name].layouts, unknown.key, strict=True)]
+            places = _places(own, unknown.subset)
+        if len(places) > 1:  # in the order of the spaces' identities
+            shape = tuple([blocks[unknown.name][block].flat[place] for place in places])
         variables.append(ScaleVariable(kind, shape, unknown.name, block, places))
     domains = {name: _domain(solved, character, spans) for name, (character, spans) in (nodes or {}).items()}
     return Scales(tuple(variables), blocks, approximate, domains, tuple(diagnostics)), tuple(_factors(variables))
 
 
 class _Solved:
-    """Forms in unknowns as forms in variables: `(variable, numerator, denominator)` each, sorted."""
+    """Forms in unknowns as forms in variables: numbers of these, sorted, with numerators and denominators for magnitudes."""
 
     def __init__(self, system: CharacterSystem, scales: Mapping[int, int], signs: Mapping[int, int]) -> None:
         self.system, self.scales, self.signs = system, scales, signs
         # Many tensors have one form. What is looked up by identity is kept, so that no other object takes its place.
-        self._forms: dict[int, tuple[Form, tuple[tuple[int, int, int], ...]]] = {}
+        self._forms: dict[int, tuple[Form, Magnitudes]] = {}
         self._signs: dict[Parity, tuple[int, ...]] = {EVEN: ()}
 
-    def magnitudes(self, form: Form) -> tuple[tuple[int, int, int], ...]:
+    def magnitudes(self, form: Form) -> Magnitudes:
+        if not form:
+            return _TRIVIAL
         known = self._forms.get(id(form))
         if known is None:
-            scales = self.scales
-            reduced = self.system.magnitudes.reduce(form).items()
-            known = self._forms[id(form)] = form, tuple(sorted([(scales[u], c.numerator, c.denominator) for u, c in reduced if u in scales]))
+            known = self._forms[id(form)] = form, self._reduced(form)
         return known[1]
+
+    def _reduced(self, form: Form) -> Magnitudes:
+        scales = self.scales
+        reduced = self.system.magnitudes.reduce(form)
+        if len(reduced) == 1:  # by far the most
+            ((unknown, c),) = reduced.items()
+            return ((scales[unknown],), (_ONE if c == 1 else (c.numerator, c.denominator),)) if unknown in scales else _TRIVIAL
+        found = sorted([(scales[u], c) for u, c in reduced.items() if u in scales])
+        return tuple([v for v, _ in found]), tuple([_ONE if c == 1 else (c.numerator, c.denominator) for _, c in found])
 
     def negative(self, parity: Parity) -> tuple[int, ...]:
         found = self._signs.get(parity)
         if found is None:
-            found = tuple(sorted([self.signs[u] for u in self.system.signs.reduce(parity) if u in self.signs]))
-            self._signs[parity] = found
+            reduced = [self.signs[u] for u in self.system.signs.reduce(parity) if u in self.signs]
+            found = self._signs[parity] = tuple(sorted(reduced) if len(reduced) > 1 else reduced)
         return found
 
 
@@ -105,9 +121,11 @@ def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
         own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
         whole: list[list[Any]] = [[], []]
         for subset, (form_of, signs_of) in character.terms(key).items():
-            forms = (solved.magnitudes(form_of), solved.negative(signs_of))
-            along = any([_meets(own[d], i, spans[d]) for d, i in subset if d in spans]) if forms != ((), ()) else False
-            for which, form in enumerate(forms):
+            magnitude, negative = solved.magnitudes(form_of), solved.negative(signs_of)
+            if not magnitude[0] and not negative:
+                continue
+            along = any([_meets(own[d], i, spans[d]) for d, i in subset if d in spans])
+            for which, form in enumerate((magnitude if magnitude[0] else (), negative)):
                 if form and along:
                     found[which] = _EACH
                 elif form:
@@ -132,24 +150,25 @@ def _places(own: Sequence[AxisBlock], subset: Subset) -> tuple[int, ...]:
         return ()
     if len(subset) == 1:
         ((d, i),) = subset
-        return (sum([len(block.atoms) for block in own[:d]]) + i,)
+        for block in own[:d]:
+            i += len(block.atoms)
+        return (i,)
     starts = [0, *itertools.accumulate([len(block.atoms) for block in own])]
     return tuple([starts[d] + i for d, i in sorted(subset, key=lambda place: own[place[0]].atoms[place[1]].id)])
 
 
 def _block(solved: _Solved, layouts: tuple[Layout, ...], key: Key, terms: Terms) -> ScaleBlock | None:
     """A block's character in variables; None where it is trivial."""
-    own = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+    own: list[AxisBlock] | None = None
     found = []
     for subset, (form_of, signs_of) in terms.items():
-        form, negative = solved.magnitudes(form_of), solved.negative(signs_of)
-        if not form and not negative:
-            continue
-        variables, exponents = tuple([v for v, _, _ in form]), tuple([(top, bottom) for _, top, bottom in form])
-        if negative:
-            variables, exponents = variables + negative, exponents + ((1, 1),) * len(negative)
-        found.append(ScaleTerm(_places(own, subset), variables, exponents))
-    if not found:
+        variables, exponents = solved.magnitudes(form_of)
+        if signs_of and (negative := solved.negative(signs_of)):
+            variables, exponents = variables + negative, exponents + (_ONE,) * len(negative)
+        if variables:
+            own = own or [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+            found.append(ScaleTerm(_places(own, subset) if subset else (), variables, exponents))
+    if own is None:
         return None
     return ScaleBlock(tuple([block.positions for block in own]), tuple([block.sizes for block in own]), tuple(found))
 
@@ -161,6 +180,6 @@ def _factors(variables: list[ScaleVariable]) -> list[Factor]:
     out = []
     for (kind, tensor, block), members in groups.items():
         name = f"{kind} of {tensor}" + (f" ({block + 1})" if block else "")
-        dimension = sum(variables[number].dimension for number in members)
+        dimension = sum([variables[number].dimension for number in members])
         out.append(Factor(name, (), (), dimension, 1, kind, tuple(members)))
     return out

@@ -242,8 +242,11 @@ def _grid(positions: Sequence[np.ndarray | None], sizes: Sequence[int]) -> np.nd
     """Positions in a row-major product, from those along each of its factors; None for all in order."""
     if all(where is None for where in positions):
         return None
-    out = np.zeros(1, dtype=np.int64)
+    out: np.ndarray | None = None
     for where, size in zip(positions, sizes, strict=True):
         here = np.arange(size) if where is None else where
-        out = (out[:, None] * size + here).reshape(-1)
+        if out is None:
+            out = here
+        else:
+            out = out * size + here if len(out) == 1 else (out[:, None] * size + here).reshape(-1)
     return out

@@ -26,9 +26,9 @@ Tables = Mapping[int, Array]
 Sources = Callable[[str, Sequence[Array]], Sequence[Array]]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which would make one cost several times as much: networks have many thousands
 class ScaleVariable:
-    """A free function on some spaces of one block of a tensor.
+    """A free function on some spaces of one block of a tensor. It does not change.
 
     Attributes:
         kind: `"scale"` or `"sign"`.
@@ -49,9 +49,9 @@ class ScaleVariable:
         return math.prod(n - 1 for n in self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: see above
 class ScaleTerm:
-    """A function on some spaces of a block, as a combination of variables.
+    """A function on some spaces of a block, as a combination of variables. It does not change.
 
     Attributes:
         places: which of the block's spaces, numbered through all axes, in the order of the tables' axes.
@@ -81,9 +81,9 @@ class View:
         return np.broadcast_to(table.transpose(self.order).reshape(self.placed), self.wide).reshape(self.target)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: see above
 class ScaleBlock:
-    """A part of a tensor, on which every axis is a product of index spaces, with its character.
+    """A part of a tensor, on which every axis is a product of index spaces, with its character. It does not change.
 
     Attributes:
         index: per axis, the positions of its elements; None for all, in order.
@@ -232,24 +232,49 @@ class Scales:
         out: dict[int, Array] = {}
         touched = {name for v in tables for name in self.tensors.get(v, ())}
         for number, variable in enumerate(self.variables):
-            if variable.tensor not in touched:
+            own, others = self._homes[number]
+            held = [(other, exponent) for other, exponent in others if other in out]
+            if variable.tensor not in touched and not held:
                 continue
-            block = self.blocks[variable.tensor][variable.block]
-            local = np.indices(variable.shape)
-            atoms = [np.zeros(variable.shape, dtype=np.int64) for _ in block.flat]
-            for place, coordinate in zip(variable.places, local, strict=True):
-                atoms[place] = coordinate
-            coordinates, start = [], 0
-            for index, sizes in zip(block.index, block.sizes, strict=True):
-                here = np.zeros(variable.shape, dtype=np.int64)
-                for n in sizes:
-                    here = here * n + atoms[start]
-                    start += 1
-                coordinates.append(here if index is None else index[here])
-            logs, flips = self.at(variable.tensor, sources(variable.tensor, coordinates), tables)
-            table = anchored(flips if variable.kind == "sign" else logs)
+            table = self._moved(variable, tables, sources) if variable.tensor in touched else np.zeros(variable.shape)
+            if variable.kind == "sign":
+                table = table.astype(bool)
+                for other, _ in held:
+                    table = table ^ out[other]
+            else:
+                for other, exponent in held:
+                    table = table - exponent * out[other]
+                table = table if own == 1 else table / own
             if table.any():
                 out[number] = table
+        return out
+
+    def _moved(self, variable: ScaleVariable, tables: Tables, sources: Sources) -> Array:
+        """What multiplies a variable's tensor after a permutation, as a function on the variable's spaces."""
+        block = self.blocks[variable.tensor][variable.block]
+        local = np.indices(variable.shape)
+        atoms = [np.zeros(variable.shape, dtype=np.int64) for _ in block.flat]
+        for place, coordinate in zip(variable.places, local, strict=True):
+            atoms[place] = coordinate
+        coordinates, start = [], 0
+        for index, sizes in zip(block.index, block.sizes, strict=True):
+            here = np.zeros(variable.shape, dtype=np.int64)
+            for n in sizes:
+                here = here * n + atoms[start]
+                start += 1
+            coordinates.append(here if index is None else index[here])
+        logs, flips = self.at(variable.tensor, sources(variable.tensor, coordinates), tables)
+        return anchored(flips if variable.kind == "sign" else logs)
+
+    @cached_property
+    def _homes(self) -> list[tuple[float, list[tuple[int, float]]]]:
+        """Per variable, in the term that it is known by: its coefficient, and the others there with theirs. Those come before it."""
+        out = []
+        for number, variable in enumerate(self.variables):
+            block = self.blocks[variable.tensor][variable.block]
+            found = [(v, exponent) for term, view in zip(block.terms, block.views, strict=True) if term.places == variable.places
+                     for v, exponent in zip(term.variables, view.exponents, strict=True) if self.variables[v].kind == variable.kind]  # fmt: skip
+            out.append((dict(found).get(number, 1.0), [(v, exponent) for v, exponent in found if v != number]))
         return out
 
 

@@ -79,6 +79,26 @@ class Doubled(nn.Module):
         return x + x
 
 
+@pytest.mark.parametrize(
+    ("finder", "kind"), [("find_translations", "translations"), ("find_reflections", "reflections"), ("MatrixFinder", "matrices")]
+)
+def test_a_finder_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch, finder: str, kind: str) -> None:
+    """Two linear layers on end, a softmax and a sigmoid: matrices, translations and reflections, each found by a finder of its own."""
+    net = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3), nn.Softmax(-1))
+    whole = pg.compile(net, torch.randn(2, 3)).symmetry.moves
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(deferred, finder, fail)
+    group = pg.compile(net, torch.randn(2, 3)).symmetry
+    found = {str(factor) for factor in group.moves}
+    missing = [str(factor) for factor in whole if str(factor) not in found]
+    assert missing and found and found <= {str(factor) for factor in whole}
+    (said,) = group.scales.diagnostics
+    assert said.subject == kind and "a defect" in said.cause
+
+
 @pytest.mark.parametrize("exact", [False, True])
 def test_scales_pass_exact_rules_only(exact: bool) -> None:
     @rule(Doubled, exact=exact)

@@ -69,7 +69,7 @@ def _statistics(b: Builder, x: Value, buffer: Value, name: str) -> Value:
 def batch_norm_inference(b: Builder, x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, momentum: float,
                          eps: float) -> tuple[Value, ...]:
     operands = _present(gain=(weight, [1]), offset=(bias, [1]), running_mean=(mean, [1]), running_var=(var, [1]))
-    return b.normalize("batch_norm", x, (), operands), *(b.fill(shape) for shape in b.shapes[1:])
+    return b.normalize("batch_norm", x, (), operands, eps), *(b.fill(shape) for shape in b.shapes[1:])
 
 
 @rule("aten._native_batch_norm_legit_functional", "aten._native_batch_norm_legit.no_stats", "aten._native_batch_norm_legit")
@@ -96,7 +96,7 @@ def batch_norm(b: Builder, x: Value, weight: Value | None, bias: Value | None, m
     operands = _present(gain=(weight, [1]), offset=(bias, [1]))
     if not training:
         operands |= _present(running_mean=(mean, [1]), running_var=(var, [1]))
-    return b.normalize("batch_norm", x, [d for d in range(x.ndim) if d != 1] if training else (), operands)
+    return b.normalize("batch_norm", x, [d for d in range(x.ndim) if d != 1] if training else (), operands, None if training else eps)
 
 
 @rule("aten.instance_norm")
@@ -105,4 +105,4 @@ def instance_norm(b: Builder, x: Value, weight: Value | None, bias: Value | None
     operands = _present(gain=(weight, [1]), offset=(bias, [1]))
     if not use_input_stats:
         operands |= _present(running_mean=(mean, [1]), running_var=(var, [1]))
-    return b.normalize("instance_norm", x, range(2, x.ndim) if use_input_stats else (), operands)
+    return b.normalize("instance_norm", x, range(2, x.ndim) if use_input_stats else (), operands, None if use_input_stats else eps)

@@ -14,11 +14,11 @@ from paramgraph.compiler.rules import exact_rule as rule
 
 @rule("ai.onnx::BatchNormalization")
 def batch_norm(b: Builder, x: Value, scale: Value, offset: Value, mean: Value, variance: Value, *, training_mode: int = 0,
-               **_: Any) -> Value | tuple[Value, ...]:
+               epsilon: float = 1e-5, **_: Any) -> Value | tuple[Value, ...]:
     """In inference an affine map per channel; in training mode the statistics are the batch's, and new running ones are results."""
     operands: Operands = {"gain": (scale, [1]), "offset": (offset, [1])}
     if not training_mode:
-        return b.normalize("batch_norm", x, (), operands | {"running_mean": (mean, [1]), "running_var": (variance, [1])})
+        return b.normalize("batch_norm", x, (), operands | {"running_mean": (mean, [1]), "running_var": (variance, [1])}, epsilon)
     out = b.normalize("batch_norm", x, [d for d in range(x.ndim) if d != 1], operands)
     new = (aten._statistics(b, x, value, name) for value, name in ((mean, "mean"), (variance, "var")))
     return (out, *new)[: len(b.shapes)] if len(b.shapes) > 1 else out

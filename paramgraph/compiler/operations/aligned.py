@@ -277,12 +277,12 @@ class Normalize(Mix):
     kind = "normalize"
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
-        for role, value in zip(op.attrs["roles"], op.inputs[1:], strict=True):
-            if role == "running_var":
-                solver.of(value, square=True)
+        slots = {role: slot for slot, role in enumerate(op.attrs["roles"], 1)}
+        if "running_var" in slots and not scaling.is_made_up_for(solver, op, slots):
+            solver.of(op.inputs[slots["running_var"]], square=True)
         operands = Operands(solver, op.inputs, op.labels)
         over = [operands.order.index(label) for label in op.attrs["mixed"]]
-        out = scaling.normalize(solver, op, operands, over, {role: slot for slot, role in enumerate(op.attrs["roles"], 1)})
+        out = scaling.normalize(solver, op, operands, over, slots)
         if out is None:
             solver.unscalable(op)
         else:

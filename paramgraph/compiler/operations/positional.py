@@ -54,7 +54,7 @@ class Convolve(Operation):
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         """A product over channels, group by group; one multiplier for all positions and taps."""
-        if op.attrs["groups"] == 1:
+        if op.attrs["groups"] in (1, op.inputs[0].shape[1]) and (op.attrs["groups"] == 1 or op.attrs["groups"] == op.output.shape[1]):
             self._scale_whole(solver, op)
             return
         x, weight = op.inputs
@@ -83,12 +83,14 @@ class Convolve(Operation):
         solver.set(op.output, system.reshape(lifted, solver.layouts_of(new)))
 
     def _scale_whole(self, solver: ScaleSolver, op: Op) -> None:
-        """Without groups it is a contraction, of positions and taps too; those of the result are new ones."""
+        """Without groups, or with one for each channel, it is a contraction, of positions and taps too; those of the result are new ones."""
         rank = op.output.ndim - 2
         spatial, taps = tuple(f"x{i}" for i in range(rank)), tuple(f"k{i}" for i in range(rank))
         weight = ("i", "o", *taps) if op.attrs["transposed"] else ("o", "i", *taps)
+        if op.attrs["groups"] > 1:
+            weight = ("o", "one", *taps)
         kept = ("b", "o", *spatial) if op.attrs["pointwise"] else ("b", "o")
-        operands = Operands(solver, op.inputs, [("b", "i", *spatial), weight])
+        operands = Operands(solver, op.inputs, [("b", "o" if op.attrs["groups"] > 1 else "i", *spatial), weight])
         gone = [label for label in operands.order if label not in kept]
         short = solver.system.constant(operands.product(gone), [operands.order.index(label) for label in gone])
         held = [label for label in operands.order if label in kept]

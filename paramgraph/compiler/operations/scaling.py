@@ -23,12 +23,15 @@ UNCENTRED = frozenset(["rms_norm"])
 
 def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | None:
     """The character of an elementwise function's result; None where nothing is known of the function."""
-    positional, keywords = arguments(op, len(op.inputs))
     if op in solver.reflecting:
         return _reflected(solver, op, operands)
     if op.name in SUMS and len(op.inputs) == 2:
         fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
         return operands.equal(operands.of(1 - fresh), fresh)
+    if op.name == "mul" and len(op.inputs) == 2:
+        fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
+        return operands.times(operands.of(1 - fresh), fresh)
+    positional, keywords = arguments(op, len(op.inputs))
     rule = RULES.get(op.name)
     if rule is not None:
         return rule(solver, op, operands.all(), positional, keywords)
@@ -195,6 +198,18 @@ RULES: dict[str, Any] = {
 }
 
 
+def is_made_up_for(solver: ScaleSolver, op: Op, slots: Mapping[str, int]) -> bool:
+    """Whether a running variance is read here alone, and a gain along the same axes that is met for the first time comes behind it.
+
+    Were it scaled, the gain would be, too, and nothing else: no other multiplier has to do with it.
+    """
+    if "gain" not in slots:
+        return False
+    gain, variance = (op.inputs[slots[role]] for role in ("gain", "running_var"))
+    alike = tuple(op.labels[slots["gain"]]) == tuple(op.labels[slots["running_var"]]) and gain.shape == variance.shape
+    return alike and gain is not variance and solver.is_fresh(gain) and solver.is_fresh(variance) and solver.uses[variance] == 1
+
+
 def normalize(solver: ScaleSolver, op: Op, operands: Operands, over: Sequence[int], slots: Mapping[str, int]) -> Character | None:
     """The character of a normalisation's result over the axes `over`; None where nothing is known of it.
 
@@ -217,11 +232,14 @@ def normalize(solver: ScaleSolver, op: Op, operands: Operands, over: Sequence[in
     if "running_mean" in slots:
         x = operands.equal(x, slots["running_mean"])
     if "running_var" in slots:
-        variance = operands.of(slots["running_var"])
-        system.negligible(variance)
-        x = system.product(x, system.power(variance, Fraction(1, 2), "none"), -1)
+        if solver.is_fresh(value := op.inputs[slots["running_var"]]):  # the gain makes up for it
+            solver.set(value, system.free_but_for_a_constant(solver.layouts_of(value.axes)))
+        else:
+            variance = operands.of(slots["running_var"])
+            system.negligible(variance)
+            x = system.product(x, system.power(variance, Fraction(1, 2), "none"), -1)
     if "gain" in slots:
-        x = system.product(x, operands.of(slots["gain"]))
+        x = operands.times(x, slots["gain"])
     return operands.equal(x, slots["offset"]) if "offset" in slots else x
 
 
