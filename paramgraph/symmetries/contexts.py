@@ -61,8 +61,20 @@ class Contexts(Families):
         if not forms or not self.pairing or all(len(units) <= sum(map(bool, axes)) for axes in forms):  # one space for each axis
             return ()
         divided = [tuple(self.system.units(axis) for axis in axes) for axes in forms]
+        if not any(self._meet_again(axes) for axes in divided):
+            return ()  # what occurs once in its axis occurs once in all of the tensor
         self._paired += divided
         return tuple(dict.fromkeys(tuple(d for d, axis in enumerate(axes) for _ in axis) for axes in divided))
+
+    def _meet_again(self, axes: Sequence[Axis]) -> bool:
+        """Whether a space is in several axes of a tensor, inside unions too."""
+        seen: set[Space] = set()
+        for axis in axes:
+            own = self._deep(axis)
+            if not seen.isdisjoint(own):
+                return True
+            seen |= own
+        return False
 
     def _beside(self, units: Sequence[Space], cells: Cells, entries: Iterable[Entry]) -> Iterator[set[Space]]:
         """For each unit, what occurs exactly once in its axis, whatever the other axes hold."""
