@@ -88,8 +88,8 @@ class Distinct:
         mask = op.inputs[0 if op.name == "where" else 1]
         choices = [item for item in varying if item[0] is not mask]
         clear = [self.along(*item) for item in choices]
-        if _is_choice(mask):
-            return any(clear)
+        if _is_choice(mask) and any(value is mask and _varies(mask, d) for value, d in varying):
+            return any(clear)  # some elements are left; a choice of whole rows leaves none in others
         return op.name == "where" and len(choices) == 2 and all(clear)
 
     def _contract(self, op: Op, dim: int) -> bool:
@@ -128,14 +128,7 @@ class Distinct:
     # -- layout --------------------------------------------------------------------------------------------------------
 
     def _reshape(self, op: Op, dim: int) -> bool:
-        (x,) = op.inputs
-        inner, size = math.prod(op.output.shape[dim + 1 :]), op.output.shape[dim]
-        below = 1
-        for d in reversed(range(x.ndim)):
-            if below < inner * size and below * x.shape[d] > inner and not self.along(x, d):
-                return False
-            below *= x.shape[d]
-        return True
+        return all(self.along(op.inputs[0], d) for d in _within(op, dim))
 
     def _permute(self, op: Op, dim: int) -> bool:
         return self.along(op.inputs[0], op.attrs["order"][dim])
@@ -199,6 +192,34 @@ def _holds_pairs(value: Value) -> bool:
     return False
 
 
+def _varies(value: Value, dim: int) -> bool:
+    """Whether a value may differ along a dimension, and is not merely broadcast along it."""
+    op = value.op
+    if value.shape[dim] == 1 or op is None:
+        return value.shape[dim] > 1
+    if op.kind == "expand":
+        return _varies(op.inputs[0], dim)
+    if op.kind == "permute":
+        return _varies(op.inputs[0], op.attrs["order"][dim])
+    if op.kind == "elementwise":
+        rank = op.output.ndim
+        return any(_varies(x, dim - rank + x.ndim) for x in op.inputs if dim - rank + x.ndim >= 0)
+    if op.kind == "reshape":
+        return any(_varies(op.inputs[0], d) for d in _within(op, dim))
+    return True
+
+
+def _within(op: Op, dim: int) -> Iterator[int]:
+    """The operand's dimensions of which a dimension of a reshape's result has elements."""
+    (x,) = op.inputs
+    inner, size = math.prod(op.output.shape[dim + 1 :]), op.output.shape[dim]
+    below = 1
+    for d in reversed(range(x.ndim)):
+        if below < inner * size and below * x.shape[d] > inner:
+            yield d
+        below *= x.shape[d]
+
+
 def _may_vanish(value: Value) -> bool:
     """Whether a factor may be zero, not by chance alone."""
     while value.op is not None and value.op.kind in ("reshape", "permute", "expand", "take", "mix", "reduce"):
@@ -208,6 +229,8 @@ def _may_vanish(value: Value) -> bool:
             return value.read is None or not bool(np.all(value.read()))
         except TraceError:
             return True
+    if value.op is not None and value.op.kind == "one_hot":
+        return True
     return value.integer or value.op is not None and value.op.kind == "elementwise" and (
         value.op.name not in STRICT or any(map(_may_vanish, value.op.inputs)) and value.op.name in PRODUCTS)  # fmt: skip
 

@@ -229,6 +229,18 @@ TIED: dict[str, Callable[..., torch.Tensor]] = {
 }
 for _name, _tied in TIED.items():
     case(_name, 0.0, (50, 4))(lambda f=_tied: Chosen(f))
+# A choice of whole rows leaves zeros in the others; of what is not chosen there, the elements can be exchanged.
+ROWS: dict[str, Callable[..., torch.Tensor]] = {
+    "rows kept": lambda h, chosen: torch.where(chosen == 0, h, 0.0),
+    "rows masked": lambda h, chosen: h.masked_fill(chosen != 0, 0.0),
+    "rows kept, broadcast": lambda h, chosen: torch.where((chosen == 0).expand_as(h), h, torch.zeros_like(h)),
+    "rows multiplied": lambda h, chosen: (chosen == 0) * h,
+    "rows added": lambda h, chosen: torch.where(chosen == 0, h, 0.0) + torch.where(chosen == 4, h.exp(), 0.0),
+}
+for _name, _rows in ROWS.items():
+    _number = 3 if "added" in _name else 4
+    case(f"the largest of {_name}", lam(_number), (90, 4))(
+        lambda f=_rows: Chosen(lambda h, router: f(h, (h @ router).argmax(-1, keepdim=True)).argmax(-1), (6, 5)))
 # Elsewhere they are equal by chance only.
 case("the largest", lam(6), (50, 4))(lambda: Chosen(lambda h: h.argmax(-1)))
 case("the least of shares", lam(6), (50, 4))(lambda: Chosen(lambda h: (h.tanh() / 3).softmax(-1).argmin(-1)))
