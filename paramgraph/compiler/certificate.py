@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.terms import regrouped
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.group import ActionBlock, SymmetryGroup, TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
@@ -255,35 +256,23 @@ class Certificate:
         sources = [self.moves(value.axes) for value in op.inputs]
         if not target and not any(sources):
             return True
-        still, out_still = self._still(op, target, sources)
-        shapes = [tuple(1 if d in still else n for d, n in enumerate(value.shape)) for value in op.inputs]
-        out_shape = tuple(1 if d in out_still else n for d, n in enumerate(op.output.shape))
+        return all(self._part(op, olds, news, target, sources) for olds, news in _parts(op, target, sources))
+
+    def _part(self, op: Op, olds: Sequence[int], news: Sequence[int], target: Moves, sources: Sequence[Moves]) -> bool:
+        """Some dimensions of the operands, and those of the result that they go to: nothing else moves with them."""
+        shapes = [[value.shape[d] for d in olds] for value in op.inputs]
+        if op.kind != "reshape" and op.attrs["dim"] not in news:  # they stay as they are
+            wanted = _flat(target, news, op.output.shape)
+            return all(np.array_equal(_flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
         numbers, start = [], 0
         for shape in shapes:
             numbers.append(np.arange(start, start + math.prod(shape)).reshape(shape))
             start += math.prod(shape)
-        origin = _run(op, numbers, out_shape).reshape(-1)
+        origin = _run(op, numbers, news).reshape(-1)
         moved = np.concatenate([
-            n.reshape(-1)[_flat(own, [d for d in range(value.ndim) if d not in still], value.shape)]
-            for n, own, value in zip(numbers, sources, op.inputs, strict=True)
+            n.reshape(-1)[_flat(own, olds, value.shape)] for n, own, value in zip(numbers, sources, op.inputs, strict=True)
         ])
-        source = _flat(target, [d for d in range(op.output.ndim) if d not in out_still], op.output.shape)
-        return bool(np.array_equal(moved[origin], origin[source]))
-
-    def _still(self, op: Op, target: Moves, sources: Sequence[Moves]) -> tuple[set[int], set[int]]:
-        """Dimensions, of the operands and of the result, that nothing moves and that the operation leaves as they are: one element is enough."""
-        before, after = ({d for moves in side for dims in moves for d in dims} for side in (sources, (target,)))
-        if op.kind != "reshape":
-            still = set(range(op.output.ndim)) - before - after - {op.attrs["dim"]}
-            return still, still
-        shapes = op.inputs[0].shape, op.output.shape
-        first = 0
-        while first < min(map(len, shapes)) and shapes[0][first] == shapes[1][first] and first not in before | after:
-            first += 1
-        ends, last = [len(shape) for shape in shapes], 1
-        while last <= min(ends) - first and shapes[0][-last] == shapes[1][-last] and ends[0] - last not in before and ends[1] - last not in after:
-            last += 1
-        return tuple({*range(first), *range(end - last + 1, end)} for end in ends)  # type: ignore[return-value]
+        return bool(np.array_equal(moved[origin], origin[_flat(target, news, op.output.shape)]))
 
     def _keeps_constant(self, value: Value) -> bool:
         moves = self.moves(value.axes)
@@ -347,12 +336,33 @@ def _table(labelled: Sequence[tuple[tuple[Any, ...], tuple[Axis, ...]]]) -> dict
     return table
 
 
-def _run(op: Op, numbers: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def _parts(op: Op, target: Moves, sources: Sequence[Moves]) -> list[tuple[list[int], list[int]]]:
+    """The least sets of dimensions, of the operands and of the result, that an operation and the moves of both leave to themselves.
+
+    Permutations of a product of such sets are equal if they are on each of them. Sets on which nothing moves are left out.
+    """
     if op.kind == "reshape":
-        return numbers[0].reshape(shape)
-    if op.kind == "take":
-        return numbers[0].take(np.asarray(op.attrs["index"]), axis=op.attrs["dim"])
-    return np.concatenate(numbers, axis=op.attrs["dim"])
+        groups = list(regrouped(op.inputs[0].shape, op.output.shape))
+    else:
+        groups = [([d], [d]) for d in range(op.output.ndim)]
+    own, others = ({d: i for i, group in enumerate(groups) for d in group[side]} for side in (0, 1))
+    moved = [{own[d] for d in dims if d in own} for moves in sources for dims in moves]
+    moved += [{others[d] for d in dims if d in others} for dims in target]
+    out, done = [], set()
+    for first in moved:
+        if not first <= done:
+            inside = _connected(set(first), [tuple(together) for together in moved])
+            done.update(inside)
+            out.append(([d for i in inside for d in groups[i][0]], [d for i in inside for d in groups[i][1]]))
+    return out
+
+
+def _run(op: Op, numbers: Sequence[np.ndarray], news: Sequence[int]) -> np.ndarray:
+    """The operation, on some of its dimensions."""
+    if op.kind == "reshape":
+        return numbers[0]  # numbers stay in order
+    dim = list(news).index(op.attrs["dim"])
+    return numbers[0].take(np.asarray(op.attrs["index"]), axis=dim) if op.kind == "take" else np.concatenate(numbers, axis=dim)
 
 
 def _connected(dims: set[int], groups: Sequence[tuple[int, ...]]) -> list[int]:
