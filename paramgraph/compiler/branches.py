@@ -120,6 +120,7 @@ class Colours:
         self.lineage = program.lineage
         self._known: dict[Value, int] = {}
         self._signatures: dict[Op, tuple[Any, ...]] = {}
+        self._written: dict[Op, str] = {}
         # Colours are numbered as they are met, so that they are the same in every run.
         self._numbers: dict[Any, int] = {}
         # Per operation, which one of those that its call was lowered to it is; per call, all operands of those.
@@ -154,7 +155,7 @@ class Colours:
             return self._number((value.kind, id(value)))
         op = value.op
         behind = [self._known[v] for v in op.inputs]
-        return self._number((repr(self.signature(op)), tuple(sorted(behind) if commutes(op) else behind)))
+        return self._number((self.written(op), tuple(sorted(behind) if commutes(op) else behind)))
 
     def _number(self, key: Any) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
@@ -173,6 +174,12 @@ class Colours:
         if op not in self._signatures:
             self._signatures[op] = self._signature(op)
         return self._signatures[op]
+
+    def written(self, op: Op) -> str:
+        """The signature as text: attributes need not be hashable."""
+        if op not in self._written:
+            self._written[op] = repr(self.signature(op))
+        return self._written[op]
 
     def _signature(self, op: Op) -> tuple[Any, ...]:
         shapes = (op.output.shape, tuple(value.shape for value in op.inputs)) if not commutes(op) else (op.output.shape,)
@@ -232,7 +239,7 @@ class Colours:
         if value.op is None or value.kind != "op" or not depth:
             return None
         parts = [self._expression(operand, reached, depth - 1) for operand in value.op.inputs]
-        return None if None in parts else (repr(self.signature(value.op)), tuple(parts))
+        return None if None in parts else (self.written(value.op), tuple(parts))
 
 
 def left_nothing(lineage: Lineage, key: Any) -> list[Any]:

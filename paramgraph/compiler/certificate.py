@@ -48,6 +48,9 @@ class Certificate:
         # Per operation, its operands' axes by labels, and the factors that move anything of it.
         self._plans: dict[Op, tuple[list[tuple[tuple[Any, ...], tuple[Axis, ...]]], dict[Any, Axis]]] = {}
         self._reached: dict[Op, set[int]] = {}
+        self._followed: dict[Op, set[frozenset[tuple[int, bytes]]]] = {}
+        self._moved: dict[int, bytes] = {}
+        self._uniform: dict[Value, bool] = {}
         self._plain: set[Op] = set()
         self._inside: dict[int, set[int]] = {}
         self._touched: dict[Axis, bool] = {}
@@ -136,11 +139,18 @@ class Certificate:
                 break
             self.element = self.group.sample(seed, factors=chosen)
             self._known, self._sources, self._images = {}, {}, {}
+            # Of each factor that the element permutes, how; those that it leaves as they are move nothing.
+            self._moved = {number: own.tobytes() for number, own in self.element.permutations.items() if not _is_still(own)}
             self._follow()
 
     def _follow(self) -> None:
         for op in self.ops:
-            if not self._reached[op].isdisjoint(self.element.permutations) and not self._commutes(op):
+            moved = frozenset((number, self._moved[number]) for number in self._reached[op] if number in self._moved)
+            # What moves an operation as an element before did, tells nothing new: of two elements there is one exchange.
+            if not moved or moved in (seen := self._followed.setdefault(op, set())):
+                continue
+            seen.add(moved)
+            if not self._commutes(op):
                 raise Unsettled(f"the typing of {op.name or op.kind} does not commute with its own group")
         for value, buffer in self.program.outputs:
             wanted = {} if buffer is None else self.moves(buffer.axes)
@@ -238,12 +248,20 @@ class Certificate:
                 held = [d for d in inside if names[d] in place]
                 if not held:
                     continue
+                if len(held) == len(inside) == len(dims) and self._is_alike(dims, joint, own, [place[names[d]] for d in dims]):
+                    continue
                 whole = _flat(joint, inside, sizes)
                 mine = _flat(own, [place[names[d]] for d in held], shape)
                 project = _projection(inside, held, sizes)
                 if not np.array_equal(project[whole], mine[project]):
                     return False
         return True
+
+    @staticmethod
+    def _is_alike(dims: tuple[int, ...], joint: Moves, own: Moves, there: Sequence[int]) -> bool:
+        """Whether some dimensions of the hidden tensor, and the same of an operand, are moved by one and the same permutation."""
+        source = joint.get(dims)
+        return source is not None and own.get(tuple(there)) is source
 
     def _layout(self, op: Op) -> bool:
         """Element numbers go through the operation itself, before and after."""
@@ -282,7 +300,9 @@ class Certificate:
             data = np.asarray(value.read())
         except TraceError:
             return False
-        if (data == data.reshape(-1)[:1]).all():
+        if value not in self._uniform:
+            self._uniform[value] = bool((data == data.reshape(-1)[:1]).all())
+        if self._uniform[value]:
             return True
         return bool(np.array_equal(data.reshape(-1)[_flat(moves, list(range(value.ndim)), value.shape)], data.reshape(-1), equal_nan=True))
 
@@ -407,3 +427,8 @@ def _same(a: Moves, b: Moves, shape: Sequence[int]) -> bool:
 
 def _is_identity(source: np.ndarray) -> bool:
     return bool((source == np.arange(len(source))).all())
+
+
+def _is_still(permutations: np.ndarray) -> bool:
+    """Whether permutations, one a row, move nothing."""
+    return bool((permutations == np.arange(permutations.shape[-1])).all())

@@ -146,7 +146,7 @@ class Stacker:
         ops = [value.op if value.kind == "op" else None for value in values]
         if any(op is None for op in ops):
             return []
-        signatures = [repr(self.colours.signature(op)) for op in ops if op is not None]
+        signatures = [self.colours.written(op) for op in ops if op is not None]
         if len(set(signatures)) > 1:
             raise Refused(signatures)
         slots = [self.colours.slots(op) for op in ops if op is not None]

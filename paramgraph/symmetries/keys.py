@@ -71,11 +71,21 @@ class Keys:
 
     def _in_product(self, unit: Space, elements: np.ndarray) -> tuple[Axis, np.ndarray, np.ndarray] | None:
         """The finest part in which some of its elements are, if it is a product: its units, its positions, and the elements within it."""
+        if not self._has_products(unit):
+            return None
         for axis, positions in self.system.leaves(unit):
             if len(axis) > 1 and len(elements) < len(positions) and np.isin(elements, positions).all():
                 order = np.argsort(positions)
                 return axis, positions, order[np.searchsorted(positions, elements, sorter=order)]
         return None
+
+    def _has_products(self, unit: Space) -> bool:
+        """Whether a part of a unit, at any depth, is a product."""
+        for part in unit.parts or ():
+            units = self.system.units(part)
+            if len(units) > 1 or (units and units[0].parts is not None and self._has_products(units[0])):
+                return True
+        return False
 
     def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
         """What is restricted along a space and along a part of that space is restricted along the space alone."""
@@ -87,7 +97,10 @@ class Keys:
 
     def _place(self, over: int, inner: int) -> np.ndarray | None:
         """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
-        stack = [(self.system.spaces[over], np.arange(self.system.spaces[over].size))]
+        whole, part_of = self.system.spaces[over], self.system.spaces[inner]
+        if part_of.parts is None or part_of.size > whole.size or not self.system.holds(whole, part_of):
+            return None
+        stack = [(whole, np.arange(whole.size))]
         while stack:
             space, absolute = stack.pop()
             for part, positions in zip(space.parts or (), space.positions or (), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,12 @@ from paramgraph.compiler.rules import exact_rule as rule
 @rule("aten.item", "aten._local_scalar_dense")
 def item(b: Builder, x: Value) -> Value:
     return b.reshape(x, ())
+
+
+@rule("aten.sym_size", "aten.sym_numel")
+def size(b: Builder, x: Value, dim: int | None = None) -> int:
+    """Sizes are known: a plain number."""
+    return math.prod(x.shape) if dim is None else x.shape[dim]
 
 
 @rule("aten._assert_scalar", "aten._assert_async", "aten.sym_constrain_range_for_size", "aten.sym_constrain_range")
