@@ -24,6 +24,8 @@ from paramgraph.errors import TraceError
 REDUCTIONS = {"add": "sum", "mul": "prod", "maximum": "amax", "minimum": "amin"}
 # How many operations a lowering may have gone back behind an operand of its call.
 DEEPEST = 4
+# How many operations behind values are compared before their colours are found, which goes back to the network's inputs.
+SKETCHED = 6
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,13 @@ class Colours:
         self._known: dict[Value, int] = {}
         self._signatures: dict[Op, tuple[Any, ...]] = {}
         self._written: dict[Op, str] = {}
+        self._sketches: dict[tuple[Value, int], int] = {}
+        self._entries: dict[tuple[Any, Value], tuple[str, ...]] = {}
+        # Per call, the keys of its operands by what they were lowered to.
+        self._keys: dict[Any, dict[int, list[Any]]] = {}
         # Colours are numbered as they are met, so that they are the same in every run.
         self._numbers: dict[Any, int] = {}
+        self._shapes: dict[Any, int] = {}
         # Per operation, which one of those that its call was lowered to it is; per call, all operands of those.
         self._place: dict[Op, int] = {}
         self._operands: dict[Any, set[Value]] = {}
@@ -156,6 +163,17 @@ class Colours:
         op = value.op
         behind = [self._known[v] for v in op.inputs]
         return self._number((self.written(op), tuple(sorted(behind) if commutes(op) else behind)))
+
+    def sketch(self, value: Value, depth: int = SKETCHED) -> int:
+        """A number for the last few operations behind a value and their shapes: equal for values of one colour, and cheap."""
+        found = self._sketches.get((value, depth))
+        if found is None:
+            key: tuple[Any, ...] = value.kind, value.shape
+            if value.kind == "op" and value.op is not None:
+                behind = sorted([self.sketch(operand, depth - 1) for operand in value.op.inputs]) if depth else ()
+                key = (value.op.kind, value.op.name, value.shape, *behind)
+            found = self._sketches[value, depth] = self._shapes.setdefault(key, len(self._shapes))
+        return found
 
     def _number(self, key: Any) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
@@ -201,7 +219,15 @@ class Colours:
 
     def entry(self, op: Op, value: Value) -> tuple[str, ...]:
         """What left no operation behind between a value and an operation that reads it: casts round, and that is for no two branches alike."""
-        return tuple(" ".join(str(self.lineage.form(call)) for call in own) for own in entry_of(self.lineage, op, value))
+        found = self._entries.get((op.where, value))
+        if found is None:
+            if op.where not in self._keys:
+                self._keys[op.where] = keys = {}
+                for key in self.lineage.operands(op.where):
+                    keys.setdefault(id(self.lineage.result(key)), []).append(key)
+            calls = [left_nothing(self.lineage, key) for key in self._keys[op.where].get(id(value), ())]
+            found = self._entries[op.where, value] = tuple(" ".join(str(self.lineage.form(call)) for call in own) for own in calls)
+        return found
 
     def unseen(self, op: Op) -> Iterator[Value]:
         """Operands of the call that no operation lowered from it has, nor computes from what it has: the lowering may have looked at them."""

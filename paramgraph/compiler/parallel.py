@@ -7,6 +7,7 @@ made anew without stacking those.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -87,8 +88,12 @@ class _Rewriter:
             elif value.kind in ("parameter", "buffer"):
                 forms.setdefault((value.shape, value.kind), []).append(i)
         classes: dict[tuple[Any, ...], list[int]] = {}
+        sketches = {i: colours.sketch(values[i]) for own in forms.values() if len(own) > 1 for i in own}
+        often = Counter((form, sketches[i]) for form, own in forms.items() if len(own) > 1 for i in own)
         for form, own in forms.items():
             for i in own if len(own) > 1 else ():
+                if often[form, sketches[i]] < 2:
+                    continue
                 classes.setdefault((form, colours.entry(entries[i], values[i]), colours.of(values[i])), []).append(i)
         out = []
         for own in classes.values():

@@ -113,7 +113,7 @@ class Blocks(Keys):
         if known is not None and known[0] == changes:
             return known[1]
         out: Counter[Space] = Counter()
-        for axis, _ in self.system.leaves(unit):
+        for axis in self.system.finest(unit):
             for inner in axis:
                 out[inner] += 1
                 if inner.parts is not None:

@@ -211,7 +211,10 @@ class Families(Blocks):
             return False
         inner: set[int] = set()
         for id, data in assign:
-            for axis, positions in system.leaves(system.spaces[id]):
+            over = system.spaces[id]
+            if all(len(axis) < 2 for axis in system.finest(over)):
+                continue
+            for axis, positions in system.leaves(over):
                 if len(axis) > 1 and np.sort(positions).astype(np.int64).tobytes() == data:
                     inner.update(unit.id for unit in axis)
         whole = frozenset(entry for entry in assign if entry[0] not in inner)
@@ -268,8 +271,7 @@ class Families(Blocks):
         """What a space is by now: the ids of its finest parts."""
         out: list[int] = []
         for unit in self.system.units((space,)):
-            leaves = self.system.leaves(unit) if unit.parts is not None else [((unit,), None)]
-            out.extend(inner.id for axis, _ in leaves for inner in axis)
+            out += [inner.id for axis in self.system.finest(unit) for inner in axis]
         return tuple(out)
 
     def _is_new(self, *key: Any) -> bool:

@@ -71,21 +71,13 @@ class Keys:
 
     def _in_product(self, unit: Space, elements: np.ndarray) -> tuple[Axis, np.ndarray, np.ndarray] | None:
         """The finest part in which some of its elements are, if it is a product: its units, its positions, and the elements within it."""
-        if not self._has_products(unit):
+        if all(len(part) < 2 for part in self.system.finest(unit)):
             return None
         for axis, positions in self.system.leaves(unit):
             if len(axis) > 1 and len(elements) < len(positions) and np.isin(elements, positions).all():
                 order = np.argsort(positions)
                 return axis, positions, order[np.searchsorted(positions, elements, sorter=order)]
         return None
-
-    def _has_products(self, unit: Space) -> bool:
-        """Whether a part of a unit, at any depth, is a product."""
-        for part in unit.parts or ():
-            units = self.system.units(part)
-            if len(units) > 1 or (units and units[0].parts is not None and self._has_products(units[0])):
-                return True
-        return False
 
     def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
         """What is restricted along a space and along a part of that space is restricted along the space alone."""

@@ -87,6 +87,19 @@ class SpaceStore:
                 out.append((units, where))
         return out
 
+    def finest(self, space: Space) -> list[Axis]:
+        """The finest parts of a unit, as `leaves` gives them, without where they are."""
+        if space.parts is None:
+            return [(space,)]
+        out: list[Axis] = []
+        for part in space.parts:
+            units = self.units(part)
+            if len(units) == 1 and units[0].parts is not None:
+                out += self.finest(units[0])
+            else:
+                out.append(units)
+        return out
+
     def holds(self, space: Space, inner: Space) -> bool:
         """Whether `inner` is somewhere inside the parts of `space`."""
         for part in space.parts or ():
