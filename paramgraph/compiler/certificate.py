@@ -54,6 +54,7 @@ class Certificate:
         self._plain: set[Op] = set()
         self._inside: dict[int, set[int]] = {}
         self._touched: dict[Axis, bool] = {}
+        self._held: dict[Axis, set[Space]] = {}
         self._actions: dict[tuple[Axis, ...], Any] = {}
         self._branches = {space for axis in branches for space in self._spaces(axis)}
         self.ops = [op for op in program.ops if self._is_followed(op)]
@@ -62,11 +63,13 @@ class Certificate:
 
     def _spaces(self, axis: Axis) -> set[Space]:
         """The spaces of an axis, those inside its parts among them."""
-        out: set[Space] = set()
-        for unit in self.system.units(axis):
-            out.add(unit)
-            out.update(space for part, _ in self.system.leaves(unit) for space in part)
-        return out
+        found = self._held.get(axis)
+        if found is None:
+            found = self._held[axis] = set()
+            for unit in self.system.units(axis):
+                found.add(unit)
+                found.update(space for part in self.system.finest(unit) for space in part)
+        return found
 
     def _is_followed(self, op: Op) -> bool:
         values = (*op.inputs, op.output)

@@ -6,6 +6,7 @@ product, along a part of a part, or member of a member. Each is brought into one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -28,6 +29,8 @@ class Keys:
     def __init__(self, system: SpaceSystem) -> None:
         self.system = system
         self._normal: set[Entry] = set()
+        # Per space, the number of changes at which what is inside it was found, and that.
+        self._nested: dict[int, tuple[int, set[int]]] = {}
 
     def _is_normal(self, entry: Entry) -> bool:
         """Whether an entry of a key is one that this solver wrote, about a space that is still one parted space."""
@@ -45,10 +48,12 @@ class Keys:
         while todo:
             units, where = todo.pop()
             sizes = [unit.size for unit in units]
-            coordinates = np.unravel_index(where, sizes) if len(units) > 1 else (where,)
-            sets = [np.unique(c) for c in coordinates]
-            if int(np.prod([len(s) for s in sets])) != len(np.unique(where)):
-                return None
+            if len(units) == 1:
+                sets = [where if (where[1:] > where[:-1]).all() else np.unique(where)]
+            else:
+                sets = [np.unique(c) for c in np.unravel_index(where, sizes)]
+                if math.prod(map(len, sets)) != len(np.unique(where)):
+                    return None
             for unit, elements in zip(units, sets, strict=True):
                 if len(elements) == unit.size or unit.parts is None:
                     if len(elements) != unit.size:
@@ -90,7 +95,7 @@ class Keys:
     def _place(self, over: int, inner: int) -> np.ndarray | None:
         """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
         whole, part_of = self.system.spaces[over], self.system.spaces[inner]
-        if part_of.parts is None or part_of.size > whole.size or not self.system.holds(whole, part_of):
+        if part_of.parts is None or part_of.size > whole.size or inner not in self._parted_in(whole):
             return None
         stack = [(whole, np.arange(whole.size))]
         while stack:
@@ -103,6 +108,19 @@ class Keys:
                         return here
                     stack.append((units[0], here))
         return None
+
+    def _parted_in(self, space: Space) -> set[int]:
+        """Ids of the parted spaces that are parts of a space, at any depth."""
+        changes, known = self._nested.get(space.id, (-1, set()))
+        if changes != self.system.changes:
+            known = set()
+            for part in space.parts or ():
+                units = self.system.units(part)
+                if len(units) == 1 and units[0].parts is not None:
+                    known.add(units[0].id)
+                    known |= self._parted_in(units[0])
+            self._nested[space.id] = self.system.changes, known
+        return known
 
     def _at(self, space: Space, entry: Entry) -> Space:
         base = space if space.base is None else space.base

@@ -48,6 +48,16 @@ def test_a_result_with_another_type_fails() -> None:
         Certificate(program, builder).check()
 
 
+def test_a_slice_with_the_type_of_another_fails() -> None:
+    """Layout operations are followed on each set of dimensions that moves by itself: an order that is wrong on one of them shows."""
+    program, builder = typed("two slices, two readers")
+    takes = [op for op in program.ops if op.kind == "take" and Certificate(program, builder)._is_touched(op.output)]
+    first, second = (op for op in takes if op.output.shape == takes[0].output.shape)
+    second.output.axes = first.output.axes
+    with pytest.raises(Unsettled, match="the typing of take does not commute"):
+        Certificate(program, builder).check()
+
+
 def test_an_output_that_moves_fails() -> None:
     program, builder = typed("two slices, two readers")
     moving = next(op for op in program.ops if op.name == "tanh")
