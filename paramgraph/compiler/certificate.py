@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.dimensions import Moves, connected, flat, is_identity, is_still, parts, projection, run, same
+from paramgraph.compiler.labelling import axes_of_labels, labelled_axes
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.terms import regrouped
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.group import ActionBlock, SymmetryGroup, TensorAction
 from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 
-# Per set of dimensions that move together, where the new value of each flat place comes from.
-Moves = dict[tuple[int, ...], np.ndarray]
 # Where branches are exchanged, operations on more elements than this that move together are taken on trust: the check would cost more
 # memory than the network's own structure.
 LARGEST = 1 << 20
@@ -97,8 +96,8 @@ class Certificate:
                 self._action(buffer.axes)
         actions: dict[Op, list[TensorAction]] = {}
         for op in self.ops:
-            labelled = _labelled(op)
-            table = _table(labelled)
+            labelled = labelled_axes(op)
+            table = axes_of_labels(labelled)
             self._plans[op] = labelled, table
             mixed = set(op.attrs.get("mixed", ()))
             tensors = [*(value.context for value in (*op.inputs, op.output)), *(axes for _, axes in labelled), tuple(table.values())]
@@ -143,7 +142,7 @@ class Certificate:
             self.element = self.group.sample(seed, factors=chosen)
             self._known, self._sources, self._images = {}, {}, {}
             # Of each factor that the element permutes, how; those that it leaves as they are move nothing.
-            self._moved = {number: own.tobytes() for number, own in self.element.permutations.items() if not _is_still(own)}
+            self._moved = {number: own.tobytes() for number, own in self.element.permutations.items() if not is_still(own)}
             self._follow()
 
     def _follow(self) -> None:
@@ -157,7 +156,7 @@ class Certificate:
                 raise Unsettled(f"the typing of {op.name or op.kind} does not commute with its own group")
         for value, buffer in self.program.outputs:
             wanted = {} if buffer is None else self.moves(buffer.axes)
-            if not _same(self.moves(value.axes), wanted, value.shape):
+            if not same(self.moves(value.axes), wanted, value.shape):
                 raise Unsettled("an output does not stay as it is")
 
     def moves(self, axes: tuple[Axis, ...]) -> Moves:
@@ -169,7 +168,7 @@ class Certificate:
             for dims, blocks in action.components:
                 if id(blocks) not in self._sources:  # tensors with the same dimensions share their blocks
                     source = self._source(action, dims, blocks)
-                    self._sources[id(blocks)] = None if source is None or _is_identity(source) else source
+                    self._sources[id(blocks)] = None if source is None or is_identity(source) else source
                 source = self._sources[id(blocks)]
                 if source is not None:
                     found[dims] = source
@@ -229,7 +228,7 @@ class Certificate:
             return [units[source] for source in op.attrs["order"]] == [self.system.units(axis) for axis in op.output.axes]
         if op.kind == "feedback":
             state, value = op.inputs
-            return _same(self.moves(state.axes), self.moves(value.axes), value.shape)
+            return same(self.moves(state.axes), self.moves(value.axes), value.shape)
         return True
 
     def _aligned(self, op: Op) -> bool:
@@ -247,15 +246,15 @@ class Certificate:
             groups = [tuple(names.index(labels[d]) for d in dims if labels[d] in table) for dims in own]
             for dims in {*joint, *groups}:
                 # Everything that moves together with these dimensions, on either side.
-                inside = _connected(set(dims), [*joint, *groups])
+                inside = connected(set(dims), [*joint, *groups])
                 held = [d for d in inside if names[d] in place]
                 if not held:
                     continue
                 if len(held) == len(inside) == len(dims) and self._is_alike(dims, joint, own, [place[names[d]] for d in dims]):
                     continue
-                whole = _flat(joint, inside, sizes)
-                mine = _flat(own, [place[names[d]] for d in held], shape)
-                project = _projection(inside, held, sizes)
+                whole = flat(joint, inside, sizes)
+                mine = flat(own, [place[names[d]] for d in held], shape)
+                project = projection(inside, held, sizes)
                 if not np.array_equal(project[whole], mine[project]):
                     return False
         return True
@@ -277,23 +276,23 @@ class Certificate:
         sources = [self.moves(value.axes) for value in op.inputs]
         if not target and not any(sources):
             return True
-        return all(self._part(op, olds, news, target, sources) for olds, news in _parts(op, target, sources))
+        return all(self._part(op, olds, news, target, sources) for olds, news in parts(op, target, sources))
 
     def _part(self, op: Op, olds: Sequence[int], news: Sequence[int], target: Moves, sources: Sequence[Moves]) -> bool:
         """Some dimensions of the operands, and those of the result that they go to: nothing else moves with them."""
         shapes = [[value.shape[d] for d in olds] for value in op.inputs]
         if op.kind != "reshape" and op.attrs["dim"] not in news:  # they stay as they are
-            wanted = _flat(target, news, op.output.shape)
-            return all(np.array_equal(_flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
+            wanted = flat(target, news, op.output.shape)
+            return all(np.array_equal(flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
         numbers, start = [], 0
         for shape in shapes:
             numbers.append(np.arange(start, start + math.prod(shape)).reshape(shape))
             start += math.prod(shape)
-        origin = _run(op, numbers, news).reshape(-1)
+        origin = run(op, numbers, news).reshape(-1)
         moved = np.concatenate([
-            n.reshape(-1)[_flat(own, olds, value.shape)] for n, own, value in zip(numbers, sources, op.inputs, strict=True)
+            n.reshape(-1)[flat(own, olds, value.shape)] for n, own, value in zip(numbers, sources, op.inputs, strict=True)
         ])
-        return bool(np.array_equal(moved[origin], origin[_flat(target, news, op.output.shape)]))
+        return bool(np.array_equal(moved[origin], origin[flat(target, news, op.output.shape)]))
 
     def _keeps_constant(self, value: Value) -> bool:
         moves = self.moves(value.axes)
@@ -307,131 +306,4 @@ class Certificate:
             self._uniform[value] = bool((data == data.reshape(-1)[:1]).all())
         if self._uniform[value]:
             return True
-        return bool(np.array_equal(data.reshape(-1)[_flat(moves, list(range(value.ndim)), value.shape)], data.reshape(-1), equal_nan=True))
-
-
-def _labelled(op: Op) -> list[tuple[tuple[Any, ...], tuple[Axis, ...]]]:
-    """Labels and axes of the operands and the result, virtual factors among them."""
-    if op.kind == "convolve":
-        return _convolution(op)
-    if not op.labels:
-        return []
-    out = []
-    for labels, value in (*zip(op.labels, op.inputs, strict=True), (op.out_labels, op.output)):
-        out.append(((*labels, *(factor.named(labels) for factor in value.virtual)), value.context))
-    return out
-
-
-def _convolution(op: Op) -> list[tuple[tuple[Any, ...], tuple[Axis, ...]]]:
-    x, weight = op.inputs
-    groups = op.attrs["groups"]
-    rank = op.output.ndim - 2
-    into, out_of = ("i", "o") if not op.attrs["transposed"] else ("o", "i")
-    spatial = tuple(f"x{i}" for i in range(rank))
-    moved = spatial if op.attrs["pointwise"] else tuple(f"y{i}" for i in range(rank))
-    taps = tuple(f"k{i}" for i in range(rank))
-    first, second = _halves(x.axes[1], groups), _halves(weight.axes[0], groups)
-    third = _halves(op.output.axes[1], groups)
-    return [
-        (("b", "g", "i", *spatial), (x.axes[0], *first, *x.axes[2:])),
-        (("g", out_of, into, *taps), (*second, weight.axes[1], *weight.axes[2:])),
-        (("b", "g", "o", *moved), (op.output.axes[0], *third, *op.output.axes[2:])),
-    ]
-
-
-def _halves(axis: Axis, outer: int) -> tuple[Axis, Axis]:
-    """An axis as groups and what is in a group."""
-    size, at = 1, 0
-    while size < outer and at < len(axis):
-        size *= axis[at].size
-        at += 1
-    if size != outer:
-        raise Unsettled(f"an axis of a grouped convolution has no {outer} groups")
-    return axis[:at], axis[at:]
-
-
-def _table(labelled: Sequence[tuple[tuple[Any, ...], tuple[Axis, ...]]]) -> dict[Any, Axis]:
-    table: dict[Any, Axis] = {}
-    for labels, axes in labelled:
-        for label, axis in zip(labels, axes, strict=True):
-            if not table.get(label):
-                table[label] = axis
-    return table
-
-
-def _parts(op: Op, target: Moves, sources: Sequence[Moves]) -> list[tuple[list[int], list[int]]]:
-    """The least sets of dimensions, of the operands and of the result, that an operation and the moves of both leave to themselves.
-
-    Permutations of a product of such sets are equal if they are on each of them. Sets on which nothing moves are left out.
-    """
-    if op.kind == "reshape":
-        groups = list(regrouped(op.inputs[0].shape, op.output.shape))
-    else:
-        groups = [([d], [d]) for d in range(op.output.ndim)]
-    own, others = ({d: i for i, group in enumerate(groups) for d in group[side]} for side in (0, 1))
-    moved = [{own[d] for d in dims if d in own} for moves in sources for dims in moves]
-    moved += [{others[d] for d in dims if d in others} for dims in target]
-    out, done = [], set()
-    for first in moved:
-        if not first <= done:
-            inside = _connected(set(first), [tuple(together) for together in moved])
-            done.update(inside)
-            out.append(([d for i in inside for d in groups[i][0]], [d for i in inside for d in groups[i][1]]))
-    return out
-
-
-def _run(op: Op, numbers: Sequence[np.ndarray], news: Sequence[int]) -> np.ndarray:
-    """The operation, on some of its dimensions."""
-    if op.kind == "reshape":
-        return numbers[0]  # numbers stay in order
-    dim = list(news).index(op.attrs["dim"])
-    return numbers[0].take(np.asarray(op.attrs["index"]), axis=dim) if op.kind == "take" else np.concatenate(numbers, axis=dim)
-
-
-def _connected(dims: set[int], groups: Sequence[tuple[int, ...]]) -> list[int]:
-    grown = True
-    while grown:
-        grown = False
-        for group in groups:
-            if not dims.isdisjoint(group) and not dims.issuperset(group):
-                dims |= set(group)
-                grown = True
-    return sorted(dims)
-
-
-def _flat(moves: Moves, dims: Sequence[int], shape: Sequence[int]) -> np.ndarray:
-    """The permutation over the row-major product of some dimensions, made of the sets of dimensions inside it."""
-    sizes = [shape[d] for d in dims]
-    out = np.arange(math.prod(sizes)).reshape(sizes)
-    for own, source in moves.items():
-        at = [dims.index(d) for d in own if d in dims]
-        if len(at) != len(own):
-            continue
-        rest = [i for i in range(len(dims)) if i not in at]
-        front = out.transpose([*at, *rest])
-        moved = front.reshape(len(source), -1)[source].reshape(front.shape)
-        out = moved.transpose(np.argsort([*at, *rest]))
-    return out.reshape(-1)
-
-
-def _projection(inside: Sequence[int], held: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
-    """Per flat place of the product of `inside`, the flat place of its projection on `held`."""
-    out: np.ndarray = np.zeros([1] * len(inside), dtype=np.int64)
-    for d in held:
-        i = list(inside).index(d)
-        out = out * sizes[d] + np.arange(sizes[d]).reshape([-1 if e == i else 1 for e in range(len(inside))])
-    return np.broadcast_to(out, [sizes[d] for d in inside]).reshape(-1)
-
-
-def _same(a: Moves, b: Moves, shape: Sequence[int]) -> bool:
-    dims = sorted({d for moves in (a, b) for group in moves for d in group})
-    return bool(np.array_equal(_flat(a, dims, shape), _flat(b, dims, shape)))
-
-
-def _is_identity(source: np.ndarray) -> bool:
-    return bool((source == np.arange(len(source))).all())
-
-
-def _is_still(permutations: np.ndarray) -> bool:
-    """Whether permutations, one a row, move nothing."""
-    return bool((permutations == np.arange(permutations.shape[-1])).all())
+        return bool(np.array_equal(data.reshape(-1)[flat(moves, list(range(value.ndim)), value.shape)], data.reshape(-1), equal_nan=True))
