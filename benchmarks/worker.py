@@ -116,7 +116,7 @@ def symmetry_of(graph: pg.ParamGraph) -> str:
 def verified(network: Network, graph: pg.ParamGraph, traced: Trace) -> dict[str, Any]:
     """What a verification gave, and the process's largest memory until then."""
     start = time.process_time()
-    report = pg.verify(graph, network.model, network.inputs or None, network.kwargs, elements=1, inputs=1, bundles=6, leave_one_out=2,
+    report = pg.verify(graph, network.model, network.inputs or None, network.kwargs, elements=1, inputs=1, bundles=3, leave_one_out=2,
                        traced=traced)
     return {
         "passed": report.passed,

@@ -32,5 +32,5 @@ def _build(name: str, family: str) -> Network:
     if family == "optical_flow":
         return Network(make().eval(), (torch.randn(BATCH, 3, 128, 128), torch.randn(BATCH, 3, 128, 128)))
     if family == "video":
-        return image_network(make, (64, 112, 224), lambda n: (torch.randn(BATCH if n < 224 else 1, 3, 16, n, n),))
+        return image_network(make, (64, 112, 224), lambda n: (torch.randn(BATCH, 3, 16, n, n),))
     return image_network(make, (64, 96, 224, 256, 384, 518), lambda n: (torch.randn(BATCH, 3, n, n),))

@@ -132,6 +132,7 @@ class SymmetryGroup:
         held = {"scales": self.scales, "moves": self.moves, **self.__dict__}
         held.pop("multipliers", None)
         held.pop("_named", None)
+        held.pop("action_of", None)
         return held
 
     @property
@@ -294,6 +295,11 @@ class SymmetryGroup:
     def members(self, name: str) -> tuple[str, ...]:
         """The state-dict names of the tensors that an action is about: one, or those of a stack."""
         return self.stacks.get(name, (name,))
+
+    @cached_property
+    def action_of(self) -> Mapping[str, str]:
+        """Per state-dict name, the action that is about it."""
+        return {member: name for name in self.actions for member in self.members(name)}
 
     def member_shape(self, name: str) -> tuple[int, ...]:
         """The shape of each of those tensors."""

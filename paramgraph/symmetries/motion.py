@@ -33,7 +33,7 @@ class Motion:
             StateDictError: a tensor is missing, has another shape, or holds no floating-point numbers.
         """
         moved = self.moved(state_dict)
-        bases = {name: (moved[name] if name in moved else tensor).detach().clone() for name, tensor in state_dict.items()}
+        bases = {name: moved.get(name, tensor).detach().clone() for name, tensor in state_dict.items()}
         aliases = self.group.aliases
         return {name: aliases[name].read(bases) if name in aliases else bases[name] for name in state_dict}
 

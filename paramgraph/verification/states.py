@@ -9,7 +9,6 @@ import torch
 from paramgraph.graph import Alias
 from paramgraph.symmetries.group import GroupElement
 
-
 # Elements that are looked at first, to see whether a tensor moves.
 FEW = 1 << 14
 
@@ -52,15 +51,14 @@ class Acted:
 
     def __init__(self, element: GroupElement, state: Mapping[str, torch.Tensor], names: Collection[str] | None = None) -> None:
         self.element, self.state = element, state
-        self.actions = {member: name for name in element.group.actions for member in element.group.members(name)}
-        self.names = self.actions.keys() if names is None else self.actions.keys() & set(names)
+        self.names = element.group.action_of.keys() & names if names is not None else element.group.action_of.keys()
         # Of a stack that was acted on: tensors that were not asked for yet.
         self._waiting: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str) -> torch.Tensor:
         if name in self._waiting:
             return self._waiting.pop(name)
-        group, action = self.element.group, self.actions[name]
+        group, action = self.element.group, self.element.group.action_of[name]
         members = group.members(action)
         if action not in group.stacks:
             return self.element.act_on({action: self.state[name]})[action]
@@ -72,14 +70,14 @@ class Acted:
 
 def moved_tensors(element: GroupElement, state: Mapping[str, torch.Tensor], names: Collection[str]) -> Iterator[str]:
     """Those of some tensors that an element moves: it is acted on a few rows first, and on the whole where these stay."""
-    made = Acted(element, state)
+    made = Acted(element, state, ())
     for name in names:
-        tensor, action = state[name], made.actions[name]
+        tensor, action = state[name], element.group.action_of.get(name)
         if action == name and tensor.numel() > FEW:
             rows = torch.linspace(0, len(tensor) - 1, max(2, FEW * len(tensor) // tensor.numel())).long().unique()
             part = element.act_on_rows(name, rows, lambda chosen, tensor=tensor: tensor.index_select(0, chosen))
             if part is not None and not torch.equal(part, tensor.index_select(0, rows)):
                 yield name
                 continue
-        if not torch.equal(made(name), tensor):
+        if action is not None and not torch.equal(made(name), tensor):
             yield name
