@@ -87,7 +87,8 @@ def multipliers_of_rows(
         rows: their numbers.
         count: of all rows.
     """
-    own, held = rows.numpy(), []
+    own = rows.numpy()
+    held: list[Multipliers] = []
     for (first, *others), multipliers in parts:
         place = np.arange(count)
         if first is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 
@@ -39,8 +40,7 @@ def laws(group: SymmetryGroup, names: Iterable[str], generator: torch.Generator)
             theta, act = _numbers(shape), _act_on_rows
         else:
             rows = torch.zeros(0, dtype=torch.int64)
-            whole = torch.arange(1, size + 1, dtype=torch.float64).reshape(shape)
-            theta, act = (lambda _, whole=whole: whole), _act_on_all
+            theta, act = partial(_whole, torch.arange(1, size + 1, dtype=torch.float64).reshape(shape)), _act_on_all
         found["(gh)θ = g(hθ)"] &= _equal(act(both, name, theta)(rows), act(g, name, act(h, name, theta))(rows))
         found["g⁻¹(gθ) = θ"] &= _equal(act(inverse, name, act(g, name, theta))(rows), theta(rows))
         found["eθ = θ"] &= torch.equal(act(identity, name, theta)(rows), theta(rows))
@@ -52,6 +52,10 @@ def _numbers(shape: Sequence[int]) -> Rows:
     width = math.prod(shape[1:])
     row = torch.arange(1, width + 1, dtype=torch.float64)
     return lambda rows: (rows[:, None] * width + row).reshape(-1, *shape[1:])
+
+
+def _whole(tensor: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    return tensor
 
 
 def _act_on_rows(element: GroupElement, name: str, read: Rows) -> Rows:

@@ -144,8 +144,10 @@ class Runs:
                 element = self.group.sample(self.generator, factors=[number])
                 if element.is_identity():
                     continue
-                acted = Acted(element, state, stacked) if state is not None else None
-                if acted is None or not any(torch.equal(acted(name), state[name]) for name in sorted(stacked)):
+                if state is None:
+                    break
+                acted = Acted(element, state, stacked)
+                if not any(torch.equal(acted(name), state[name]) for name in sorted(stacked)):
                     break
             parts.update(element.parts)
         return GroupElement(self.group, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 
 import torch
 
@@ -75,7 +76,7 @@ def moved_tensors(element: GroupElement, state: Mapping[str, torch.Tensor], name
         tensor, action = state[name], element.group.action_of.get(name)
         if action == name and tensor.numel() > FEW:
             rows = torch.linspace(0, len(tensor) - 1, max(2, FEW * len(tensor) // tensor.numel())).long().unique()
-            part = element.act_on_rows(name, rows, lambda chosen, tensor=tensor: tensor.index_select(0, chosen))
+            part = element.act_on_rows(name, rows, partial(tensor.index_select, 0))
             if part is not None and not torch.equal(part, tensor.index_select(0, rows)):
                 yield name
                 continue
