@@ -22,8 +22,8 @@ Written by `make sweep` (`benchmarks/sweep.py`): architectures from several libr
   "orbits": too large to count; colour refinement finds the annotated orbits, and no fewer. "n of m orbits" with n < m: refinement cannot tell
   (it is weaker than automorphisms). A number: ln of how many more. Empty: too large for either.
 - *deviation*: the worst relative deviation of the outputs in `pg.verify` (float64, tolerance 1e-10). "large": compiled on the meta device, not run.
-- *export*: CPU seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: seconds of the verification. Single runs with
-  one thread (`make bench` measures).
+- *export*: CPU seconds of `torch.export`. *rest*: of lowering, typing, group and graph. *verify*: of the verification. Single runs with one thread
+  (`make bench` measures).
 """
 # Families of which only what is not as it should be is listed.
 BRIEF = {"timm names"}

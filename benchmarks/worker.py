@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import time
 import warnings
@@ -17,7 +18,7 @@ from architectures import Architecture, Network, table
 
 import paramgraph as pg
 from paramgraph.compiler.pipeline import compile_trace
-from paramgraph.compiler.trace import trace
+from paramgraph.compiler.trace import Trace, trace
 from paramgraph.errors import TraceError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,23 +54,23 @@ class Runner:
     """Runs stages; keeps what it compiled last, to be verified."""
 
     def __init__(self) -> None:
-        self.last: tuple[str, Network, pg.ParamGraph] | None = None
+        self.last: tuple[str, Network, pg.ParamGraph, Trace] | None = None
 
     def run(self, architecture: Architecture, stage: str) -> dict[str, Any]:
         if stage == "verify" and self.last is not None and self.last[0] == architecture.name:
-            (_, network, graph), self.last = self.last, None
-            return verified(network, graph)
+            (_, network, graph, traced), self.last = self.last, None
+            return verified(network, graph, traced)
         self.last = None
         torch.manual_seed(0)
         network = architecture.build()
-        result, graph = compiled(network)
+        result, graph, traced = compiled(network)
         if stage == "verify":
-            return verified(network, graph)
-        self.last = architecture.name, network, graph
+            return verified(network, graph, traced)
+        self.last = architecture.name, network, graph, traced
         return result
 
 
-def compiled(network: Network) -> tuple[dict[str, Any], pg.ParamGraph]:
+def compiled(network: Network) -> tuple[dict[str, Any], pg.ParamGraph, Trace]:
     """What a compilation gave: size, group, diagnostics, and the CPU times of its parts (other work on the machine does not count)."""
     start = time.process_time()
     with export_timed() as spent:
@@ -98,7 +99,7 @@ def compiled(network: Network) -> tuple[dict[str, Any], pg.ParamGraph]:
         "rest": end - after,
         "seconds": end - start,
     }
-    return result, graph
+    return result, graph, traced
 
 
 def symmetry_of(graph: pg.ParamGraph) -> str:
@@ -112,9 +113,11 @@ def symmetry_of(graph: pg.ParamGraph) -> str:
     return "orbits" if classes == declared else f"{classes} of {declared} orbits"
 
 
-def verified(network: Network, graph: pg.ParamGraph) -> dict[str, Any]:
-    """What a verification gave."""
-    report = pg.verify(graph, network.model, network.inputs or None, network.kwargs, elements=1, inputs=1, bundles=6, leave_one_out=2)
+def verified(network: Network, graph: pg.ParamGraph, traced: Trace) -> dict[str, Any]:
+    """What a verification gave, and the process's largest memory until then."""
+    start = time.process_time()
+    report = pg.verify(graph, network.model, network.inputs or None, network.kwargs, elements=1, inputs=1, bundles=3, leave_one_out=2,
+                       traced=traced)
     return {
         "passed": report.passed,
         "deviation": report.max_deviation,
@@ -122,7 +125,8 @@ def verified(network: Network, graph: pg.ParamGraph) -> dict[str, Any]:
         "outside": min(report.outside.values(), default=None),
         "problems": report.problems,
         "notes": report.notes,
-        "seconds": report.seconds,
+        "seconds": time.process_time() - start,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
 

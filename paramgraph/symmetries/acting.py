@@ -76,6 +76,32 @@ def acted(
     return out
 
 
+def multipliers_of_rows(
+    arrays: Sequence[torch.Tensor], parts: Sequence[Multipliers], rows: torch.Tensor, count: int
+) -> tuple[list[torch.Tensor], list[Multipliers]]:
+    """What multiplies some rows of a tensor, of what multiplies all.
+
+    Args:
+        arrays: as of `acted`.
+        parts: as of `acted`.
+        rows: their numbers.
+        count: of all rows.
+    """
+    own = rows.numpy()
+    held: list[Multipliers] = []
+    for (first, *others), multipliers in parts:
+        place = np.arange(count)
+        if first is not None:
+            place = np.full(count, -1)
+            place[first] = np.arange(len(first))
+        there = place[own]
+        hit = np.flatnonzero(there >= 0)
+        if len(hit):
+            index = (None if first is None else hit, *others)
+            held.append((index, [array if len(array) == 1 else array[there[hit]] for array in multipliers]))
+    return [array if len(array) == 1 else array[rows] for array in arrays], held
+
+
 def _check(name: str, before: torch.Tensor, after: torch.Tensor) -> None:
     if int(after.isfinite().sum()) != int(before.isfinite().sum()):
         raise StateDictError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -110,26 +110,52 @@ class GroupElement:
         """The action on some tensors alone, by the names of the actions: base tensors, and stacks of them in one tensor each."""
         return {name: self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items()}
 
+    def act_on_rows(self, name: str, rows: torch.Tensor, read: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
+        """Some rows of what the action makes of one tensor; None where no row is made of one row, and the whole must be acted on.
+
+        Args:
+            name: of the action.
+            rows: numbers of the rows, along the first axis.
+            read: gives rows of the tensor by their numbers.
+        """
+        import torch
+
+        from paramgraph.symmetries.acting import acted, multipliers_of_rows
+
+        action = self.group.actions[name]
+        sources = self.sources(action)
+        if action.unread is not None or not action.shape or any(0 in dims and len(dims) > 1 for dims, _ in sources):
+            return None
+        first = next((source for dims, source in sources if dims == (0,)), None)
+        tensor = read(rows if first is None else torch.from_numpy(first)[rows])
+        arrays, parts = self._multiplying(name, tensor.dtype)
+        inner = [(dims, source) for dims, source in sources if dims != (0,)]
+        return acted(name, tensor, inner, *multipliers_of_rows(arrays, parts, rows, action.shape[0]))
+
     def _act_on(self, name: str, tensor: torch.Tensor, action: TensorAction) -> torch.Tensor:
         import torch
 
-        from paramgraph.symmetries.acting import acted, computed_in, out_of_range
+        from paramgraph.symmetries.acting import acted
 
-        arrays: Sequence[torch.Tensor] = ()
-        parts: Sequence[Multipliers] = ()
-        if self.tables and self._is_restricted:
-            parts = self.group.scales.multipliers(name, self.tables)
-        elif self.tables:
-            multiplied = self._multiplied(computed_in(tensor.dtype))
-            if name in multiplied.beyond:
-                raise out_of_range(name, tensor.dtype)
-            arrays = multiplied.arrays.get(name, ())
-            parts = self.group.scales.multipliers(name, self.tables) if name in self.group.multipliers.wide else ()
-        out = acted(name, tensor, self.sources(action), arrays, parts)
+        out = acted(name, tensor, self.sources(action), *self._multiplying(name, tensor.dtype))
         if action.unread is not None:
             unread = torch.from_numpy(action.unread).to(tensor.device)
             out.view(-1)[unread] = tensor.reshape(-1)[unread]
         return out
+
+    def _multiplying(self, name: str, dtype: torch.dtype) -> tuple[Sequence[torch.Tensor], Sequence[Multipliers]]:
+        """What multiplies a tensor of some type: arrays, and multipliers of parts of it."""
+        from paramgraph.symmetries.acting import computed_in, out_of_range
+
+        if not self.tables:
+            return (), ()
+        if self._is_restricted:
+            return (), self.group.scales.multipliers(name, self.tables)
+        multiplied = self._multiplied(computed_in(dtype))
+        if name in multiplied.beyond:
+            raise out_of_range(name, dtype)
+        parts = self.group.scales.multipliers(name, self.tables) if name in self.group.multipliers.wide else ()
+        return multiplied.arrays.get(name, ()), parts
 
     @cached_property
     def _is_restricted(self) -> bool:

@@ -131,6 +131,8 @@ class SymmetryGroup:
         """For copies and other processes: what is deferred is solved."""
         held = {"scales": self.scales, "moves": self.moves, **self.__dict__}
         held.pop("multipliers", None)
+        held.pop("_named", None)
+        held.pop("action_of", None)
         return held
 
     @property
@@ -252,16 +254,26 @@ class SymmetryGroup:
         if not wanted <= set(KINDS):
             raise GroupError(f"unknown kinds {sorted(wanted - set(KINDS))}: expected some of {', '.join(KINDS)}.")
         listed = None if factors is None else list(factors)
-        known: tuple[Factor, ...] = self.permuting
-        names: dict[int | str, int | str] = {factor.name: number for number, factor in enumerate(known)}
+        known, names = self.permuting, self._names(len(self.permuting))
         if wanted != {"permutation"} if listed is None else any(f not in names and f not in range(len(known)) for f in listed):
             known = self.factors
-            names = {factor.name: number for number, factor in enumerate(known)}
+            names = self._names(len(known))
         chosen = list(range(len(known))) if listed is None else [names.get(f, f) for f in listed]
         for number in chosen:
             if not isinstance(number, int) or not 0 <= number < len(known):
                 raise GroupError(f"unknown factor {number!r}: pass a number below {len(known)} or a name from symmetry.factors.")
         return [int(number) for number in chosen if known[int(number)].kind in wanted]
+
+    def _names(self, count: int) -> Mapping[int | str, int | str]:
+        """Numbers of the first factors by their names; the permutations among them do not ask for the others to be solved for."""
+        if count not in self._named:
+            known = self.permuting if count == len(self.permuting) else self.factors
+            self._named[count] = {factor.name: number for number, factor in enumerate(known)}
+        return self._named[count]
+
+    @cached_property
+    def _named(self) -> dict[int, Mapping[int | str, int | str]]:
+        return {}
 
     def subgroup(self, kinds: Iterable[str]) -> SymmetryGroup:
         """The subgroup whose factors are of the given kinds only.
@@ -283,6 +295,11 @@ class SymmetryGroup:
     def members(self, name: str) -> tuple[str, ...]:
         """The state-dict names of the tensors that an action is about: one, or those of a stack."""
         return self.stacks.get(name, (name,))
+
+    @cached_property
+    def action_of(self) -> Mapping[str, str]:
+        """Per state-dict name, the action that is about it."""
+        return {member: name for name in self.actions for member in self.members(name)}
 
     def member_shape(self, name: str) -> tuple[int, ...]:
         """The shape of each of those tensors."""

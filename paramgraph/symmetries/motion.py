@@ -32,13 +32,24 @@ class Motion:
         Raises:
             StateDictError: a tensor is missing, has another shape, or holds no floating-point numbers.
         """
+        moved = self.moved(state_dict)
+        bases = {name: moved.get(name, tensor).detach().clone() for name, tensor in state_dict.items()}
+        aliases = self.group.aliases
+        return {name: aliases[name].read(bases) if name in aliases else bases[name] for name in state_dict}
+
+    def moved(self, state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The tensors that the motion moves, without a copy of the others; the members of a stack share memory.
+
+        Raises:
+            StateDictError: as of `act`.
+        """
         import torch
 
         group = self.group
         names = {name for number, _ in self.steps for name in group.moves[number].tensors}
-        names |= {name for number, _ in self.steps for name in group.moves[number].read}
+        read = {name for number, _ in self.steps for name in group.moves[number].read}
         current = {}
-        for name in names:
+        for name in names | read:
             for member in group.members(name):
                 if member not in state_dict or tuple(state_dict[member].shape) != group.member_shape(name):
                     raise StateDictError(f"expected a tensor {member!r} of shape {group.member_shape(name)} in the state dict.")
@@ -49,11 +60,10 @@ class Motion:
         for number, step in self.steps:
             current.update(group.moves[number].act(step, current))
         out: dict[str, torch.Tensor] = {}
-        for name, tensor in current.items():
-            parts = [tensor] if name not in group.stacks else tensor.reshape(-1, *group.member_shape(name)).unbind()
-            out.update(zip(group.members(name), (part.clone() for part in parts), strict=True))
-        bases = {**{name: tensor.detach().clone() for name, tensor in state_dict.items()}, **out}
-        return {name: group.aliases[name].read(bases) if name in group.aliases else bases[name] for name in state_dict}
+        for name in names:
+            parts = [current[name]] if name not in group.stacks else current[name].reshape(-1, *group.member_shape(name)).unbind()
+            out.update(zip(group.members(name), parts, strict=True))
+        return out
 
     def inverse(self) -> Motion:
         return Motion(self.group, tuple((number, self.group.moves[number].inverse(step)) for number, step in reversed(self.steps)))

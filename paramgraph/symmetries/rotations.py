@@ -89,12 +89,13 @@ class RotationFactor(Matrices):
         """
         import torch
 
-        made = {name: tensors[name].to(torch.float64, copy=True) for name in self.tensors}
+        made: dict[str, torch.Tensor] = {}
         gains = [self._gain(part, tensors) for part in self.parts]
         if all(bool((gain.isfinite() & (gain != 0)).all()) for gain in gains):
             for part, gain in zip(self.parts, gains, strict=True):
-                made[part.tensor] = self._turned(matrix, part, gain, made[part.tensor])
-        return {name: tensor.to(tensors[name].dtype) for name, tensor in made.items()}
+                held = made[part.tensor] if part.tensor in made else tensors[part.tensor].to(torch.float64)
+                made[part.tensor] = self._turned(matrix, part, gain, held)
+        return {name: made[name].to(tensors[name].dtype) if name in made else tensors[name].clone() for name in self.tensors}
 
     def tangent(self, direction: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The derivative of the action at the identity, in float64.

@@ -166,8 +166,26 @@ class Scales:
         """Per block of a tensor that anything multiplies, its positions along the axes, and arrays whose product are its multipliers."""
         if not tables:
             return []
-        blocks = [block for block in self.blocks.get(name, ()) if any(v in tables for term in block.terms for v in term.variables)]
-        return [(block.index, self._multipliers(block, tables)) for block in blocks]
+        blocks, using = self.blocks.get(name, ()), self._using(name)
+        if len(tables) < len(using):
+            chosen = sorted({number for v in tables for number in using.get(v, ())})
+        else:
+            chosen = sorted({number for v, numbers in using.items() if v in tables for number in numbers})
+        return [(blocks[number].index, self._multipliers(blocks[number], tables)) for number in chosen]
+
+    def _using(self, name: str) -> dict[int, list[int]]:
+        """Per variable, the numbers of a tensor's blocks that it multiplies."""
+        if name not in self._used:
+            found: dict[int, list[int]] = {}
+            for number, block in enumerate(self.blocks.get(name, ())):
+                for v in {v for term in block.terms for v in term.variables}:
+                    found.setdefault(v, []).append(number)
+            self._used[name] = found
+        return self._used[name]
+
+    @cached_property
+    def _used(self) -> dict[str, dict[int, list[int]]]:
+        return {}
 
     def _multipliers(self, block: ScaleBlock, tables: Tables) -> list[Array]:
         """Arrays whose product are the multipliers of a block; each varies along the axes that its terms do, and has size 1 along others."""

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from paramgraph.compiler.torch_export import UPDATES
 from paramgraph.errors import TraceError
+from paramgraph.verification.keeping import kept_nodes
 
 # Operations whose noise is an element-wise mask that no permutation knows of: taken as the identity.
 _DROPOUT = ("aten::dropout", "aten::native_dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout")
@@ -34,7 +35,7 @@ class Outputs:
         values: output leaves of the network, in order; numbers and None as they are. New values of inputs that it overwrites come first.
         buffers: new values of buffers and parameters that the network updates, by name.
         returned: the leaves of `values` that the network returns.
-        nodes: values of all graph nodes if they were kept, for later runs that change a part of the state only.
+        nodes: values of graph nodes that were kept, for later runs that change a part of the state only.
     """
 
     values: list[Any]
@@ -48,13 +49,12 @@ class Execution:
 
     Args:
         exported: a functional exported program.
-        keep_bytes: values of all nodes are kept for partial runs only while they fit.
+        keep_bytes: values of nodes are kept for partial runs while they fit; where not all do, those that later runs start from.
     """
 
-    def __init__(self, exported: Any, keep_bytes: int = 3 << 30) -> None:
+    def __init__(self, exported: Any, keep_bytes: int = 1 << 30) -> None:
         self.exported = exported
         self.module = exported.graph_module
-        self.keep_bytes = keep_bytes
         self.stochastic: set[str] = set()
         specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs if hasattr(spec.arg, "name")}
         self._states: dict[torch.fx.Node, str] = {}
@@ -64,6 +64,7 @@ class Execution:
             if node.op == "placeholder":
                 self._place(node, specs.get(node.name))
         self._last = _last_uses(self.module.graph)
+        self._kept = kept_nodes(self.module.graph, self._last, keep_bytes)
 
     def _place(self, node: torch.fx.Node, spec: Any) -> None:
         kind = InputKind.USER_INPUT if spec is None else spec.kind
@@ -84,37 +85,54 @@ class Execution:
         """Run the graph.
 
         Args:
-            state: float64 tensors by state-dict name, aliases included.
+            state: float64 tensors by state-dict name, aliases included. Each is read when the first operation needs it, and let go after the
+                last, so that a state may compute its tensors on the fly.
             inputs: flat input leaves, in the order of the graph.
-            base: a run on the same inputs that kept its nodes: what does not depend on `changed` is taken from it.
+            base: a run on the same inputs that kept nodes: what does not depend on `changed` is taken from it.
             changed: names whose values differ from those of `base`.
-            keep: keep the values of all nodes, if they fit.
+            keep: keep values of nodes, as many as fit.
             grad: record what derivatives by the state need.
         """
-        env: dict[torch.fx.Node, Any] = {}
         known = base.nodes if base is not None and changed is not None else {}
-        dirty: set[torch.fx.Node] = set()
+        wanted = self._wanted(known, changed)
+        kept: dict[torch.fx.Node, Any] = {}
+        env: dict[torch.fx.Node, Any] = {}
         given = dict(zip(self._inputs, inputs, strict=True))
-        room = self.keep_bytes if keep else 0
         with torch.set_grad_enabled(grad), default_float64():
             for number, node in enumerate(self.module.graph.nodes):
-                if node.op == "output":
-                    return self._outputs(node, env, env if keep and room > 0 else {})
-                if node.op == "placeholder":
-                    env[node] = self._leaf(node, state, given)
-                    if node in self._states and (changed is None or self._states[node] in changed):
-                        dirty.add(node)
+                if node not in wanted:
                     continue
-                if node in known and dirty.isdisjoint(node.all_input_nodes):
-                    env[node] = known[node]
-                else:
-                    dirty.add(node)
-                    env[node] = self._compute(node, env, number)
-                    room -= _bytes(env[node]) if keep else 0
-                if not keep or room <= 0:
-                    for gone in self._last.get(node, ()):
-                        env.pop(gone, None)
+                for operand in node.all_input_nodes:
+                    if operand not in env:
+                        env[operand] = known[operand] if operand in known else self._leaf(operand, state, given)
+                if node.op == "output":
+                    return self._outputs(node, env, kept)
+                if node.op == "placeholder":
+                    continue
+                env[node] = self._compute(node, env, number)
+                if keep and node in self._kept:
+                    kept[node] = env[node]
+                for gone in self._last.get(node, ()):
+                    env.pop(gone, None)
         raise AssertionError("an exported graph ends in an output node")
+
+    def _wanted(self, known: Mapping[torch.fx.Node, Any], changed: set[str] | None) -> set[torch.fx.Node]:
+        """The nodes to compute: those that depend on what changed and that the outputs need, and what they need that is not known."""
+        nodes, dirty, needed = list(self.module.graph.nodes), set(), set()
+        for node in nodes if known else ():
+            if node.op == "placeholder":
+                if node in self._states and (changed is None or self._states[node] in changed):
+                    dirty.add(node)
+            elif not dirty.isdisjoint(node.all_input_nodes):
+                dirty.add(node)
+        out: set[torch.fx.Node] = set()
+        for node in reversed(nodes):
+            # What nothing reads may assert something: that what did not change holds is known.
+            read = node in needed or node.op == "output" or not node.users and (node in dirty or not known)
+            if node.op != "placeholder" and read and (node in dirty or node not in known):
+                out.add(node)
+                needed.update(node.all_input_nodes)
+        return out
 
     def _leaf(self, node: torch.fx.Node, state: Mapping[str, torch.Tensor], given: Mapping[torch.fx.Node, Any]) -> Any:
         if node in self._states:
@@ -256,12 +274,6 @@ def _last_uses(graph: torch.fx.Graph) -> dict[torch.fx.Node, list[torch.fx.Node]
     for operand, node in last.items():
         out.setdefault(node, []).append(operand)
     return out
-
-
-def _bytes(value: Any) -> int:
-    if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    return sum(map(_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 class default_float64:

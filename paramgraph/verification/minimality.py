@@ -7,17 +7,19 @@ from typing import Any
 
 import torch
 
-from paramgraph.verification.compare import act_on, deviation
+from paramgraph.verification.compare import deviation
 from paramgraph.verification.execute import Outputs
 from paramgraph.verification.runs import OUTSIDE, Runs, State
+from paramgraph.verification.states import Acted
 
 
 class Minimality(Runs):
     """Checks that no tensor can be left out of the group's actions, and that permutations outside it are none of it."""
 
-    def _leave_out(self, count: int, state: State, inputs: Sequence[Any]) -> None:
+    def _leave_out(self, count: int, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """One tensor left out of a permutation must change the outputs, unless its values have no influence at all.
 
+        It is left out of the action of g⁻¹ on gθ, which gives θ but for this tensor: so the outputs under θ are what is compared with.
         Not so for scales: a common factor or sign may well be without consequence (behind a comparison, say) where two tensors share it.
         """
         if not count:
@@ -35,17 +37,16 @@ class Minimality(Runs):
             self.report.notes.append(f"factors that move them move nothing else, so there is nothing to leave them out of: {alone}")
         permutations = [number for number, factor in enumerate(self.group.factors) if factor.kind == "permutation"]
         element = self._element(permutations, state)
-        acted = self._with(state, act_on(element, {name: state[name] for name in self._whole_stacks(self.movable)}))
-        base = self._run(acted, inputs, "base", keep=True)
         idle, added = [], []
         for name in chosen:
-            out = self._run(self._with(acted, {name: state[name]}), inputs, f"without {name}", base, {name})
+            image = Acted(element, state)(name)
+            out = self._run(self._with(state, {name: image}), inputs, f"without {name}", base, {name})
             change = self._change(base, out, {name})
             if change > self.least_change:
                 self.report.left_out[name] = change
-            elif self._influence(name, acted, inputs, base) <= self.least_change:
+            elif self._influence(name, state, inputs, base) <= self.least_change:
                 idle.append(name)
-            elif self._merely_added(name, acted, state[name], inputs, base):
+            elif self._merely_added(name, state, image, inputs, base):
                 added.append(name)
             else:
                 self.report.left_out[name] = change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from paramgraph.compiler.torch_export import UPDATES
 from paramgraph.verification.compare import deviation
 from paramgraph.verification.execute import default_float64, wide
 
@@ -56,7 +57,8 @@ def run_original(model: nn.Module, state: Mapping[str, torch.Tensor], inputs: Se
                  examples: Sequence[Any] | None = None) -> tuple[list[torch.Tensor] | None, str]:
     """The output tensors of a network under a float64 state, or None and why there are none.
 
-    The network's own tensors are left as they are: training mode updates copies of its buffers.
+    The network's own tensors are left as they are: training mode updates copies of its buffers. So is the state: what the exported graph gives
+    new values to is copied, as all buffers are.
 
     Args:
         model: the network.
@@ -71,12 +73,13 @@ def run_original(model: nn.Module, state: Mapping[str, torch.Tensor], inputs: Se
         return None, f"it is on the {own[0].device.type} device"
     leaves = [_like(leaf, example) for leaf, example in zip(inputs, examples, strict=True)] if examples is not None else list(inputs)
     args, kwargs = tree_unflatten(leaves, exported.call_spec.in_spec)
+    updated = {spec.target for spec in exported.graph_signature.output_specs if spec.kind in UPDATES}
     why = ""
     for gradients in (False, True):  # a network may take derivatives in its forward
         try:
             with warnings.catch_warnings(), torch.set_grad_enabled(gradients), nullcontext() if own_precision else default_float64():
                 warnings.simplefilter("ignore")
-                result = torch.func.functional_call(model, _tensors(model, state, own_precision), tuple(args), dict(kwargs))
+                result = torch.func.functional_call(model, _tensors(model, state, own_precision, updated), tuple(args), dict(kwargs))
         except Exception as error:  # it may insist on its own precision in any way
             why = why or f"it does not run in {'its own precision' if own_precision else 'float64'} ({type(error).__name__})"
         else:
@@ -94,13 +97,15 @@ def _like(leaf: Any, example: Any) -> Any:
     return leaf.to(example.dtype) if isinstance(leaf, torch.Tensor) and isinstance(example, torch.Tensor) else leaf
 
 
-def _tensors(model: nn.Module, state: Mapping[str, torch.Tensor], own_precision: bool) -> dict[str, torch.Tensor]:
-    """One tensor for every parameter and buffer, each shared one under one name."""
+def _tensors(model: nn.Module, state: Mapping[str, torch.Tensor], own_precision: bool, updated: Collection[str]) -> dict[str, torch.Tensor]:
+    """One tensor for every parameter and buffer, each shared one under one name; copies of those that may be written to."""
     out, seen = {}, set()
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    written = {id(tensor) for name, tensor in named if name in updated or not isinstance(tensor, nn.Parameter)}
+    for name, tensor in named:
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        value = state[name].clone() if name in state else wide(tensor.detach().clone())
+        value = wide(tensor.detach().clone()) if name not in state else state[name].clone() if id(tensor) in written else state[name]
         out[name] = value.to(tensor.dtype) if own_precision else value
     return out

@@ -23,6 +23,8 @@ _MOVES = frozenset(("reshape", "permute", "take", "concat", "expand"))
 _GAIN = math.sqrt(2.0)
 # Largest absolute value of quantised weights. What scales them is smaller by as much, so that no activation saturates.
 _LARGEST = 8
+# Tensors of more elements are drawn in float32, that many at a time: a float64 draw takes as long as the rest of a run.
+_MANY = 1 << 20
 
 
 class Randomiser:
@@ -95,14 +97,22 @@ class Randomiser:
             return tensor.detach().cpu().to(torch.complex128 if tensor.is_complex() else torch.float64)
         if tensor.is_complex():
             return torch.randn(shape, generator=generator, dtype=torch.complex128)
-        if name in self.positive:
-            return torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
-        if name in self.fan_in:
-            scale = self.damping * _GAIN / math.sqrt(max(self.fan_in[name], 1)) / (_LARGEST if name in self.scales else 1)
-            return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
-        magnitude = torch.rand(shape, generator=generator, dtype=torch.float64) + 0.5
-        sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
-        return magnitude * sign
+        scale = self.damping * _GAIN / math.sqrt(max(self.fan_in.get(name, 1), 1)) / (_LARGEST if name in self.scales else 1)
+
+        def values(size: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+            if name in self.positive:
+                return torch.rand(size, generator=generator, dtype=dtype) + 0.5
+            if name in self.fan_in:
+                return torch.randn(size, generator=generator, dtype=dtype) * scale
+            magnitude = torch.rand(size, generator=generator, dtype=dtype) + 0.5
+            return magnitude * (torch.randint(0, 2, size, generator=generator) * 2 - 1)
+
+        if tensor.numel() <= _MANY:
+            return values(shape, torch.float64)
+        out = torch.empty(shape, dtype=torch.float64)
+        for part in out.view(-1).split(_MANY):
+            part.copy_(values(part.shape, torch.float32))
+        return out
 
 
 def draw_inputs(examples: Sequence[Any], generator: torch.Generator, keep_integers: bool = False) -> list[Any]:

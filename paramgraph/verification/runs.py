@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from paramgraph.verification.compare import act_on, deviation
 from paramgraph.verification.execute import Execution, Outputs
 from paramgraph.verification.randomise import Randomiser, draw_inputs, has_values
 from paramgraph.verification.report import Report
+from paramgraph.verification.states import Acted, Changed
 
-State = dict[str, torch.Tensor]
+State = Mapping[str, torch.Tensor]
 
 # What must change the outputs must change them by more than this.
 CHANGE = 1e-6
@@ -73,29 +75,30 @@ class Runs:
 
     def _state(self) -> State:
         """Random parameters and buffers, tied ones equal."""
-        state = self.randomiser.draw_state(self.generator, self.read)
+        state: dict[str, torch.Tensor] = self.randomiser.draw_state(self.generator, self.read)
         for name, alias in self.graph.aliases.items():
             if name in state:
                 state[name] = alias.read(state)
         return state
 
-    def _run(self, state: State, inputs: Sequence[Any], what: str, base: Outputs | None = None, changed: set[str] | None = None,
+    def _run(self, state: State, inputs: Sequence[Any], what: str, base: Outputs | None = None, changed: Collection[str] | None = None,
              keep: bool = False) -> Outputs:
         if changed is not None:
-            changed = changed | {name for name, alias in self.graph.aliases.items() if alias.base in changed}
+            changed = {*changed} | {name for name, alias in self.graph.aliases.items() if alias.base in changed}
         out = self.execution.run(state, inputs, base if base is not None and base.nodes else None, changed, keep)
         self.report.runs += 1
         if self.progress is not None:
             self.progress(min(self.report.runs, self.total), self.total, what)
         return out
 
-    def _with(self, state: State, tensors: State) -> State:
+    def _with(self, state: State, tensors: Mapping[str, torch.Tensor]) -> Changed:
         """The state with some tensors replaced; aliases follow their bases."""
-        out = {**state, **tensors}
-        for name, alias in self.graph.aliases.items():
-            if name in state and alias.base in tensors:
-                out[name] = alias.read(out)
-        return out
+        return Changed(state, self.graph.aliases, tensors.keys(), tensors.__getitem__)
+
+    def _acted(self, element: GroupElement, state: State, names: Collection[str]) -> Changed:
+        """The state with the action of an element on some tensors, made when they are read; aliases follow their bases."""
+        made = Acted(element, state, names)
+        return Changed(state, self.graph.aliases, made.names, made)
 
     def _start(self) -> tuple[State, list[Any], Outputs]:
         """A random state, random inputs, and the run that others are compared with."""
@@ -115,10 +118,8 @@ class Runs:
         """A start whose rounding errors leave the tolerance within reach; weights of networks that amplify them are damped."""
         for _ in range(6):
             state, inputs, base = self._start()
-            up = torch.tensor(torch.inf, dtype=self.precision)
-            last_bit = {name: torch.nextafter(tensor.to(self.precision), up).double() for name, tensor in state.items()
-                        if tensor.is_floating_point()}
-            other = self._run(self._with(state, last_bit), inputs, "rounding errors")
+            real = {name for name, tensor in state.items() if tensor.is_floating_point()}
+            other = self._run(Changed(state, self.graph.aliases, real, partial(self._last_bit, state)), inputs, "rounding errors")
             self.report.rounding = deviation(base.values, other.values)
             if self.noise is not None and self.report.rounding < self.report.tolerance / self.noise:
                 self.report.tolerance = self.least_change = max(self.noise * self.report.rounding, FLOOR_32)
@@ -130,6 +131,10 @@ class Runs:
             f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
         return None
 
+    def _last_bit(self, state: State, name: str) -> torch.Tensor:
+        """A tensor with the last bit of each number another."""
+        return torch.nextafter(state[name].to(self.precision), torch.tensor(torch.inf, dtype=self.precision)).double()
+
     def _element(self, numbers: Iterable[int], state: State | None = None) -> GroupElement:
         """A random element that moves every one of the factors; with a state, each tensor of theirs too, where one of 200 does."""
         parts: dict[int, Any] = {}
@@ -139,9 +144,10 @@ class Runs:
                 element = self.group.sample(self.generator, factors=[number])
                 if element.is_identity():
                     continue
-                before = {name: state[name] for name in self._whole_stacks(stacked)} if state is not None else {}
-                acted = act_on(element, before)
-                if not any(torch.equal(acted[name], before[name]) for name in stacked):
+                if state is None:
+                    break
+                acted = Acted(element, state, stacked)
+                if not any(torch.equal(acted(name), state[name]) for name in sorted(stacked)):
                     break
             parts.update(element.parts)
         return GroupElement(self.group, parts)

@@ -45,6 +45,7 @@ def verify(
     maximality: bool = False,
     progress: Progress | None = None,
     dimensions: Mapping[str, Any] | None = None,
+    traced: Trace | None = None,
 ) -> Report:
     """Check a graph's symmetry group against its network, numerically.
 
@@ -70,7 +71,10 @@ def verify(
             For networks of up to a few thousand parameters whose functions are analytic; piecewise linear ones may have more than any group.
         progress: called as `progress(done, total, what)`.
         dimensions: sizes of an ONNX model's open dimensions, as for `paramgraph.compile`.
+        traced: the network's trace on these inputs, if there is one: it is not traced again.
 
+    Beside the network it takes 8 bytes for each parameter, and as much again for those that matrices and turns move together; then what the
+    largest tensors take in an operation, and up to 1 GiB for values that later runs start from.
     ONNX models are run by onnxruntime: in float64 where it has kernels, else in float32, where at most 1e-4 and at most ten times what
     rounding errors amount to counts as unchanged; the report's notes say which.
 
@@ -90,12 +94,13 @@ def verify(
         onnx_checks.run(None, _count(leave_one_out))
         onnx_checks.report.seconds = time.perf_counter() - start
         return onnx_checks.report
-    traced = trace(model, example_inputs, kwargs)
+    traced = traced or trace(model, example_inputs, kwargs)
     check_state_dict(graph, traced.state)
     program = Lowering(traced.exported, traced.name, traced.state).run()
     report = Report(graph.name, tolerance, elements=elements, inputs=inputs)
     checks = Checks(graph, report, Execution(traced.exported), Randomiser(program, traced.state), _leaves(traced, example_inputs, kwargs),
                     generator, bundles, progress)
+    del program  # it holds constants
     checks.run(model if isinstance(model, nn.Module) else None, _count(leave_one_out))
     if maximality:
         checks.count()
