@@ -22,12 +22,14 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
     for op in program.ops:
         positions.update(unit for axis in _position_axes(op) for unit in system.units(axis))
         features.extend(_feature_axes(op))
+    cuts = _cuts(typing)
+    _spread(cuts, positions)
     out: set[Space] = set()
     for axis in features:
         units = [unit for unit in system.units(axis) if unit.size > 1 and unit not in offsets]
         kept = [unit for unit in units if not (unit.pinned and unit in positions)]
         out.update(kept or units)
-    _spread(typing, out)
+    _spread(cuts, out)
     values = [*program.inputs, *program.tensors.values(), *(op.output for op in program.ops)]
     axes = {axis for value in values for axis in value.axes}
     everything = {unit for axis in axes for unit in system.units(axis) if unit.size > 1}
@@ -40,14 +42,18 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
     return out | {unit for unit in everything if unit in needed or not needed.isdisjoint(_atoms(typing, (unit,)))}
 
 
-def _spread(typing: Typing, out: set[Space]) -> None:
-    """What a fixed space of nodes was cut into is nodes, and so is what nodes were cut from or laid into."""
+def _cuts(typing: Typing) -> list[set[Space]]:
+    """Fixed spaces that are one numbering of the same elements and another: what was cut, and what it was cut into or laid out as."""
     system, dependencies = typing.system, typing.dependencies
     cuts = [{unit, *inside} for unit, inside in dependencies.joined.items() if inside]
     for whole, parts in system.plain_cuts:
         cuts.append({unit for axis in (whole, *parts) for unit in _large(system.units(axis))})
     names = dependencies.names
-    cuts = [{names.get(unit, unit) for unit in cut} for cut in cuts]
+    return [{names.get(unit, unit) for unit in cut} for cut in cuts]
+
+
+def _spread(cuts: list[set[Space]], out: set[Space]) -> None:
+    """What a fixed space of nodes was cut into is nodes, and so is what nodes were cut from or laid into."""
     changed = True
     while changed:
         changed = False
