@@ -1,8 +1,9 @@
 """Which index spaces are nodes, and which are positions.
 
 Channels, units, heads, inputs and outputs are nodes: the axes that parameters contract or produce, and everything that the group moves.
-Pixels, tokens, taps and batch are positions, unless a parameter contracts them alone (token mixing), and so are relative positions: rows of a
-table whose products are shifted against each other.
+Pixels, tokens, taps and batch are positions, also where they are laid into channels (patch merging, flatten): parameters have an edge for each.
+Positions that a parameter contracts alone are nodes (token mixing), but for relative ones: rows of a table whose products are shifted against
+each other.
 """
 
 from __future__ import annotations
@@ -16,18 +17,16 @@ from paramgraph.symmetries.spaces import Axis, Space
 def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> set[Space]:
     """The units (atomic or parted spaces) that index nodes; `group` knows the spaces that move parameters."""
     system = typing.system
-    positions: set[Space] = set()
     offsets = {unit for shift in typing.shifts for axis in shift.offsets(system) for unit in system.units(axis)}
-    features: list[Axis] = []
-    for op in program.ops:
-        positions.update(unit for axis in _position_axes(op) for unit in system.units(axis))
-        features.extend(_feature_axes(op))
+    features = [axis for op in program.ops for axis in _feature_axes(op)]
+    cuts = _cuts(typing)
+    positions = _positions(program, typing, cuts)
     out: set[Space] = set()
     for axis in features:
         units = [unit for unit in system.units(axis) if unit.size > 1 and unit not in offsets]
         kept = [unit for unit in units if not (unit.pinned and unit in positions)]
         out.update(kept or units)
-    _spread(typing, out)
+    _spread(cuts, out)
     values = [*program.inputs, *program.tensors.values(), *(op.output for op in program.ops)]
     axes = {axis for value in values for axis in value.axes}
     everything = {unit for axis in axes for unit in system.units(axis) if unit.size > 1}
@@ -40,14 +39,18 @@ def node_like_spaces(program: Program, typing: Typing, group: GroupBuilder) -> s
     return out | {unit for unit in everything if unit in needed or not needed.isdisjoint(_atoms(typing, (unit,)))}
 
 
-def _spread(typing: Typing, out: set[Space]) -> None:
-    """What a fixed space of nodes was cut into is nodes, and so is what nodes were cut from or laid into."""
+def _cuts(typing: Typing) -> list[set[Space]]:
+    """Fixed spaces that are one numbering of the same elements and another: what was cut, and what it was cut into or laid out as."""
     system, dependencies = typing.system, typing.dependencies
     cuts = [{unit, *inside} for unit, inside in dependencies.joined.items() if inside]
     for whole, parts in system.plain_cuts:
         cuts.append({unit for axis in (whole, *parts) for unit in _large(system.units(axis))})
     names = dependencies.names
-    cuts = [{names.get(unit, unit) for unit in cut} for cut in cuts]
+    return [{names.get(unit, unit) for unit in cut} for cut in cuts]
+
+
+def _spread(cuts: list[set[Space]], out: set[Space]) -> None:
+    """What a fixed space was cut into is what it is itself (nodes, or positions), and so is what it was cut from or laid into."""
     changed = True
     while changed:
         changed = False
@@ -67,7 +70,17 @@ def _atoms(typing: Typing, axis: Axis) -> set[Space]:
     return {space for block in typing.dependencies.blocks([axis]) for space in block.axes[0]}
 
 
-def _position_axes(op: Op) -> list[Axis]:
+def _positions(program: Program, typing: Typing, cuts: list[set[Space]]) -> set[Space]:
+    """Spaces that operations run along in order, or that parameters are shared along and none produces; and what those are cut into."""
+    units = typing.system.units
+    ordered = {unit for op in program.ops for axis in _ordered_axes(op) for unit in units(axis)}
+    shared = {unit for op in program.ops for axis in _shared_axes(op) for unit in units(axis)}
+    out = ordered | (shared - {unit for op in program.ops for axis in _produced_axes(op) for unit in units(axis)})
+    _spread(cuts, out)
+    return out
+
+
+def _ordered_axes(op: Op) -> list[Axis]:
     if op.kind == "convolve" and not op.attrs["pointwise"]:
         return [*op.inputs[0].axes[2:], *op.output.axes[2:]]
     if op.kind == "resample":
@@ -76,6 +89,29 @@ def _position_axes(op: Op) -> list[Axis]:
     if op.kind == "mix" and op.attrs["ordered"]:
         return [op.inputs[0].axes[d] for d in op.attrs["mixed"]]
     return []
+
+
+def _shared_axes(op: Op) -> list[Axis]:
+    """Axes that pass by a parameter: it does the same at each of their elements."""
+    if op.kind == "convolve" and op.inputs[1].parametric:
+        return list(op.output.axes[2:])
+    if op.kind == "gather" and op.inputs[0].parametric:
+        dim = op.attrs["dim"]
+        return list(op.output.axes[dim : dim + op.inputs[1].ndim])
+    if op.kind != "contract" or not any(value.parametric for value in op.inputs):
+        return []
+    held = {label for labels, value in zip(op.labels, op.inputs, strict=True) if value.parametric for label in labels}
+    return [axis for label, axis in zip(op.out_labels, op.output.axes, strict=True) if label not in held]
+
+
+def _produced_axes(op: Op) -> list[Axis]:
+    """Axes of a result that a parameter alone gives it."""
+    if op.kind == "convolve" and op.inputs[1].parametric:
+        return [op.output.axes[1]]
+    if op.kind != "contract" or all(value.parametric for value in op.inputs):
+        return []
+    seen = {label for labels, value in zip(op.labels, op.inputs, strict=True) if not value.parametric for label in labels}
+    return [axis for label, axis in zip(op.out_labels, op.output.axes, strict=True) if label not in seen]
 
 
 def _feature_axes(op: Op) -> list[Axis]:

@@ -11,7 +11,7 @@ from torch import nn
 import paramgraph as pg
 from paramgraph.graph import EdgeSet, NodeSet
 from paramgraph.symmetries.group import GroupElement
-from tests.support import algebra, attention, branches, derivatives, gathered, indexing, layers, layouts, pairing, values  # noqa: F401  register the cases
+from tests.support import algebra, attention, branches, derivatives, gathered, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.automorphisms import log_action, log_automorphisms
 from tests.support.cases import CASES, Case, compiled
 

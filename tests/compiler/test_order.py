@@ -13,7 +13,7 @@ from paramgraph.compiler.trace import Trace, trace
 from paramgraph.compiler.typing import type_program
 from paramgraph.models.resolve import resolve
 from paramgraph.symmetries.solution import GroupBuilder
-from tests.support import algebra, attention, derivatives, gathered, groups, indexing, layers, layouts, pairing, values  # noqa: F401  register the cases
+from tests.support import algebra, attention, derivatives, gathered, groups, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.cases import CASES
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import paramgraph as pg
-from tests.support import algebra, attention, branches, derivatives, gathered, groups, indexing, layers, layouts, pairing, values  # noqa: F401  register the cases
+from tests.support import algebra, attention, branches, derivatives, gathered, groups, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.attention import T5, Attention
 from tests.support.cases import CASES, compiled
 

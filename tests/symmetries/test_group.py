@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError
-from tests.support import attention, branches, gathered, indexing, layers, layouts, pairing, values  # noqa: F401  register the cases
+from tests.support import attention, branches, gathered, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.cases import CASES
 
 # Products, wreath products, families over parts, tied tensors, packed and grouped axes.

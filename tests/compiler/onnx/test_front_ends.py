@@ -10,7 +10,7 @@ from torch import nn
 
 import paramgraph as pg
 from tests.compiler.onnx.exporting import exported, moved_together, types
-from tests.support import attention, gathered, indexing, layers, layouts, pairing, values  # noqa: F401  register the cases
+from tests.support import attention, gathered, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.cases import CASES
 
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript")
 
 # Cases of every kind whose export keeps the network's own operations, so that the graphs agree type by type.
 SAME = ["mlp", "residual stream", "two-head attention", "grouped-query attention", "gru", "grouped convolution", "p4 group convolution", "deep sets",
-        "set attention", "stream of heads"]
+        "set attention", "stream of heads", "windows, shifts and merging"]
 # Cases whose export writes an operation as several: the group is the same, the graph has nodes for what the export adds.
 SAME_GROUP = ["gated", "group norm", "bidirectional two-layer lstm", "weight norm", "overlapping slices", "residual stages with group norm"]
 
