@@ -13,8 +13,6 @@ from torch import nn
 BATCH = 2
 # Networks above this many parameters are compiled on the meta device, and not verified (a network and its verification take up to 20 bytes for each).
 LARGE = 700_000_000
-# Those above this many get one example instead of `BATCH`, and so do images from this size on.
-HEAVY, WIDE = 100_000_000, 192
 
 
 @dataclass
@@ -84,8 +82,6 @@ def image_network(
             continue
         if parameters(sketch) > large:
             return Network(sketch, tuple(x.to("meta") for x in inputs), meta=True)
-        if parameters(sketch) > HEAVY or size >= WIDE:
-            inputs = tuple(x[:1] for x in inputs)
         return Network(make().eval(), inputs)
     # What does not run on the meta device may still run on the CPU at its own size.
     if error is not None and parameters(sketch) > max(large, LARGE):
