@@ -1,0 +1,293 @@
+"""What additions to parameters make of other values, written down as sums of products of tensors: with letters, not with numbers.
+
+An increment of a value is a sum of products. Each has a core, which what is added enters once, and factors made of other parameters, each of them
+along some dimensions of the value and constant along the others. Tensors are nodes, and the same tensor is one node: what cancels is gone. A node
+that depends on the network's inputs is not known; of it, all that counts is along which dimensions it varies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paramgraph.compiler.terms import Tangled, regrouped
+
+Array = np.ndarray
+# Numbers of terms below this, relative to the largest, are rounding errors of ones that cancel.
+NOTHING = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A tensor that the tensors of a state dict, what is added and perhaps the network's inputs determine.
+
+    Attributes:
+        number: in the order in which they are made.
+        kind: `"source"`, `"tensor"`, `"constant"`, `"take"`, `"place"`, `"regroup"`, `"product"`, `"sum"`, or `"through"` for what is not known.
+        shape: its shape, without axes of one element.
+        inputs: nodes that it is made of.
+        attrs: how.
+        known: whether the network's inputs have nothing to do with it.
+        where: per axis, outside which positions it is certainly zero; None if that is not known of any.
+    """
+
+    number: int
+    kind: str
+    shape: tuple[int, ...]
+    inputs: tuple[Node, ...]
+    attrs: tuple[Any, ...]
+    known: bool
+    where: tuple[Array | None, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A node along some dimensions of a value, to the power of 1 or −1."""
+
+    node: Node
+    dims: tuple[int, ...]
+    power: int = 1
+
+    def at(self, places: Mapping[int, int]) -> Piece:
+        """The same along dimensions that are numbered otherwise."""
+        return Piece(self.node, tuple(places[d] for d in self.dims), self.power)
+
+
+@dataclass(frozen=True)
+class Product:
+    """A core times factors, sorted by their nodes."""
+
+    core: Piece
+    factors: tuple[Piece, ...] = ()
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        return (self.core, *self.factors)
+
+    @property
+    def dims(self) -> list[int]:
+        """The dimensions that it varies along."""
+        return sorted({d for piece in self.pieces for d in piece.dims})
+
+    def times(self, *more: Piece) -> Product:
+        powers: dict[tuple[Node, tuple[int, ...]], int] = {}
+        for piece in (*self.factors, *more):
+            powers[piece.node, piece.dims] = powers.get((piece.node, piece.dims), 0) + piece.power
+        held = [Piece(node, dims, power) for (node, dims), power in powers.items() if power]
+        return Product(self.core, tuple(sorted(held, key=lambda piece: (piece.node.number, piece.dims))))
+
+    def at(self, places: Mapping[int, int]) -> Product:
+        return Product(self.core.at(places)).times(*(piece.at(places) for piece in self.factors))
+
+
+# Products, each with a number that it is multiplied by.
+Increment = dict[Product, float]
+
+
+def added(*increments: Increment) -> Increment:
+    out: Increment = {}
+    for increment in increments:
+        for product, number in increment.items():
+            out[product] = out.get(product, 0.0) + number
+    most = max((abs(number) for increment in increments for number in increment.values()), default=0.0)
+    return {product: number for product, number in out.items() if abs(number) > NOTHING * most}
+
+
+def multiplied(increment: Increment, number: float) -> Increment:
+    return {product: own * number for product, own in increment.items()}
+
+
+def varying(increment: Increment) -> set[int]:
+    """The dimensions that an increment varies along."""
+    return {d for product in increment for d in product.dims}
+
+
+def renamed(increment: Increment, places: Mapping[int, int]) -> Increment:
+    """The same increment of a value whose dimensions are numbered otherwise.
+
+    Raises:
+        Tangled: it varies along one that is not there.
+    """
+    if not varying(increment) <= set(places):
+        raise Tangled
+    return {product.at(places): number for product, number in increment.items()}
+
+
+class Nodes:
+    """All nodes, each once, and what is done with increments made of them."""
+
+    def __init__(self) -> None:
+        self.table: dict[Any, Node] = {}
+
+    def make(
+        self, kind: str, shape: Iterable[int], inputs: Sequence[Node] = (), attrs: tuple[Any, ...] = (), known: bool = True,
+        where: Sequence[Array | None] | None = None,
+    ) -> Node:  # fmt: skip
+        shape = tuple(shape)
+        key = (kind, shape, tuple(node.number for node in inputs), attrs)
+        if key not in self.table:
+            masks = (None,) * len(shape) if where is None else tuple(where)
+            known = known and all(node.known for node in inputs)
+            self.table[key] = Node(len(self.table), kind, shape, tuple(inputs), attrs, known, masks)
+        return self.table[key]
+
+    # -- single pieces -----------------------------------------------------------------------------------------------------------
+
+    def _taken(self, piece: Piece, dim: int, index: tuple[int, ...]) -> Piece | None:
+        """A piece at some positions of a dimension; None if it is zero there."""
+        if dim not in piece.dims:
+            return piece
+        axis, node = piece.dims.index(dim), piece.node
+        mask = node.where[axis]
+        if mask is not None and not mask[list(index)].any():
+            return None
+        if node.kind == "place" and node.attrs[:2] == (axis, index):
+            held = node.inputs[0]
+            dims = piece.dims if held.shape == node.shape[:axis] + (len(index),) + node.shape[axis + 1 :] else _without(piece.dims, axis)
+            return Piece(held, dims, piece.power)
+        narrow = len(index) == 1
+        shape, where = list(node.shape), list(node.where)
+        shape[axis], where[axis] = len(index), None if mask is None else mask[list(index)]
+        if narrow:
+            del shape[axis], where[axis]
+        return Piece(self.make("take", shape, [node], (axis, index), where=where), _without(piece.dims, axis) if narrow else piece.dims, piece.power)
+
+    def placed(self, piece: Piece, dim: int, index: tuple[int, ...], size: int) -> Piece:
+        """A piece at some positions of a dimension, and zero at the others."""
+        if dim in piece.dims:
+            axis, dims = piece.dims.index(dim), piece.dims
+            shape, where = list(piece.node.shape), list(piece.node.where)
+            shape[axis] = size
+        else:
+            axis, dims = len(piece.dims), (*piece.dims, dim)
+            shape, where = [*piece.node.shape, size], [*piece.node.where, None]
+        where[axis] = np.isin(np.arange(size), index)
+        return Piece(self.make("place", shape, [piece.node], (axis, index), where=where), dims, piece.power)
+
+    def _regrouped(self, piece: Piece, olds: Sequence[int], news: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Piece:
+        """A piece along dimensions that are reshaped into others together."""
+        if set(olds).isdisjoint(piece.dims):
+            return piece
+        if len(olds) == len(news) == 1:
+            return Piece(piece.node, tuple(news[0] if d == olds[0] else d for d in piece.dims), piece.power)
+        rest = [place for place, d in enumerate(piece.dims) if d not in olds]
+        axes = [*rest, *(piece.dims.index(d) if d in piece.dims else -1 for d in olds)]
+        sizes = [*(piece.node.shape[place] for place in rest), *(before[d] for d in olds)]
+        shape = [*sizes[: len(rest)], *(after[d] for d in news)]
+        node, masks = piece.node, [piece.node.where[axis] if axis >= 0 else None for axis in axes]
+        dims = (*(piece.dims[place] for place in rest), *news)
+        if node.kind == "regroup" and axes == list(range(len(node.shape))):  # a view of a view
+            axes, sizes, node = list(node.attrs[0]), list(node.attrs[1]), node.inputs[0]
+        if axes == list(range(len(node.shape))) and sizes == shape:
+            return Piece(node, dims, piece.power)
+        where = [*masks[: len(rest)], *_regrouped_masks(masks[len(rest) :], [before[d] for d in olds], [after[d] for d in news])]
+        return Piece(self.make("regroup", shape, [node], (tuple(axes), tuple(sizes)), where=where), dims, piece.power)
+
+    def multiplied_out(self, pieces: Sequence[tuple[Node, Sequence[Any], int]], out: Sequence[Any]) -> Node:
+        """The node of a product of nodes with labels, summed over the labels that the result lacks."""
+        if len(pieces) == 1 and pieces[0][2] == 1 and list(pieces[0][1]) == list(out):
+            return pieces[0][0]
+        numbers: dict[Any, int] = {}
+        sizes: dict[Any, int] = {}
+        masks: dict[Any, list[Array]] = {}
+        for node, labels, _ in pieces:
+            for label, n, mask in zip(labels, node.shape, node.where, strict=True):
+                sizes[label] = n
+                numbers.setdefault(label, len(numbers))
+                if mask is not None:
+                    masks.setdefault(label, []).append(mask)
+        form = (*(tuple(numbers[label] for label in labels) for _, labels, _ in pieces), tuple(numbers[label] for label in out))
+        where = [np.logical_and.reduce(masks[label]) if label in masks else None for label in out]
+        return self.make("product", [sizes[label] for label in out], [node for node, _, _ in pieces], (form, tuple(p for _, _, p in pieces)), where=where)
+
+    # -- increments --------------------------------------------------------------------------------------------------------------
+
+    def taken(self, increment: Increment, dim: int, index: Sequence[int]) -> Increment:
+        out: list[Increment] = []
+        for product, number in increment.items():
+            pieces = [self._taken(piece, dim, tuple(map(int, index))) for piece in product.pieces]
+            core = pieces[0]
+            if core is not None:
+                out.append({Product(core).times(*(piece for piece in pieces[1:] if piece is not None)): number})
+        return added(*out)
+
+    def laid(self, increment: Increment, dim: int, index: Sequence[int], size: int) -> Increment:
+        """An increment of some positions of a dimension, as one of them all."""
+        if size == 1:
+            return increment
+        out: list[Increment] = []
+        for product, number in increment.items():
+            inner = [piece for piece in product.pieces if dim in piece.dims or piece is product.core]
+            core = self.placed(self.one(inner), dim, tuple(map(int, index)), size)
+            out.append({Product(core).times(*(piece for piece in product.factors if dim not in piece.dims)): number})
+        return added(*out)
+
+    def reshaped(self, increment: Increment, before: Sequence[int], after: Sequence[int]) -> Increment:
+        if 0 in before:
+            raise Tangled
+        groups = list(regrouped(before, after))
+        out: list[Increment] = []
+        for product, number in increment.items():
+            pieces = [self._reshaped(piece, groups, before, after) for piece in product.pieces]
+            out.append({Product(pieces[0]).times(*pieces[1:]): number})
+        return added(*out)
+
+    def _reshaped(self, piece: Piece, groups: Sequence[tuple[list[int], list[int]]], before: Sequence[int], after: Sequence[int]) -> Piece:
+        """One piece after all regroupings; dimensions of the new value are told from those of the old one by their sign."""
+        for olds, news in groups:
+            piece = self._regrouped(piece, olds, [-1 - d for d in news], before, {-1 - d: n for d, n in enumerate(after)})  # type: ignore[arg-type]
+        return Piece(piece.node, tuple(-1 - d for d in piece.dims), piece.power)
+
+    def one(self, pieces: Sequence[Piece]) -> Piece:
+        """One piece in place of several that are multiplied."""
+        if len(pieces) == 1 and pieces[0].power == 1:
+            return pieces[0]
+        dims = tuple(dict.fromkeys(d for piece in pieces for d in piece.dims))
+        return Piece(self.multiplied_out([(piece.node, piece.dims, piece.power) for piece in pieces], dims), dims)
+
+    def contracted(self, product: Product, more: Sequence[Piece], gone: Mapping[int, int]) -> Increment:
+        """A product times more pieces, summed over some dimensions.
+
+        Args:
+            gone: sizes of the dimensions that are summed over.
+        """
+        pieces, number = list((*product.pieces, *more)), 1.0
+        core, factors = product.core, []
+        waiting = set(gone)
+        while waiting:
+            dims, group = {waiting.pop()}, []
+            while found := [piece for piece in pieces if not dims.isdisjoint(piece.dims) and piece not in group]:
+                group += found
+                dims |= {d for piece in group for d in piece.dims if d in gone}
+            waiting -= dims
+            if not group:
+                number *= gone[next(iter(dims))]
+                continue
+            group = [piece for piece in pieces if piece in group]  # in one order, whatever was found first
+            out = tuple(dict.fromkeys(d for piece in group for d in piece.dims if d not in gone))
+            made = Piece(self.multiplied_out([(piece.node, piece.dims, piece.power) for piece in group], out), out)
+            if product.core in group:
+                core = made
+            else:
+                factors.append(made)
+            pieces = [piece for piece in pieces if piece not in group]
+        factors += [piece for piece in pieces if piece is not product.core]
+        return {Product(core).times(*factors): number}
+
+
+def _without(dims: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*dims[:axis], *dims[axis + 1 :])
+
+
+def _regrouped_masks(masks: Sequence[Array | None], before: Sequence[int], after: Sequence[int]) -> list[Array | None]:
+    """Outside which positions of regrouped axes something is zero."""
+    if all(mask is None for mask in masks):
+        return [None] * len(after)
+    flat = np.ones(1, dtype=bool)
+    for mask, n in zip(masks, before, strict=True):
+        flat = np.outer(flat, np.ones(n, dtype=bool) if mask is None else mask).reshape(-1)
+    wide = flat.reshape(after)
+    return [np.asarray(wide.any(axis=tuple(p for p in range(len(after)) if p != place))) for place in range(len(after))]
