@@ -56,7 +56,7 @@ class Known:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.nodes = Nodes()
-        self.one = self.nodes.make("constant", (), attrs=((), (1.0,)))
+        self.one = self.nodes.one
         self.readers = program.readers()
         self.out = program.results()
         self.numbers = {op: number for number, op in enumerate(program.ops)}
@@ -77,9 +77,9 @@ class Known:
             return None, 0.0
         if len(made) == 1:
             ((product, number),) = made.items()
-            piece = self.nodes.one([each for each in product.pieces if each.node is not self.one] or [product.core])
+            piece = self.nodes.one_of([each for each in product.pieces if each.node is not self.one] or [product.core])
             return (None if piece.node is self.one else piece), number
-        solid = [(self.nodes.one(product.pieces), number) for product, number in made.items()]
+        solid = [(self.nodes.one_of(product.pieces), number) for product, number in made.items()]
         dims = tuple(sorted({d for piece, _ in solid for d in piece.dims}))
         form = tuple(tuple(dims.index(d) for d in piece.dims) for piece, _ in solid)
         node = self.nodes.make("sum", [value.shape[d] for d in dims], [piece.node for piece, _ in solid], (form, tuple(n for _, n in solid)))

@@ -72,17 +72,29 @@ class Product:
         """The dimensions that it varies along."""
         return sorted({d for piece in self.pieces for d in piece.dims})
 
+    @property
+    def where(self) -> dict[int, Array]:
+        """Per dimension, outside which positions it is certainly zero, if that is known of any."""
+        out: dict[int, Array] = {}
+        for piece in self.pieces:
+            for d, mask in zip(piece.dims, piece.node.where, strict=True):
+                if mask is not None:
+                    out[d] = out[d] & mask if d in out else mask
+        return out
+
     def times(self, *more: Piece) -> Product:
         powers: dict[tuple[Node, tuple[int, ...]], int] = {}
         for piece in (*self.factors, *more):
             powers[piece.node, piece.dims] = powers.get((piece.node, piece.dims), 0) + piece.power
-        held = [Piece(node, dims, power) for (node, dims), power in powers.items() if power]
+        held = [Piece(node, dims, power) for (node, dims), power in powers.items() if power and node.number]  # the first node is 1
         return Product(self.core, tuple(sorted(held, key=lambda piece: (piece.node.number, piece.dims))))
 
     def at(self, places: Mapping[int, int]) -> Product:
         return Product(self.core.at(places)).times(*(piece.at(places) for piece in self.factors))
 
 
+# Sizes of dimensions, by their numbers.
+Sizes = Sequence[int] | Mapping[int, int]
 # Products, each with a number that it is multiplied by.
 Increment = dict[Product, float]
 
@@ -121,6 +133,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self.table: dict[Any, Node] = {}
+        self.one = self.make("constant", (), attrs=((), (1.0,)))
 
     def make(
         self, kind: str, shape: Iterable[int], inputs: Sequence[Node] = (), attrs: tuple[Any, ...] = (), known: bool = True,
@@ -144,10 +157,15 @@ class Nodes:
         mask = node.where[axis]
         if mask is not None and not mask[list(index)].any():
             return None
-        if node.kind == "place" and node.attrs[:2] == (axis, index):
-            held = node.inputs[0]
-            dims = piece.dims if held.shape == node.shape[:axis] + (len(index),) + node.shape[axis + 1 :] else _without(piece.dims, axis)
-            return Piece(held, dims, piece.power)
+        if node.kind == "place" and node.attrs[0] == axis:
+            held, own = node.inputs[0], {i: place for place, i in enumerate(node.attrs[1])}
+            found = [place for place, i in enumerate(index) if i in own]
+            inner: Piece | None = Piece(held, _without(piece.dims, axis) if len(held.shape) < len(node.shape) else piece.dims, piece.power)
+            if inner is not None and dim in inner.dims:
+                inner = self._taken(inner, dim, tuple(own[index[place]] for place in found))
+            return inner if inner is None or len(found) == len(index) else self.placed(inner, dim, tuple(found), len(index))
+        if index == tuple(range(node.shape[axis])):
+            return piece
         narrow = len(index) == 1
         shape, where = list(node.shape), list(node.where)
         shape[axis], where[axis] = len(index), None if mask is None else mask[list(index)]
@@ -157,6 +175,10 @@ class Nodes:
 
     def placed(self, piece: Piece, dim: int, index: tuple[int, ...], size: int) -> Piece:
         """A piece at some positions of a dimension, and zero at the others."""
+        if dim in piece.dims and piece.node.kind == "place" and piece.node.attrs[0] == piece.dims.index(dim):  # within a part that it is zero outside of
+            axis, held = piece.dims.index(dim), piece.node.inputs[0]
+            dims = _without(piece.dims, axis) if len(held.shape) < len(piece.node.shape) else piece.dims
+            return self.placed(Piece(held, dims, piece.power), dim, tuple(index[i] for i in piece.node.attrs[1]), size)
         if dim in piece.dims:
             axis, dims = piece.dims.index(dim), piece.dims
             shape, where = list(piece.node.shape), list(piece.node.where)
@@ -167,12 +189,15 @@ class Nodes:
         where[axis] = np.isin(np.arange(size), index)
         return Piece(self.make("place", shape, [piece.node], (axis, index), where=where), dims, piece.power)
 
-    def _regrouped(self, piece: Piece, olds: Sequence[int], news: Sequence[int], before: Sequence[int], after: Sequence[int]) -> Piece:
+    def _regrouped(self, piece: Piece, olds: Sequence[int], news: Sequence[int], before: Sizes, after: Sizes) -> Piece:
         """A piece along dimensions that are reshaped into others together."""
         if set(olds).isdisjoint(piece.dims):
             return piece
         if len(olds) == len(news) == 1:
             return Piece(piece.node, tuple(news[0] if d == olds[0] else d for d in piece.dims), piece.power)
+        parted = self._regrouped_part(piece, olds, news, before, after)
+        if parted is not None:
+            return parted
         rest = [place for place, d in enumerate(piece.dims) if d not in olds]
         axes = [*rest, *(piece.dims.index(d) if d in piece.dims else -1 for d in olds)]
         sizes = [*(piece.node.shape[place] for place in rest), *(before[d] for d in olds)]
@@ -181,10 +206,27 @@ class Nodes:
         dims = (*(piece.dims[place] for place in rest), *news)
         if node.kind == "regroup" and axes == list(range(len(node.shape))):  # a view of a view
             axes, sizes, node = list(node.attrs[0]), list(node.attrs[1]), node.inputs[0]
-        if axes == list(range(len(node.shape))) and sizes == shape:
-            return Piece(node, dims, piece.power)
+        if sizes == shape:  # axes in another order, and ones that it is the same along
+            return Piece(node, tuple(dims[axes.index(axis)] for axis in range(len(node.shape))), piece.power)
         where = [*masks[: len(rest)], *_regrouped_masks(masks[len(rest) :], [before[d] for d in olds], [after[d] for d in news])]
         return Piece(self.make("regroup", shape, [node], (tuple(axes), tuple(sizes)), where=where), dims, piece.power)
+
+    def _regrouped_part(self, piece: Piece, olds: Sequence[int], news: Sequence[int], before: Sizes, after: Sizes) -> Piece | None:
+        """A piece that is the same within a part of a dimension, if that is a box of the new ones; None if not."""
+        node, own = piece.node, [d for d in piece.dims if d in olds]
+        if node.kind != "place" or len(own) != 1 or node.attrs[0] != piece.dims.index(own[0]) or len(node.inputs[0].shape) == len(node.shape):
+            return None
+        flat = np.ones(1, dtype=bool)
+        for d in olds:
+            flat = np.outer(flat, np.isin(np.arange(before[d]), node.attrs[1]) if d == own[0] else np.ones(before[d], dtype=bool)).reshape(-1)
+        wide = flat.reshape([after[d] for d in news])
+        masks = [wide.any(axis=tuple(p for p in range(len(news)) if p != place)) for place in range(len(news))]
+        if wide.sum() != np.prod([mask.sum() for mask in masks]):
+            return None
+        out = Piece(node.inputs[0], _without(piece.dims, node.attrs[0]), piece.power)
+        for d, mask in zip(news, masks, strict=True):
+            out = out if mask.all() else self.placed(out, d, tuple(np.flatnonzero(mask).tolist()), after[d])
+        return out
 
     def multiplied_out(self, pieces: Sequence[tuple[Node, Sequence[Any], int]], out: Sequence[Any]) -> Node:
         """The node of a product of nodes with labels, summed over the labels that the result lacks."""
@@ -209,20 +251,26 @@ class Nodes:
         out: list[Increment] = []
         for product, number in increment.items():
             pieces = [self._taken(piece, dim, tuple(map(int, index))) for piece in product.pieces]
-            core = pieces[0]
-            if core is not None:
-                out.append({Product(core).times(*(piece for piece in pieces[1:] if piece is not None)): number})
+            held = [piece for piece in pieces if piece is not None]
+            if len(held) == len(pieces):
+                out.append({Product(held[0]).times(*held[1:]): number})
         return added(*out)
 
     def laid(self, increment: Increment, dim: int, index: Sequence[int], size: int) -> Increment:
         """An increment of some positions of a dimension, as one of them all."""
         if size == 1:
             return increment
+        places = tuple(map(int, index))
         out: list[Increment] = []
         for product, number in increment.items():
-            inner = [piece for piece in product.pieces if dim in piece.dims or piece is product.core]
-            core = self.placed(self.one(inner), dim, tuple(map(int, index)), size)
-            out.append({Product(core).times(*(piece for piece in product.factors if dim not in piece.dims)): number})
+            along = [piece for piece in product.pieces if dim in piece.dims]
+            if product.core not in along and (not along or len(along) == 1 and along[0].power == 1):
+                part = self.placed(along[0] if along else Piece(self.one, ()), dim, places, size)
+                rest = [piece for piece in product.factors if piece not in along]
+                out.append({Product(product.core).times(*rest, part): number})
+                continue
+            core = self.placed(self.one_of([product.core, *(piece for piece in along if piece is not product.core)]), dim, places, size)
+            out.append({Product(core).times(*(piece for piece in product.factors if piece not in along)): number})
         return added(*out)
 
     def reshaped(self, increment: Increment, before: Sequence[int], after: Sequence[int]) -> Increment:
@@ -238,10 +286,10 @@ class Nodes:
     def _reshaped(self, piece: Piece, groups: Sequence[tuple[list[int], list[int]]], before: Sequence[int], after: Sequence[int]) -> Piece:
         """One piece after all regroupings; dimensions of the new value are told from those of the old one by their sign."""
         for olds, news in groups:
-            piece = self._regrouped(piece, olds, [-1 - d for d in news], before, {-1 - d: n for d, n in enumerate(after)})  # type: ignore[arg-type]
+            piece = self._regrouped(piece, olds, [-1 - d for d in news], before, {-1 - d: n for d, n in enumerate(after)})
         return Piece(piece.node, tuple(-1 - d for d in piece.dims), piece.power)
 
-    def one(self, pieces: Sequence[Piece]) -> Piece:
+    def one_of(self, pieces: Sequence[Piece]) -> Piece:
         """One piece in place of several that are multiplied."""
         if len(pieces) == 1 and pieces[0].power == 1:
             return pieces[0]

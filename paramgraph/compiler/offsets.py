@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ from paramgraph.symmetries.offsets import Change, OffsetFactor, Step
 from paramgraph.symmetries.translations import TranslationFactor
 
 Array = np.ndarray
+# A space of an axis, by the number of the axis and its place there.
+Atom = tuple[int, int]
+Atoms = frozenset[Atom]
 # How many parameters, or parts of them, may make up for one.
 MOST = 400
 # Through how many operations what makes up for an addition is looked for.
@@ -46,14 +50,16 @@ def _of(known: Known, solver: ScaleSolver, value: Value, pairs: set[frozenset[An
     """The additions to one parameter: to the whole of it, then to parts."""
     if value.kind != "parameter" or value.integer or value not in solver.characters or 0 in value.shape or value in known.out:
         return
-    wide = [d for d, n in enumerate(value.shape) if n > 1]
+    atoms = _atoms(value)
+    wide = [atom for atom, n in atoms.items() if n > 1]
     most = len(wide) if len(wide) <= 4 else 1
-    choices = [same for count in range(most + 1) for same in itertools.combinations(wide, count)]
-    whole: list[tuple[int, ...]] = []  # what is found for all of it is not asked of parts
+    choices = [frozenset(same) for count in range(most + 1) for same in itertools.combinations(wide, count)]
+    whole: list[Atoms] = []  # what is found for all of it is not asked of parts
     for box in boxes(value, solver):
         found, cut = list(whole), []
         for same in choices:
-            if any(set(other) <= set(same) for other in found) or any(box[d] is not None for d in same):
+            split = any(index is not None and len({(d, i) in same for e, i in wide if e == d}) > 1 for d, index in enumerate(box))
+            if split or any(other <= same for other in found):
                 continue
             following, is_cut = _found(known, value, box, same)
             if is_cut:
@@ -73,7 +79,17 @@ def _of(known: Known, solver: ScaleSolver, value: Value, pairs: set[frozenset[An
             choices, whole = [same for same in cut if same not in found], found
 
 
-def _found(known: Known, value: Value, box: Sequence[Array | None], same: tuple[int, ...]) -> tuple[Following | None, bool]:
+def _atoms(value: Value) -> dict[Atom, int]:
+    """The spaces of a value's axes, with their sizes; one for an axis that is no product."""
+    out: dict[Atom, int] = {}
+    for d, n in enumerate(value.shape):
+        sizes = [space.size for space in value.axes[d] if space.size > 1] if d < len(value.axes) else []
+        for i, size in enumerate(sizes if math.prod(sizes) == n else [n]):
+            out[d, i] = size
+    return out
+
+
+def _found(known: Known, value: Value, box: Sequence[Array | None], same: Atoms) -> tuple[Following | None, bool]:
     """What makes up for an addition, if that can be: nothing, other parameters, or both for what is divided by a gain; whether it was cut."""
     gains: dict[Node, None] = {}
     is_cut = False
@@ -83,8 +99,10 @@ def _found(known: Known, value: Value, box: Sequence[Array | None], same: tuple[
             return following, True
         gains.update(following.passing.gains)
         is_cut |= following.is_cut
-    for gain in gains if len(same) == 1 else ():
-        for absorbing in (False, True) if gain.shape == (value.shape[same[0]],) else ():
+    axes = {d for d, _ in same}
+    alone = next(iter(axes)) if len(axes) == 1 and all(atom in same for atom, n in _atoms(value).items() if atom[0] in axes and n > 1) else -1
+    for gain in gains if alone >= 0 and box[alone] is None else ():
+        for absorbing in (False, True) if gain.shape == (value.shape[alone],) else ():
             following = Following(known, value, box, same, gain)
             if following.goes(absorbing):
                 return following, True
@@ -108,7 +126,7 @@ class Following:
         known: facts of the program.
         value: a parameter.
         box: the part of it that is added to.
-        same: axes along which the same is added.
+        same: spaces of the axes along which the same is added.
         gain: along the one axis of `same`, what is added is divided by it; None for nothing.
 
     Attributes:
@@ -116,18 +134,31 @@ class Following:
         is_cut: whether some of it may have been cut off on the way: less may be taken away where all is not.
     """
 
-    def __init__(self, known: Known, value: Value, box: Sequence[Array | None], same: Sequence[int], gain: Node | None) -> None:
+    def __init__(self, known: Known, value: Value, box: Sequence[Array | None], same: Atoms, gain: Node | None) -> None:
         self.known, self.value, self.box, self.gain = known, value, box, gain
         self.passing, self.is_cut = Passing(known), False
-        sizes = [n if index is None else len(index) for index, n in zip(box, value.shape, strict=True)]
-        self.shape = tuple(1 if d in same else n for d, n in enumerate(sizes))
-        dims = tuple(d for d, n in enumerate(self.shape) if n > 1)
-        piece = Piece(known.nodes.make("source", [self.shape[d] for d in dims], attrs=(value.name, tuple(same), *map(_key, box))), dims)
+        atoms: dict[Atom, int] = {}
+        for (d, i), n in _atoms(value).items():
+            index = box[d]
+            if index is None:
+                atoms[d, i] = n
+            elif i == 0:
+                atoms[d, 0] = len(index)
+        held = {atom: 1 if atom in same else n for atom, n in atoms.items()}
+        self.is_whole = all(len({held[atom] == n for atom, n in atoms.items() if atom[0] == d and n > 1}) <= 1 for d in range(value.ndim))
+        self.shape = tuple(held.values())
+        if self.is_whole:
+            self.shape = tuple(math.prod(n for atom, n in held.items() if atom[0] == d) for d in range(value.ndim))
+        dims = tuple(place for place, n in enumerate(held.values()) if n > 1)
+        attrs = (value.name, tuple(sorted(same)), *map(_key, box))
+        source = Product(Piece(known.nodes.make("source", [n for n in held.values() if n > 1], attrs=attrs), dims))
+        inner = [math.prod(n for atom, n in atoms.items() if atom[0] == d) for d in range(value.ndim)]
+        increment = known.nodes.reshaped({source: 1.0}, tuple(atoms.values()), inner)
         for d, index in enumerate(box):
             if index is not None:
-                piece = known.nodes.placed(piece, d, tuple(map(int, index)), value.shape[d])
-        whole = Product(piece)
-        self.moved: dict[Value, Increment] = {value: {whole if gain is None else whole.times(Piece(gain, (same[0],), -1)): 1.0}}
+                increment = known.nodes.laid(increment, d, index, value.shape[d])
+        divided = () if gain is None else (Piece(gain, tuple({d for d, _ in same}), -1),)
+        self.moved: dict[Value, Increment] = {value: {product.times(*divided): number for product, number in increment.items()}}
 
     def goes(self, absorbing: bool) -> bool:
         """Whether all that is added is gone in the end.
@@ -217,7 +248,7 @@ class Following:
         if op is None:
             return (value, need) if self._is_free(value, need) else None
         readers = known.readers.get(value, ())
-        if len(readers) != 1 or readers[0].inputs.count(value) != 1 or not (op.exact or op.kind in LAYOUT):
+        if not value.parametric and (len(readers) != 1 or readers[0].inputs.count(value) != 1) or not (op.exact or op.kind in LAYOUT):
             return None
         if op.kind in ("permute", "reshape", "take", "expand"):
             return self._into(op.inputs[0], self._before(op, need), depth + 1)
@@ -274,8 +305,8 @@ class Following:
             mask = np.zeros(value.shape, dtype=bool)
             for product in increment:
                 own = np.ones((1,) * value.ndim, dtype=bool)
-                for d, where in zip(product.core.dims, product.core.node.where, strict=True):
-                    own = own if where is None else own & where.reshape([-1 if e == d else 1 for e in range(value.ndim)])
+                for d, where in product.where.items():
+                    own = own & where.reshape([-1 if e == d else 1 for e in range(value.ndim)])
                 mask |= own
             out.add((value.name, mask.tobytes()))
         return frozenset(out)
@@ -283,18 +314,18 @@ class Following:
     def factor(self) -> TranslationFactor | OffsetFactor | None:
         """The symmetry; None if what is added would depend on what is moved."""
         part = "" if all(index is None for index in self.box) else " (a part)"
-        if len(self.moved) == 1 and self.gain is None:
+        if len(self.moved) == 1 and self.gain is None and self.is_whole:
             return TranslationFactor(f"additions to {self.value.name}{part}", self.value.name, tuple(self.box), self.shape)
         written = _Written()
         changes = []
         for value, increment in self.moved.items():
-            pieces = [(self.known.nodes.one(product.pieces), number) for product, number in increment.items()]
+            pieces = [(self.known.nodes.one_of(product.pieces), number) for product, number in increment.items()]
             changes.append(Change(value.name, tuple(number for _, number in pieces), tuple(written.number(piece.node) for piece, _ in pieces),
                                   tuple(piece.dims for piece, _ in pieces)))  # fmt: skip
         moved = {value.name for value in self.moved}
         if any(step.kind == "tensor" and step.name in moved for step in written.steps):
             return None
-        over = "" if self.gain is None else " divided by a gain"
+        over = " divided by a gain" if self.gain is not None else "" if self.is_whole else " the same within parts of axes"
         others = ", made up for" if len(self.moved) > 1 else ""
         return OffsetFactor(f"additions{over} to {self.value.name}{part}{others}", self.value.name, self.shape, tuple(changes), tuple(written.steps))
 
@@ -351,11 +382,8 @@ def _has_inverse(node: Node) -> bool:
 
 def _are_apart(a: Product, b: Product) -> bool:
     """Whether two additions to a parameter are certainly to different elements."""
-    for d, where in zip(a.core.dims, a.core.node.where, strict=True):
-        other = b.core.node.where[b.core.dims.index(d)] if d in b.core.dims else None
-        if where is not None and other is not None and not (where & other).any():
-            return True
-    return False
+    others = b.where
+    return any(d in others and not (where & others[d]).any() for d, where in a.where.items())
 
 
 def _key(index: Array | None) -> bytes | None:

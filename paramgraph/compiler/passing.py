@@ -157,7 +157,8 @@ class Passing:
             inner = [product.core, *(piece for piece in product.factors if not set(piece.dims).isdisjoint(gone))]
             core = product.core
             dims = tuple(sorted(d for d in {d for piece in inner for d in piece.dims if d not in gone} | spread if op.output.shape[d] > 1))
-            where = [core.node.where[core.dims.index(d)] if d in core.dims else None for d in dims]
+            masks = Product(core).times(*(piece for piece in inner if piece is not core)).where
+            where = [masks.get(d) for d in dims]
             form = (self.known.numbers[op], slot, dims, tuple((piece.dims, piece.power) for piece in inner))
             node = self.nodes.make("through", [op.output.shape[d] for d in dims], [piece.node for piece in inner], form, False, where)
             out.append({Product(Piece(node, dims)).times(*(piece for piece in product.factors if piece not in inner)): number})
@@ -327,12 +328,19 @@ class Passing:
         return self.veiled(op, 0, renamed(held[0], {**places, dim: -1}), wide, {-1: 1})
 
     def _concat(self, op: Op, held: Held) -> Increment:
-        dim, start, out = op.attrs["dim"], 0, []
+        dim, start = op.attrs["dim"], 0
+        # What is the same all along every operand, and the same for all of them, is the same all along the result.
+        alike = [{product: number for product, number in increment.items() if dim not in product.dims} for increment in held.values()]
+        common = {product: number for product, number in alike[0].items() if all(other.get(product) == number for other in alike)}
+        if len(held) < len([value for value in op.inputs if value.shape[dim]]):
+            common = {}
+        out = [common]
         for slot, value in enumerate(op.inputs):
             index = range(start, start + value.shape[dim])
             start += value.shape[dim]
             if slot in held and len(index):
-                out.append(self.nodes.laid(held[slot], dim, index, op.output.shape[dim]))
+                rest = {product: number for product, number in held[slot].items() if product not in common}
+                out.append(self.nodes.laid(rest, dim, index, op.output.shape[dim]))
         return added(*out)
 
     def _resample(self, op: Op, held: Held) -> Increment:

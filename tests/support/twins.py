@@ -22,7 +22,7 @@ class Swin(nn.Module):
         self.qkv = nn.ModuleList([nn.Linear(4, 12) for _ in range(2)])
         self.out = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
         self.tables = nn.ParameterList([nn.Parameter(torch.randn(3, 2)) for _ in range(2)])
-        self.merging, self.reduction, self.last, self.head = nn.LayerNorm(8, EPS), nn.Linear(8, 6, bias=False), nn.LayerNorm(6, EPS), nn.Linear(6, 7)
+        self.merging, self.reduction, self.last, self.head = nn.LayerNorm(8, EPS), nn.Linear(8, 9, bias=False), nn.LayerNorm(9, EPS), nn.Linear(9, 10)
         self.register_buffer("distance", torch.tensor([[1, 0], [2, 1]]), persistent=False)
 
     def attend(self, x: Tensor, number: int) -> Tensor:
@@ -58,7 +58,7 @@ class LayerScale(nn.Module):
         y = self.norms[0](x)
         x = x + self.gains[0] * self.out(attended(self.query(y), self.key(y), self.value(y), 2))
         x = x + self.gains[1] * self.down(F.gelu(self.up(self.norms[1](x))))
-        return self.head(self.norms[2](x)[:, 0])
+        return self.head(self.norms[2](x))
 
 
 class Perceiver(nn.Module):
@@ -97,9 +97,9 @@ class UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.down, self.middle = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Conv2d(6, 6, 3, padding=1)
-        self.norms = nn.ModuleList([nn.GroupNorm(2, 4, EPS), nn.GroupNorm(2, 6, EPS), nn.GroupNorm(2, 10, EPS)])
-        self.out = nn.Conv2d(10, 12, 1)
+        self.stem, self.down, self.middle = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 6, 2, stride=2), nn.Conv2d(6, 4, 1)
+        self.norms = nn.ModuleList([nn.GroupNorm(2, 4, EPS), nn.GroupNorm(2, 6, EPS), nn.GroupNorm(2, 8, EPS)])
+        self.out = nn.Conv2d(8, 9, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.norms[0](self.stem(x)))
@@ -175,7 +175,7 @@ class EfficientNet(nn.Module):
     def __init__(self, act: nn.Module | None = None) -> None:
         super().__init__()
         self.act = nn.SiLU() if act is None else act
-        self.stem, self.n0 = nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3, EPS)
+        self.stem, self.n0 = nn.Conv2d(4, 3, 1, bias=False), nn.BatchNorm2d(3, EPS)
         self.up, self.n1 = nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4, EPS)
         self.depth, self.n2 = nn.Conv2d(4, 4, 3, padding=1, groups=4, bias=False), nn.BatchNorm2d(4, EPS)
         self.squeeze, self.excite = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1)
