@@ -19,7 +19,7 @@ from paramgraph.compiler.terms import Tangled, regrouped
 SOFTMAX = frozenset(("softmax",))
 LAYOUT = frozenset("reshape permute take concat expand".split())
 # Constants of more elements are not written down.
-MOST_ELEMENTS = 1 << 16
+MOST_ELEMENTS = 1 << 12
 
 
 @dataclass(frozen=True)

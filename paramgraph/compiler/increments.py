@@ -16,6 +16,8 @@ import numpy as np
 from paramgraph.compiler.terms import Tangled, regrouped
 
 Array = np.ndarray
+# Sizes of the factors of an axis, and whether a node varies along each of them.
+Split = tuple[tuple[int, ...], tuple[bool, ...]]
 # Numbers of terms below this, relative to the largest, are rounding errors of ones that cancel.
 NOTHING = 1e-12
 
@@ -32,6 +34,7 @@ class Node:
         attrs: how.
         known: whether the network's inputs have nothing to do with it.
         where: per axis, outside which positions it is certainly zero; None if that is not known of any.
+        split: per axis, the sizes that it is a product of, and whether the node varies along each of them; None for an axis that is no product.
     """
 
     number: int
@@ -41,6 +44,7 @@ class Node:
     attrs: tuple[Any, ...]
     known: bool
     where: tuple[Array | None, ...]
+    split: tuple[Split | None, ...]
 
 
 @dataclass(frozen=True)
@@ -137,14 +141,15 @@ class Nodes:
 
     def make(
         self, kind: str, shape: Iterable[int], inputs: Sequence[Node] = (), attrs: tuple[Any, ...] = (), known: bool = True,
-        where: Sequence[Array | None] | None = None,
+        where: Sequence[Array | None] | None = None, split: Mapping[int, Split] | None = None,
     ) -> Node:  # fmt: skip
         shape = tuple(shape)
         key = (kind, shape, tuple(node.number for node in inputs), attrs)
         if key not in self.table:
             masks = (None,) * len(shape) if where is None else tuple(where)
             known = known and all(node.known for node in inputs)
-            self.table[key] = Node(len(self.table), kind, shape, tuple(inputs), attrs, known, masks)
+            parts = tuple((split or {}).get(axis) for axis in range(len(shape)))
+            self.table[key] = Node(len(self.table), kind, shape, tuple(inputs), attrs, known, masks, parts)
         return self.table[key]
 
     # -- single pieces -----------------------------------------------------------------------------------------------------------
@@ -175,7 +180,7 @@ class Nodes:
 
     def placed(self, piece: Piece, dim: int, index: tuple[int, ...], size: int) -> Piece:
         """A piece at some positions of a dimension, and zero at the others."""
-        if dim in piece.dims and piece.node.kind == "place" and piece.node.attrs[0] == piece.dims.index(dim):  # within a part that it is zero outside of
+        if dim in piece.dims and piece.node.kind == "place" and piece.node.attrs[0] == piece.dims.index(dim):  # it is placed there already
             axis, held = piece.dims.index(dim), piece.node.inputs[0]
             dims = _without(piece.dims, axis) if len(held.shape) < len(piece.node.shape) else piece.dims
             return self.placed(Piece(held, dims, piece.power), dim, tuple(index[i] for i in piece.node.attrs[1]), size)
@@ -195,7 +200,7 @@ class Nodes:
             return piece
         if len(olds) == len(news) == 1:
             return Piece(piece.node, tuple(news[0] if d == olds[0] else d for d in piece.dims), piece.power)
-        parted = self._regrouped_part(piece, olds, news, before, after)
+        parted = self._regrouped_part(piece, olds, news, before, after) or self._regrouped_split(piece, olds, news, after)
         if parted is not None:
             return parted
         rest = [place for place, d in enumerate(piece.dims) if d not in olds]
@@ -209,7 +214,24 @@ class Nodes:
         if sizes == shape:  # axes in another order, and ones that it is the same along
             return Piece(node, tuple(dims[axes.index(axis)] for axis in range(len(node.shape))), piece.power)
         where = [*masks[: len(rest)], *_regrouped_masks(masks[len(rest) :], [before[d] for d in olds], [after[d] for d in news])]
-        return Piece(self.make("regroup", shape, [node], (tuple(axes), tuple(sizes)), where=where), dims, piece.power)
+        split: dict[int, Split] = {}
+        if len(news) == 1:
+            split[len(rest)] = (tuple(before[d] for d in olds), tuple(d in piece.dims for d in olds))
+        return Piece(self.make("regroup", shape, [node], (tuple(axes), tuple(sizes)), where=where, split=split), dims, piece.power)
+
+    def _regrouped_split(self, piece: Piece, olds: Sequence[int], news: Sequence[int], after: Sizes) -> Piece | None:
+        """A piece that is not known, but that is the same along some factors of a dimension, if the new ones are these; None if not."""
+        node = piece.node
+        if node.known or len(olds) != 1 or olds[0] not in piece.dims:
+            return None
+        axis = piece.dims.index(olds[0])
+        split = node.split[axis]
+        if split is None or split[0] != tuple(after[d] for d in news):
+            return None
+        kept = [(d, n) for d, n, varies in zip(news, *split, strict=True) if varies]
+        shape = [*node.shape[:axis], *(n for _, n in kept), *node.shape[axis + 1 :]]
+        dims = (*piece.dims[:axis], *(d for d, _ in kept), *piece.dims[axis + 1 :])
+        return Piece(self.make("through", shape, [node], ("split", axis, tuple(n for _, n in kept)), False), dims, piece.power)
 
     def _regrouped_part(self, piece: Piece, olds: Sequence[int], news: Sequence[int], before: Sizes, after: Sizes) -> Piece | None:
         """A piece that is the same within a part of a dimension, if that is a box of the new ones; None if not."""
@@ -243,7 +265,8 @@ class Nodes:
                     masks.setdefault(label, []).append(mask)
         form = (*(tuple(numbers[label] for label in labels) for _, labels, _ in pieces), tuple(numbers[label] for label in out))
         where = [np.logical_and.reduce(masks[label]) if label in masks else None for label in out]
-        return self.make("product", [sizes[label] for label in out], [node for node, _, _ in pieces], (form, tuple(p for _, _, p in pieces)), where=where)
+        nodes, powers = [node for node, _, _ in pieces], tuple(power for _, _, power in pieces)
+        return self.make("product", [sizes[label] for label in out], nodes, (form, powers), where=where)
 
     # -- increments --------------------------------------------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.coefficients import LAYOUT, Known, laid_out
+from paramgraph.compiler.coefficients import LAYOUT, Known
 from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed, varying
+from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.passing import Passing
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.scales import ScaleSolver
 from paramgraph.compiler.terms import Tangled
 from paramgraph.symmetries.offsets import Change, OffsetFactor, Step
@@ -30,6 +30,8 @@ Atom = tuple[int, int]
 Atoms = frozenset[Atom]
 # How many parameters, or parts of them, may make up for one.
 MOST = 400
+# Parts of parameters with more elements than this are not laid together to see what they are a whole of.
+MOST_MASKED = 1 << 20
 # Through how many operations what makes up for an addition is looked for.
 DEEPEST = 12
 
@@ -156,7 +158,7 @@ class Following:
         increment = known.nodes.reshaped({source: 1.0}, tuple(atoms.values()), inner)
         for d, index in enumerate(box):
             if index is not None:
-                increment = known.nodes.laid(increment, d, index, value.shape[d])
+                increment = known.nodes.laid(increment, d, index.tolist(), value.shape[d])
         divided = () if gain is None else (Piece(gain, tuple({d for d, _ in same}), -1),)
         self.moved: dict[Value, Increment] = {value: {product.times(*divided): number for product, number in increment.items()}}
 
@@ -262,7 +264,8 @@ class Following:
             return None
         if op.name in ("add", "sub", "rsub"):
             signs = _signs(op)
-            tried = (self._absorber(op, slot, multiplied(need, signs[slot]), depth + 1) for slot in sorted(signs, key=lambda s: not op.inputs[s].parametric))
+            slots = sorted(signs, key=lambda slot: not op.inputs[slot].parametric)
+            tried = (self._absorber(op, slot, multiplied(need, signs[slot]), depth + 1) for slot in slots)
             return next((found for found in tried if found is not None), None)
         positional, keywords = arguments(op, len(op.inputs))
         if op.name == "mul" and len(op.inputs) == 2 and len(positional) == 2 and not keywords:
@@ -292,23 +295,28 @@ class Following:
 
     def _is_free(self, value: Value, need: Increment) -> bool:
         """Whether a parameter may be added to there: nothing is yet, and it is another than the first."""
-        if value.kind != "parameter" or value.integer or self.known.program.tensors.get(value.name) is not value or value.name in self.known.program.fixed:
+        program = self.known.program
+        if value.kind != "parameter" or value.integer or program.tensors.get(value.name) is not value or value.name in program.fixed:
             return False
         return all(_are_apart(a, b) for a in self.moved.get(value, {}) for b in need)
 
     # -- the factor ----------------------------------------------------------------------------------------------------------------------
 
-    def ends(self) -> frozenset[tuple[str, bytes]]:
+    def ends(self) -> frozenset[tuple[str, Any]]:
         """The parameters that are moved, with the positions that are."""
         out = set()
         for value, increment in self.moved.items():
-            mask = np.zeros(value.shape, dtype=bool)
+            parts = frozenset(tuple((d, where.tobytes()) for d, where in sorted(product.where.items())) for product in increment)
+            if len(parts) == 1 or math.prod(value.shape) > MOST_MASKED:
+                out.add((value.name, parts))
+                continue
+            mask = np.zeros(value.shape, dtype=bool)  # parts that are a whole together are that whole
             for product in increment:
                 own = np.ones((1,) * value.ndim, dtype=bool)
                 for d, where in product.where.items():
                     own = own & where.reshape([-1 if e == d else 1 for e in range(value.ndim)])
                 mask |= own
-            out.add((value.name, mask.tobytes()))
+            out.add((value.name, frozenset([()]) if mask.all() else mask.tobytes()))
         return frozenset(out)
 
     def factor(self) -> TranslationFactor | OffsetFactor | None:

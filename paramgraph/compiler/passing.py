@@ -160,7 +160,9 @@ class Passing:
             masks = Product(core).times(*(piece for piece in inner if piece is not core)).where
             where = [masks.get(d) for d in dims]
             form = (self.known.numbers[op], slot, dims, tuple((piece.dims, piece.power) for piece in inner))
-            node = self.nodes.make("through", [op.output.shape[d] for d in dims], [piece.node for piece in inner], form, False, where)
+            alone = {d: core.node.split[axis] for axis, d in enumerate(core.dims) if d not in spread and len(inner) == 1}
+            split = {axis: found for axis, d in enumerate(dims) if (found := alone.get(d)) is not None}
+            node = self.nodes.make("through", [op.output.shape[d] for d in dims], [piece.node for piece in inner], form, False, where, split)
             out.append({Product(Piece(node, dims)).times(*(piece for piece in product.factors if piece not in inner)): number})
         return added(*out)
 
@@ -214,14 +216,15 @@ class Passing:
         aligned = {slot: self._aligned(op, slot, increment) for slot, increment in held.items()}
         if op.name == "masked_fill" and set(held) == {0} and positional[:2] == ["x", "x"] and positional[2:] in ([math.inf], [-math.inf]):
             return aligned[0]  # an infinity is itself plus anything
+        divides = op.name in ("div", "true_divide")
         if keywords or len(numbers) + len(op.inputs) != len(positional):
             raise Tangled
         if op.name in SUMS and len(positional) == 2:
             signs = self.signs(op, positional)
             return added(*(multiplied(part, signs[slot]) for slot, part in aligned.items()))
-        if len(op.inputs) == 2 and len(held) == 1 and not numbers and (op.name == "mul" or op.name in ("div", "true_divide") and 0 in held):
+        if len(op.inputs) == 2 and len(held) == 1 and not numbers and (op.name == "mul" or divides and 0 in held):
             return self._multiply(op, next(iter(held)), held, [1, 1 if op.name == "mul" else -1])
-        if len(op.inputs) == 1 and len(numbers) == 1 and numbers[0] and (op.name == "mul" or op.name in ("div", "true_divide") and positional[0] == "x"):
+        if len(op.inputs) == 1 and len(numbers) == 1 and numbers[0] and (op.name == "mul" or divides and positional[0] == "x"):
             return multiplied(aligned[0], float(numbers[0]) ** (1 if op.name == "mul" else -1))
         if op.name == "neg" and positional == ["x"]:
             return multiplied(aligned[0], -1.0)

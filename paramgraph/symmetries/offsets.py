@@ -36,7 +36,8 @@ class Step:
         name: of the action of a parameter.
         axis: where positions are taken or placed; one that the operand lacks, it is the same along.
         index: these positions.
-        labels: of each operand's axes, then, for a product, of the result's; of a regrouping, the operand's axes in order (−1 for new ones) and sizes.
+        labels: of each operand's axes, then, for a product, of the result's; of a regrouping, the operand's axes in order (−1 for new ones), then
+            their sizes.
         numbers: powers, multiples, or a constant's elements.
     """
 
@@ -67,11 +68,11 @@ class Step:
         if self.kind == "constant":
             return torch.tensor(self.numbers, dtype=torch.float64).reshape(self.shape)
         if self.kind == "regroup":
-            axes, sizes = self.labels
+            axes = self.labels[0]
             moved = operands[0].permute([axis for axis in axes if axis >= 0])
             for d, axis in enumerate(axes):
                 moved = moved.unsqueeze(d) if axis < 0 else moved
-            return moved.expand(sizes).reshape(self.shape)
+            return moved.expand(self.labels[1]).reshape(self.shape)
         if self.kind in ("take", "place"):
             assert self.index is not None
             index = torch.from_numpy(self.index)

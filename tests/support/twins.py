@@ -188,24 +188,6 @@ class EfficientNet(nn.Module):
         return self.head(torch.tanh(x + self.n3(self.down(y))).mean((2, 3)))
 
 
-class HashGrid(nn.Module):
-    """Features of grid points in tables of two resolutions, weighted by distance, then a perceptron."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tables = nn.ParameterList([nn.Parameter(torch.randn(n, 2)) for n in (4, 6)])
-        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = []
-        for table in self.tables:
-            place = x * (table.shape[0] - 1)
-            low = place.floor().long().clamp(0, table.shape[0] - 2)
-            part = (place - low)[:, None]
-            found.append(table[low] * (1 - part) + table[low + 1] * part)
-        return self.second(torch.tanh(self.first(torch.cat(found, -1))))
-
-
 def lstm() -> nn.Module:
     return Recurrent(nn.LSTM(4, 3, batch_first=True), 3)
 
@@ -221,3 +203,9 @@ def bidirectional_gru() -> nn.Module:
 def weight_norm() -> nn.Module:
     layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(3, 4, 3), dim=2)
     return nn.Sequential(layer, nn.GELU(), nn.Conv1d(4, 5, 1))
+
+
+def vgg() -> nn.Module:
+    """Convolutions, ReLU, pooling by the largest, a perceptron with dropout that is off."""
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                         nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 6))  # fmt: skip
