@@ -304,7 +304,7 @@ class Following:
 
     def ends(self) -> frozenset[tuple[str, Any]]:
         """The parameters that are moved, with the positions that are."""
-        out = set()
+        out: set[tuple[str, Any]] = set()
         for value, increment in self.moved.items():
             parts = frozenset(tuple((d, where.tobytes()) for d, where in sorted(product.where.items())) for product in increment)
             if len(parts) == 1 or math.prod(value.shape) > MOST_MASKED:

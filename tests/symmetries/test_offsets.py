@@ -203,9 +203,15 @@ class Overlapping(Packed):
         return self.o(torch.tanh(a[..., :4]) * torch.sigmoid(b[..., 4:]) + torch.cos(a[..., 4:]))
 
 
-def test_parts_that_overlap_are_left_alone() -> None:
-    _, _, graph = made(lambda: nn.Sequential(nn.LayerNorm(5, EPS), Overlapping()), TOKENS)
-    assert not [f for f in graph.symmetry.moves if isinstance(f, OffsetFactor)]
+def test_parts_that_overlap() -> None:
+    """Rows that are read twice have one bias, which makes up for both: nothing is added twice."""
+    model, x, graph = made(lambda: nn.Sequential(nn.LayerNorm(5, EPS), Overlapping()), TOKENS)
+    found = {n: f for n, f in enumerate(graph.symmetry.moves) if isinstance(f, OffsetFactor)}
+    assert [f.dimension for f in found.values() if f.tensor == "1.weight"] == [4, 4, 4]
+    state = {n: t.detach() for n, t in model.state_dict().items()}
+    before = torch.func.functional_call(model, state, x)
+    for number in found:
+        assert deviation(torch.func.functional_call(model, graph.symmetry.move(1, [number]).act(state), x), before) < 1e-11
 
 
 def test_files_and_copies(tmp_path: Path) -> None:
