@@ -15,6 +15,7 @@ from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.offsets import find_offsets
 from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.readers import find_read_offsets
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
@@ -91,6 +92,7 @@ class DeferredScales:
             "matrices that commute with fixed ones": lambda: find_commuting(program, tuple(found)),
             "turns of streams": lambda: find_rotations(program),
             "translations": lambda: find_offsets(program, solver),
+            "offsets of readers without biases": lambda: find_read_offsets(program, tuple(found)),
             "running statistics": lambda: find_statistics(program),
             "reflections": lambda: find_reflections(program, system),
             "phase shifts": lambda: find_phases(program, system),

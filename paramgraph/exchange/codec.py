@@ -22,6 +22,7 @@ from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, Symmetr
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
 from paramgraph.symmetries.offsets import Change, OffsetFactor, Step
 from paramgraph.symmetries.phases import PhaseFactor
+from paramgraph.symmetries.readers import Reader, ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
 from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
@@ -33,7 +34,7 @@ CLASSES: tuple[type, ...] = (
     *(ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction),
     *(ScaleBlock, ScaleDomain, ScaleTerm, ScaleVariable, Scales),
     *(MatrixFactor, MatrixPart, TranslationFactor),
-    *(CentreFactor, Change, OffsetFactor, SpreadFactor, Step),
+    *(CentreFactor, Change, OffsetFactor, Reader, ReadOffsetFactor, SpreadFactor, Step),
     *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )
