@@ -35,6 +35,7 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (families.ConvNeXt, torch.randn(3, 4, 4, 4), 39),
     (families.SetAttention, torch.randn(4, 3, 4), 40),
     (families.Bert, TOKENS, 89),
+    (twins.Swin, torch.randn(4, 4, 5), 172),
     (twins.LayerScale, torch.randn(5, 3, 5), 113),
     (twins.Perceiver, torch.randn(4, 3, 6), 101),
     (twins.lstm, torch.randn(5, 4, 4), 12),  # two biases, merely added
@@ -54,14 +55,18 @@ def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, 
 
 
 def test_a_state_space_layer_has_its_scales_alone() -> None:
-    model, inputs = SCALES["state-space layer"].build()
-    found = counted(model, inputs)
+    model, (x,) = SCALES["state-space layer"].build()
+    found = counted(model, x)
     assert found.complete and found.nullity == 3
+
+
+def test_norms_on_queries_and_keys() -> None:
+    found = counted(SCALES["llama block, norms on queries and keys"].build()[0], TOKENS)
+    assert found.complete and found.nullity == 54
 
 
 # What no factor declares, by how many dimensions there are and which tensors they move: docs/symmetries.md says why.
 @pytest.mark.parametrize(("build", "inputs", "left", "moved"), [
-    (twins.Swin, torch.randn(4, 4, 5), 9, {"merging.bias", "reduction.weight"}),  # an offset, and a reader without a bias
     (twins.weight_norm, torch.randn(4, 3, 6), 2, {"0.parametrizations.weight.original1"}),  # a magnitude for each tap
 ])  # fmt: skip
 def test_what_is_left_is_named(build: Callable[[], nn.Module], inputs: torch.Tensor, left: int, moved: set[str]) -> None:

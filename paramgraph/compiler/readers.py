@@ -37,8 +37,7 @@ def find_read_offsets(program: Program, found: Sequence[Moving]) -> Iterator[Rea
             read = tuple(_read(op.output, list(op.out_labels).index(label), readers, out))
         except Tangled:
             continue
-        names = [each.tensor for each in read]
-        if read and len(set(names)) == len(names) and not set(names) & {value.name for value in roles.values()}:
+        if read and not {each.tensor for each in read} & {value.name for value in roles.values()}:
             offset, gain = roles["offset"], roles["gain"].name if "gain" in roles else ""
             name = f"additions to {offset.name}, made up for by what reads it"
             yield ReadOffsetFactor(name, offset.name, gain, offset.shape[0], read)
@@ -62,6 +61,8 @@ def _read(value: Value, axis: int, readers: dict[Value, list[Op]], out: set[Valu
             if not moved:
                 raise Tangled
             yield from _read(op.output, moved[0], readers, out)
+        elif op.kind == "reduce" and op.exact and op.name == "mean" and op.labels[0][axis] in op.out_labels:
+            yield from _read(op.output, list(op.out_labels).index(op.labels[0][axis]), readers, out)
         elif op.kind == "contract":
             yield _reader(op, value, axis, readers, out)
         else:

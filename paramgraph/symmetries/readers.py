@@ -1,7 +1,7 @@
 """Offsets of layer normalisations whose readers have no bias: the readers make up for them.
 
-What is read is `γ x̂ + β` with `Σ x̂ = 0`. With g = 1/γ, every reader W may be `W (1 − c gᵀ / gᵀ(β + c))` where the offset is `β + c`: the second term is
-zero on γ x̂, and takes W c away from W (β + c).
+What is read is `γ x̂ + β` with `Σ x̂ = 0`. With g = 1/γ, every reader W may be `W (1 − c gᵀ / gᵀ(β + c))` where the offset is `β + c`: the second term
+is zero on γ x̂, and takes W c away from W (β + c).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Swin(nn.Module):
         self.qkv = nn.ModuleList([nn.Linear(4, 12) for _ in range(2)])
         self.out = nn.ModuleList([nn.Linear(4, 4) for _ in range(2)])
         self.tables = nn.ParameterList([nn.Parameter(torch.randn(3, 2)) for _ in range(2)])
-        self.merging, self.reduction, self.last, self.head = nn.LayerNorm(8, EPS), nn.Linear(8, 9, bias=False), nn.LayerNorm(9, EPS), nn.Linear(9, 10)
+        self.merging, self.reduction, self.last, self.head = nn.LayerNorm(8, EPS), nn.Linear(8, 8, bias=False), nn.LayerNorm(8, EPS), nn.Linear(8, 10)
         self.register_buffer("distance", torch.tensor([[1, 0], [2, 1]]), persistent=False)
 
     def attend(self, x: Tensor, number: int) -> Tensor:
