@@ -134,11 +134,12 @@ class Following:
     Attributes:
         moved: what is added to each parameter.
         is_cut: whether some of it may have been cut off on the way: less may be taken away where all is not.
+        is_gone: whether something took some of it away: what is read nowhere is no symmetry's.
     """
 
     def __init__(self, known: Known, value: Value, box: Sequence[Array | None], same: Atoms, gain: Node | None) -> None:
         self.known, self.value, self.box, self.gain = known, value, box, gain
-        self.passing, self.is_cut = Passing(known), False
+        self.passing, self.is_cut, self.is_gone = Passing(known), False, False
         atoms: dict[Atom, int] = {}
         for (d, i), n in _atoms(value).items():
             index = box[d]
@@ -171,7 +172,7 @@ class Following:
         try:
             for _ in range(MOST):
                 if not self._follow(absorbing):
-                    return True
+                    return self.is_gone
         except Tangled:
             pass
         return False
@@ -199,6 +200,7 @@ class Following:
                 return True
             found = self.passing.through(op, given) if given else {}
             if not found:
+                self.is_gone = self.is_gone or bool(given) and op.kind != "take"
                 continue
             held[op.output] = found
             for reader in known.readers.get(op.output, ()):
