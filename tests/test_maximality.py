@@ -27,21 +27,30 @@ def counted(name: str) -> Maximality:
 
 
 @pytest.mark.parametrize("name", ["mlp, tanh", "mlp, gelu", "mlp, square", "mlp, cube", "mlp, sigmoid", "swiglu", "linear attention",
-                                  "branches multiplied, tanh", "llama block, tied",
+                                  "branches multiplied, tanh", "llama block, tied", "lstm",
                                   "pre-norm attention block", "grouped-query attention"])  # fmt: skip
 def test_analytic_networks_have_no_others(name: str) -> None:
     assert counted(name).complete
 
 
-# Networks with symmetries that are declared nowhere yet, and the tensors that they move.
-@pytest.mark.parametrize(("name", "nullity", "declared", "moved"), [
-    ("lstm", 12, 0, {"layer.bias_ih_l0", "layer.bias_hh_l0"}),  # two biases merely added
-])  # fmt: skip
-def test_what_is_missing_is_named(name: str, nullity: int, declared: int, moved: set[str]) -> None:
-    found = counted(name)
-    assert (found.nullity, found.declared) == (nullity, declared)
-    assert set(found.missing) == moved
-    assert "the others move" in str(found)
+class OneMore(nn.Module):
+    """A gain that one is added to: its scales are declared nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gain, self.second = nn.Linear(5, 4, bias=False), nn.Parameter(torch.randn(4)), nn.Linear(4, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.sigmoid(self.first(x)) * (1 + self.gain))
+
+
+def test_what_is_missing_is_named() -> None:
+    model, x = OneMore(), torch.randn(9, 5)
+    report = pg.verify(pg.compile(model, x), model, x, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.passed and report.maximality is not None
+    assert (report.maximality.nullity, report.maximality.declared) == (4, 0)
+    assert set(report.maximality.missing) == {"gain", "second.weight"}
+    assert "the others move" in str(report.maximality)
 
 
 def test_an_untied_stream_also_turns() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 import paramgraph as pg
 from paramgraph.verification.report import Maximality
-from tests.support import families
+from tests.support import families, twins
 from tests.support.scales import SCALES
 
 TOKENS = torch.arange(20).reshape(5, 4) % 7
@@ -31,6 +31,22 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (families.Gpt, TOKENS, 72),
     (families.T5, TOKENS, 41),
     (families.P4, torch.randn(3, 2, 5, 5), 0),
+    (families.Mixer, torch.randn(4, 3, 5), 45),
+    (families.ConvNeXt, torch.randn(3, 4, 4, 4), 39),
+    (families.SetAttention, torch.randn(4, 3, 4), 40),
+    (families.Bert, TOKENS, 89),
+    (twins.Swin, torch.randn(4, 4, 5), 172),
+    (twins.LayerScale, torch.randn(5, 3, 5), 113),
+    (twins.Perceiver, torch.randn(4, 3, 6), 101),
+    (twins.lstm, torch.randn(5, 4, 4), 12),  # two biases, merely added
+    (twins.projected_lstm, torch.randn(5, 4, 4), 16),  # and GL(2) along what is projected
+    (twins.bidirectional_gru, torch.randn(5, 4, 4), 8),  # two biases in two of three gates, in both directions
+    (twins.UNet, torch.randn(3, 4, 4, 4), 5),  # biases, the same within each group that is normalised
+    (twins.LoRA, torch.randn(9, 5), 18),  # 2 · (5 + 4): either factor, made up for by the weight beside; GL(2) is within
+    (twins.Graph, torch.randn(3, 5, 4), 0),
+    (twins.Dense, torch.randn(3, 2, 4, 4), 36),
+    (twins.ResNet, torch.randn(3, 2, 4, 4), 43),
+    (twins.EfficientNet, torch.randn(3, 4, 4, 4), 45),
 ])  # fmt: skip
 def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, nullity: int) -> None:
     torch.manual_seed(0)
@@ -39,20 +55,32 @@ def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, 
 
 
 def test_a_state_space_layer_has_its_scales_alone() -> None:
-    model, inputs = SCALES["state-space layer"].build()
-    found = counted(model, inputs)
+    model, (x,) = SCALES["state-space layer"].build()
+    found = counted(model, x)
     assert found.complete and found.nullity == 3
+
+
+def test_norms_on_queries_and_keys() -> None:
+    found = counted(SCALES["llama block, norms on queries and keys"].build()[0], TOKENS)
+    assert found.complete and found.nullity == 54
 
 
 # What no factor declares, by how many dimensions there are and which tensors they move: docs/symmetries.md says why.
 @pytest.mark.parametrize(("build", "inputs", "left", "moved"), [
-    (families.Mixer, torch.randn(4, 3, 5), 1, {"tokens.bias", "norms.0.bias"}),  # one number for all channels
-    (families.ConvNeXt, torch.randn(3, 4, 4, 4), 7, {"down.weight", "down.bias", "gamma"}),  # through a gain, to a mean that is taken away
-    (families.SetAttention, torch.randn(4, 3, 4), 4, {"seeds", "query.bias"}),  # a parameter of several axes
-    (families.Bert, TOKENS, 11, {"norms.0.bias", "norms.1.bias"}),  # past a sum, to a bias within what is added
+    (twins.weight_norm, torch.randn(4, 3, 6), 2, {"0.parametrizations.weight.original1"}),  # a magnitude for each tap
 ])  # fmt: skip
 def test_what_is_left_is_named(build: Callable[[], nn.Module], inputs: torch.Tensor, left: int, moved: set[str]) -> None:
     torch.manual_seed(0)
     found = counted(build(), inputs)
     assert found.nullity - found.declared == left
     assert moved <= set(found.missing)
+
+
+@pytest.mark.parametrize("build", [twins.vgg, lambda: twins.ResNet(nn.ReLU()), lambda: twins.EfficientNet(nn.ReLU6()),
+                                   lambda: twins.EfficientNet(nn.Hardswish())], ids=["vgg", "resnet", "mobilenet", "hard-swish"])  # fmt: skip
+def test_piecewise_networks_have_no_fewer(build: Callable[[], nn.Module]) -> None:
+    """All that is declared lies in the null space; there may be more in it that belongs to no group."""
+    torch.manual_seed(0)
+    model = build()
+    found = counted(model, torch.randn(3, next(model.parameters()).shape[1], 4, 4))
+    assert 0 < found.declared <= found.nullity and found.change < 1e-9

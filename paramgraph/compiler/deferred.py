@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from paramgraph.compiler.centred import find_centred
 from paramgraph.compiler.commuting import find_commuting
 from paramgraph.compiler.components import Component
 from paramgraph.compiler.diagnose import module_path
@@ -16,11 +15,11 @@ from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.offsets import find_offsets
 from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.readers import find_read_offsets
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
 from paramgraph.compiler.statistics import find_statistics
-from paramgraph.compiler.translations import find_translations
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.group import Moves, Moving, Scaling, SymmetryGroup
 from paramgraph.symmetries.normalised import unnormalised
@@ -92,9 +91,8 @@ class DeferredScales:
             "matrices": lambda: MatrixFinder(program, solver).run(),
             "matrices that commute with fixed ones": lambda: find_commuting(program, tuple(found)),
             "turns of streams": lambda: find_rotations(program),
-            "translations": lambda: find_translations(program, solver),
-            "translations behind what is centred": lambda: find_centred(program),
-            "additions that others make up for": lambda: find_offsets(program),
+            "translations": lambda: find_offsets(program, solver),
+            "offsets of readers without biases": lambda: find_read_offsets(program, tuple(found)),
             "running statistics": lambda: find_statistics(program),
             "reflections": lambda: find_reflections(program, system),
             "phase shifts": lambda: find_phases(program, system),

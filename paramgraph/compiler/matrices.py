@@ -131,7 +131,8 @@ class MatrixFinder:
 
     def _is_linear(self, holding: dict[Value, Holding]) -> bool:
         for value in holding:
-            if value.kind not in ("op", "parameter", "buffer") and not (value.kind == "constant" and number_kind(constant_of(value)) == "zero"):
+            is_zero = value.kind == "constant" and number_kind(constant_of(value)) == "zero"
+            if value.kind not in ("op", "parameter", "buffer", "state") and not is_zero:
                 return False
         if any(value in holding or buffer in holding for value, buffer in self.program.outputs):
             return False
@@ -142,6 +143,9 @@ class MatrixFinder:
         """Whether an operation is linear along the spaces."""
         held = [slot for slot, value in enumerate(op.inputs) if value in holding]
         passes = op.output in holding
+        if op.kind == "feedback":  # the state is what is fed back; zeros have any multiplier
+            state, fed = op.inputs
+            return state in holding and fed in holding and holding[state] == holding[fed]
         if op.kind == "take":  # what is taken of another block is another block
             return True
         if op.kind in MOVING:

@@ -1,309 +1,400 @@
-"""Finds additions to biases that other biases make up for.
+"""Finds additions to parameters that are taken away, or that others make up for.
 
-What is added to a bias is followed: to values it adds something that is the same along all axes but those followed. A linear reader of these makes
-something of it that its own bias can take away, if it is the next that is added there. Anything else that reads the value forbids the addition.
+What is added to a parameter is followed. Where it arrives in a sum, a parameter that is added there too, as it is or behind gains and views, can take
+it away again: what that one does is followed as well, from the beginning. If nothing is left in the end, it is a symmetry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import heapq
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.coefficients import LAYOUT, Known
+from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed, varying
 from paramgraph.compiler.operations.scaling import arguments
-from paramgraph.compiler.parts import is_read_once, part_of
+from paramgraph.compiler.passing import Passing
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.terms import MOST, Tangled, Terms, concatenated, leaf, permuted, regrouped, reshaped, taken, total
-from paramgraph.symmetries.offsets import Compensation, OffsetFactor
+from paramgraph.compiler.scales import ScaleSolver
+from paramgraph.compiler.terms import Tangled
+from paramgraph.symmetries.offsets import Change, OffsetFactor, Step
+from paramgraph.symmetries.translations import TranslationFactor
 
 Array = np.ndarray
-# Not safe_softmax: its weights are all zero where everything is masked.
-SOFTMAX = frozenset(("softmax",))
-LAYOUT = frozenset("reshape permute take concat expand".split())
+# A space of an axis, by the number of the axis and its place there.
+Atom = tuple[int, int]
+Atoms = frozenset[Atom]
+# How many parameters, or parts of them, may make up for one.
+MOST = 400
+# Parts of parameters with more elements than this are not laid together to see what they are a whole of.
+MOST_MASKED = 1 << 20
+# Through how many operations what makes up for an addition is looked for.
+DEEPEST = 12
 
 
-def find_offsets(program: Program) -> tuple[OffsetFactor, ...]:
-    """The additions to single biases, or parts of them, that others make up for."""
-    return tuple(_Finder(program).run())
+def find_offsets(program: Program, solver: ScaleSolver) -> tuple[TranslationFactor | OffsetFactor, ...]:
+    """The additions to single parameters, or parts of them, that are taken away, or that others make up for.
 
-
-class _Finder:
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.readers = program.readers()
-        self.out = program.results()
-        self.whole = _sums_to_one(program)
-
-    def run(self) -> Iterator[OffsetFactor]:
-        seen: set[frozenset[str]] = set()
-        for value in self.program.tensors.values():
-            wide = [d for d, n in enumerate(value.shape) if n > 1]
-            if value.kind != "parameter" or len(wide) != 1:
-                continue
-            found = self._of(value, wide[0], None)
-            readers = self.readers.get(value, [])
-            if found is None and len(readers) > 1 and all(op.kind == "take" and op.attrs["dim"] == wide[0] for op in readers):
-                for op in readers:
-                    part = self._of(value, wide[0], np.asarray(op.attrs["index"]))
-                    if part is not None:
-                        yield part
-            elif found is not None:
-                # Of two that are merely added, either makes up for the other: one says it all.
-                plain = frozenset(found.tensors) if not found.read and len(found.compensations) == 1 else None
-                if plain is None or plain not in seen:
-                    yield found
-                seen |= {plain} if plain is not None else set()
-
-    def _of(self, value: Value, axis: int, index: Array | None) -> OffsetFactor | None:
-        size = value.shape[axis] if index is None else len(index)
-        start = leaf(value.shape[axis], axis, 0)
-        if index is not None:
-            places, numbers = np.zeros((1, value.shape[axis]), dtype=np.int64), np.zeros((1, value.shape[axis]))
-            places[0, index], numbers[0, index] = np.arange(size), 1.0
-            start = Terms((axis,), places, numbers, np.zeros_like(places, dtype=np.uint64))
-        try:
-            compensations = tuple(self._follow({value: start}, value))
-        except Tangled:
-            return None
-        if not compensations:
-            return None
-        where = tuple(index if d == axis else None for d in range(value.ndim))
-        part = "" if index is None else " (a part)"
-        return OffsetFactor(f"additions to {value.name}{part}, made up for", value.name, where, size, compensations)
-
-    def _follow(self, shifted: dict[Value, Terms], source: Value) -> Iterator[Compensation]:
-        """What makes up for additions, each followed through all that reads it.
-
-        Raises:
-            Tangled: something does not.
-        """
-        for op in self.program.ops:
-            if not any(value in shifted and shifted[value].number.any() for value in op.inputs):
-                continue
-            found = self._absorbed(op, shifted)
-            if found is not None:
-                if found.tensor == source.name:
-                    raise Tangled
-                yield found
-                continue
-            rule = _RULES.get(op.kind)
-            if rule is None or not (op.exact or op.kind in LAYOUT) or len(set(op.inputs)) < len(op.inputs):
-                raise Tangled
-            shifted[op.output] = rule(self, op, shifted)
-        if any(value in shifted and shifted[value].number.any() for value in self.out):
-            raise Tangled
-
-    # -- what makes up for it ------------------------------------------------------------------------------------------------
-
-    def _absorbed(self, op: Op, shifted: dict[Value, Terms]) -> Compensation | None:
-        """The bias that takes away what an operation would pass on; None if there is none there."""
-        held = [slot for slot, value in enumerate(op.inputs) if value in shifted and shifted[value].number.any()]
-        if len(held) != 1 or not op.exact:
-            return None
-        slot = held[0]
-        value, terms = op.inputs[slot], shifted[op.inputs[slot]]
-        if op.kind == "contract" or op.kind == "convolve" and slot == 0:
-            return self._read(op, slot, terms)
-        if op.kind == "normalize" and slot == 0 and not op.attrs["mixed"] and "running_mean" in op.attrs["roles"]:
-            place = 1 + list(op.attrs["roles"]).index("running_mean")
-            return self._taken_away(op, value, terms, place, 0, -1.0)
-        if slot_of_sum(op) is not None and all(other not in shifted for other in op.inputs if other is not value):
-            return self._taken_away(op, value, terms, 1 - slot, slot, 1.0)
-        return None
-
-    def _taken_away(self, op: Op, value: Value, terms: Terms, place: int, slot: int, sign: float) -> Compensation | None:
-        """A parameter that has what is added along its own axes, or a buffer that is subtracted."""
-        other = op.inputs[place]
-        part = part_of(other)
-        if part is None or part.value.kind != "parameter" or not is_read_once(other, self.readers):
-            return None
-        if part.value in self.out or other in self.out:
-            return None
-        along = [op.labels[slot][d] for d, n in zip(terms.dims, terms.index.shape[1:], strict=True) if n > 1]
-        own = [op.labels[place][d] for d in part.dims]
-        if not set(along) <= set(own):
-            return None
-        sizes = [other.shape[d] for d in part.dims]
-        places, numbers = (_spread(array, along, own, sizes) for array in (terms.index, terms.number))
-        return Compensation(part.value.name, part.index, places, numbers * sign)
-
-    def _read(self, op: Op, slot: int, terms: Terms) -> Compensation | None:
-        """The bias that is added to what a reader gives."""
-        every, out_labels = _labels(op)
-        reader = part_of(op.inputs[1 - slot]) if len(every) == 2 else None
-        if reader is None or reader.value.kind != "parameter":
-            return None
-        labels, met = every[1 - slot], every[slot]
-        own = [labels[d] for d in reader.dims]
-        kept = [label for label in own if label in out_labels]
-        summed = [label for label in own if label not in out_labels]
-        shape = op.inputs[1 - slot].shape
-        along = [met[d] for d, n in zip(terms.dims, terms.index.shape[1:], strict=True) if n > 1]
-        alone = {label for label, n in zip(met, op.inputs[slot].shape, strict=True) if n > 1 and label not in out_labels}
-        if len(set(met)) < len(met) or len(set(labels)) < len(labels) or len(kept) != 1 or kept[0] in met:
-            return None
-        if not set(along) <= set(summed) or alone != set(summed):
-            return None
-        readers = self.readers.get(op.output, ())
-        if len(readers) != 1 or op.output in self.out:
-            return None
-        after = readers[0]
-        if slot_of_sum(after) is None or after.inputs.count(op.output) != 1:
-            return None
-        place = 1 - after.inputs.index(op.output)
-        bias = part_of(after.inputs[place])
-        if bias is None or bias.value.kind != "parameter" or len(bias.dims) != 1 or not is_read_once(after.inputs[place], self.readers):
-            return None
-        if bias.value in self.out or after.inputs[place] in self.out:
-            return None
-        here = after.labels[1 - place][list(out_labels).index(kept[0])]
-        (dim,) = bias.dims
-        if after.labels[place][dim] != here or after.inputs[place].shape[dim] != shape[labels.index(kept[0])]:
-            return None
-        sizes = [shape[labels.index(label)] for label in summed]
-        places, numbers = (_spread(array, along, summed, sizes) for array in (terms.index, terms.number))
-        axis = reader.wide[own.index(kept[0])]
-        return Compensation(bias.value.name, bias.index, places, numbers, reader.value.name, reader.index, axis)
-
-    # -- what passes it on -----------------------------------------------------------------------------------------------------
-
-    def _elementwise(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        positional, keywords = arguments(op, len(op.inputs))
-        numbers = [n for n in positional if isinstance(n, (int, float)) and not isinstance(n, bool)]
-        if keywords or len(numbers) + len(op.inputs) != len(positional) or tuple(op.attrs.get("scale", (1, 1))) != (1, 1):
-            raise Tangled
-        held = {slot: _aligned(op, slot, shifted[value]) for slot, value in enumerate(op.inputs) if value in shifted}
-        if op.name in ("add", "sub") and len(positional) == 2 and (positional[0] == "x" or op.name == "add"):
-            parts = [replace(t, number=-t.number) if slot == 1 and op.name == "sub" else t for slot, t in held.items()]
-            return parts[0] if len(parts) == 1 else _total(parts[0], parts[1], op.output.shape)
-        if len(op.inputs) == 1 and len(numbers) == 1 and op.name in ("mul", "div") and (positional[0] == "x" or op.name == "mul") and numbers[0]:
-            return replace(held[0], number=held[0].number * float(numbers[0]) ** (1 if op.name == "mul" else -1))
-        raise Tangled
-
-    def _contract(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        """A weighted mean along axes that it is the same along."""
-        if not op.attrs.get("product") or len(op.inputs) != 2 or sum(value in shifted for value in op.inputs) != 1:
-            raise Tangled
-        slot = next(slot for slot, value in enumerate(op.inputs) if value in shifted)
-        weights, labels, met = op.inputs[1 - slot], op.labels[1 - slot], op.labels[slot]
-        summed = {label for label in (*met, *labels) if label not in op.out_labels}
-        terms = shifted[op.inputs[slot]]
-        if len(summed) != 1 or not summed <= set(labels) & set(met) or len(set(labels)) < len(labels) or len(set(met)) < len(met):
-            raise Tangled
-        (label,) = summed
-        if labels.index(label) not in self.whole.get(weights, set()) or met.index(label) in terms.dims:
-            raise Tangled
-        return _aligned(op, slot, terms)
-
-    def _reduce(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        if op.name != "mean":
-            raise Tangled
-        return _aligned(op, 0, shifted[op.inputs[0]])
-
-    def _normalize(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        slots = [slot for slot, value in enumerate(op.inputs) if value in shifted]
-        if len(slots) != 1 or not slots[0] or op.attrs["roles"][slots[0] - 1] != "offset":
-            raise Tangled
-        return _aligned(op, slots[0], shifted[op.inputs[slots[0]]])
-
-    def _gather(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        terms, dim, more = shifted.get(op.inputs[0]), op.attrs["dim"], op.inputs[1].ndim - 1
-        if terms is None or op.inputs[1] in shifted or dim in terms.dims:
-            raise Tangled
-        return terms.at([d + more if d > dim else d for d in terms.dims])
-
-    def _take(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        return taken(shifted[op.inputs[0]], op.attrs["dim"], op.attrs["index"], op.inputs[0].shape)
-
-    def _permute(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        return permuted(shifted[op.inputs[0]], op.attrs["order"], op.inputs[0].shape)
-
-    def _reshape(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        return reshaped(shifted[op.inputs[0]], op.inputs[0].shape, op.output.shape)
-
-    def _expand(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        before = op.inputs[0].shape
-        return reshaped(shifted[op.inputs[0]], before, before)
-
-    def _concat(self, op: Op, shifted: dict[Value, Terms]) -> Terms:
-        return concatenated([shifted.get(value) for value in op.inputs], [value.shape for value in op.inputs], op.attrs["dim"])
-
-
-def slot_of_sum(op: Op) -> int | None:
-    """0 for a sum of two values as they are; None for other operations."""
-    if op.kind != "elementwise" or op.name != "add" or len(op.inputs) != 2 or not op.exact:
-        return None
-    positional, keywords = arguments(op, 2)
-    return 0 if positional == ["x", "x"] and not keywords and tuple(op.attrs.get("scale", (1, 1))) == (1, 1) else None
-
-
-def _labels(op: Op) -> tuple[Sequence[Sequence[Any]], Sequence[Any]]:
-    """Labels of a sum of products, as those of convolutions of one tap are; none for other operations."""
-    if op.kind == "contract":
-        return (op.labels, op.out_labels) if op.attrs.get("product") else ((), ())
-    if not op.attrs["pointwise"] or op.attrs["groups"] != 1 or op.attrs["transposed"]:
-        return (), ()
-    rest = [f"y{i}" for i in range(op.output.ndim - 2)]
-    return (["b", "i", *rest], ["o", "i", *(f"tap{i}" for i in range(len(rest)))]), ["b", "o", *rest]
-
-
-def _aligned(op: Op, slot: int, terms: Terms) -> Terms:
-    """Terms along the dimensions of the result; all of them must be there."""
-    value, labels, out = op.inputs[slot], op.labels[slot], list(op.out_labels)
-    terms = reshaped(terms, value.shape, value.shape)
-    if any(labels[d] not in out for d in terms.dims):
-        raise Tangled
-    return terms.at([out.index(labels[d]) for d in terms.dims])
-
-
-def _spread(array: Array, along: Sequence[Any], labels: Sequence[Any], sizes: Sequence[int]) -> Array:
-    """An array of terms along some labels, over all labels and flat: the same along the others.
-
-    Raises:
-        Tangled: it would be too large.
+    Args:
+        program: the program.
+        solver: its solved scales: parameters are cut where their characters are.
     """
-    if len(array) * np.prod(sizes, dtype=float) > MOST:
-        raise Tangled
-    order = np.argsort([labels.index(label) for label in along])
-    narrow = [n if label in along else 1 for label, n in zip(labels, sizes, strict=True)]
-    held = array.reshape(len(array), *(n for n in array.shape[1:] if n > 1)).transpose(0, *(1 + order))
-    return np.broadcast_to(held.reshape(len(array), *narrow), (len(array), *sizes)).reshape(len(array), -1).copy()
+    known = Known(program)
+    pairs: set[frozenset[Any]] = set()
+    return tuple(factor for value in program.tensors.values() for factor in _of(known, solver, value, pairs))
 
 
-def _total(a: Terms, b: Terms, shape: Sequence[int]) -> Terms:
-    """What two operands add together: each is the same along what only the other is followed along."""
-    dims = sorted({*a.dims, *b.dims})
+def _of(known: Known, solver: ScaleSolver, value: Value, pairs: set[frozenset[Any]]) -> Iterator[TranslationFactor | OffsetFactor]:
+    """The additions to one parameter: to the whole of it, then to parts."""
+    if value.kind != "parameter" or value.integer or value not in solver.characters or 0 in value.shape or value in known.out:
+        return
+    atoms = _atoms(value)
+    wide = [atom for atom, n in atoms.items() if n > 1]
+    most = len(wide) if len(wide) <= 4 else 1
+    choices = [frozenset(same) for count in range(most + 1) for same in itertools.combinations(wide, count)]
+    whole: list[Atoms] = []  # what is found for all of it is not asked of parts
+    for box in boxes(value, solver):
+        found, cut = list(whole), []
+        for same in choices:
+            split = any(index is not None and len({(d, i) in same for e, i in wide if e == d}) > 1 for d, index in enumerate(box))
+            if split or any(other <= same for other in found):
+                continue
+            following, is_cut = _found(known, value, box, same)
+            if is_cut:
+                cut.append(same)
+            factor = following.factor() if following is not None else None
+            if following is None or factor is None:
+                continue
+            found.append(same)
+            # Of two that are merely added, either makes up for the other: one says it all.
+            ends = following.ends()
+            if len(ends) == 2 and ends in pairs:
+                continue
+            pairs.add(ends)
+            yield factor
+        if all(index is None for index in box):
+            # Where nothing was cut on the way to what forbids it, it forbids additions to parts, too.
+            choices, whole = [same for same in cut if same not in found], found
 
-    def wide(terms: Terms) -> Terms:
-        sizes, narrow = [shape[d] for d in dims], [shape[d] if d in terms.dims else 1 for d in dims]
-        if len(terms.index) * np.prod(sizes, dtype=float) > MOST:
-            raise Tangled
-        spread = terms.each(lambda array: np.broadcast_to(array.reshape(len(array), *narrow), (len(array), *sizes)))
-        return replace(spread, dims=tuple(dims))
 
-    return total(wide(a), wide(b))
-
-
-def _sums_to_one(program: Program) -> dict[Value, set[int]]:
-    """Per value that a softmax gives, seen otherwise, the dimensions along which it sums to one."""
-    out: dict[Value, set[int]] = {}
-    for op in program.ops:
-        if op.kind == "mix" and op.exact and op.name in SOFTMAX and len(op.attrs["mixed"]) == 1:
-            out[op.output] = {list(op.out_labels).index(op.attrs["mixed"][0])}
-        elif op.inputs and op.inputs[0] in out:
-            dims = out[op.inputs[0]]
-            if op.kind == "permute":
-                out[op.output] = {list(op.attrs["order"]).index(d) for d in dims}
-            elif op.kind == "reshape":
-                out[op.output] = {news[0] for olds, news in regrouped(op.inputs[0].shape, op.output.shape)
-                                  if len(olds) == len(news) == 1 and olds[0] in dims}  # fmt: skip
+def _atoms(value: Value) -> dict[Atom, int]:
+    """The spaces of a value's axes, with their sizes; one for an axis that is no product."""
+    out: dict[Atom, int] = {}
+    for d, n in enumerate(value.shape):
+        sizes = [space.size for space in value.axes[d] if space.size > 1] if d < len(value.axes) else []
+        for i, size in enumerate(sizes if math.prod(sizes) == n else [n]):
+            out[d, i] = size
     return out
 
 
-_RULES: dict[str, Callable[[_Finder, Op, dict[Value, Terms]], Any]] = {
-    "elementwise": _Finder._elementwise, "contract": _Finder._contract, "reduce": _Finder._reduce, "normalize": _Finder._normalize,
-    "gather": _Finder._gather, "take": _Finder._take, "permute": _Finder._permute, "reshape": _Finder._reshape, "expand": _Finder._expand,
-    "concat": _Finder._concat,
-}  # fmt: skip
+def _found(known: Known, value: Value, box: Sequence[Array | None], same: Atoms) -> tuple[Following | None, bool]:
+    """What makes up for an addition, if that can be: nothing, other parameters, or both for what is divided by a gain; whether it was cut."""
+    gains: dict[Node, None] = {}
+    is_cut = False
+    for absorbing in (False, True):
+        following = Following(known, value, box, same, None)
+        if following.goes(absorbing):
+            return following, True
+        gains.update(following.passing.gains)
+        is_cut |= following.is_cut
+    axes = {d for d, _ in same}
+    alone = next(iter(axes)) if len(axes) == 1 and all(atom in same for atom, n in _atoms(value).items() if atom[0] in axes and n > 1) else -1
+    for gain in gains if alone >= 0 and box[alone] is None else ():
+        for absorbing in (False, True) if gain.shape == (value.shape[alone],) else ():
+            following = Following(known, value, box, same, gain)
+            if following.goes(absorbing):
+                return following, True
+            is_cut |= following.is_cut
+    return None, is_cut
+
+
+def boxes(value: Value, solver: ScaleSolver) -> Iterator[tuple[Array | None, ...]]:
+    """The whole tensor, then its parts along each axis that the program cuts."""
+    yield (None,) * value.ndim
+    for d, layout in enumerate(solver.characters[value].layouts):
+        if len(layout.blocks) > 1:
+            for block in layout.blocks:
+                yield tuple(block.positions if e == d else None for e in range(value.ndim))
+
+
+class Following:
+    """One addition, and what makes up for it.
+
+    Args:
+        known: facts of the program.
+        value: a parameter.
+        box: the part of it that is added to.
+        same: spaces of the axes along which the same is added.
+        gain: along the one axis of `same`, what is added is divided by it; None for nothing.
+
+    Attributes:
+        moved: what is added to each parameter.
+        is_cut: whether some of it may have been cut off on the way: less may be taken away where all is not.
+        is_gone: whether something took some of it away: what is read nowhere is no symmetry's.
+    """
+
+    def __init__(self, known: Known, value: Value, box: Sequence[Array | None], same: Atoms, gain: Node | None) -> None:
+        self.known, self.value, self.box, self.gain = known, value, box, gain
+        self.passing, self.is_cut, self.is_gone = Passing(known), False, False
+        atoms: dict[Atom, int] = {}
+        for (d, i), n in _atoms(value).items():
+            index = box[d]
+            if index is None:
+                atoms[d, i] = n
+            elif i == 0:
+                atoms[d, 0] = len(index)
+        held = {atom: 1 if atom in same else n for atom, n in atoms.items()}
+        self.is_whole = all(len({held[atom] == n for atom, n in atoms.items() if atom[0] == d and n > 1}) <= 1 for d in range(value.ndim))
+        self.shape = tuple(held.values())
+        if self.is_whole:
+            self.shape = tuple(math.prod(n for atom, n in held.items() if atom[0] == d) for d in range(value.ndim))
+        dims = tuple(place for place, n in enumerate(held.values()) if n > 1)
+        attrs = (value.name, tuple(sorted(same)), *map(_key, box))
+        source = Product(Piece(known.nodes.make("source", [n for n in held.values() if n > 1], attrs=attrs), dims))
+        inner = [math.prod(n for atom, n in atoms.items() if atom[0] == d) for d in range(value.ndim)]
+        increment = known.nodes.reshaped({source: 1.0}, tuple(atoms.values()), inner)
+        for d, index in enumerate(box):
+            if index is not None:
+                increment = known.nodes.laid(increment, d, index.tolist(), value.shape[d])
+        divided = () if gain is None else (Piece(gain, tuple({d for d, _ in same}), -1),)
+        self.moved: dict[Value, Increment] = {value: {product.times(*divided): number for product, number in increment.items()}}
+
+    def goes(self, absorbing: bool) -> bool:
+        """Whether all that is added is gone in the end.
+
+        Args:
+            absorbing: whether other parameters may make up for it.
+        """
+        try:
+            for _ in range(MOST):
+                if not self._follow(absorbing):
+                    return self.is_gone
+        except Tangled:
+            pass
+        return False
+
+    def _follow(self, absorbing: bool) -> bool:
+        """Follow what is added to its end; whether one more parameter was found on the way, so that all must be followed again.
+
+        Raises:
+            Tangled: something depends on what was added.
+        """
+        known, held = self.known, dict(self.moved)
+        waiting: list[int] = []
+        for value in held:
+            for op in known.readers.get(value, ()):
+                heapq.heappush(waiting, known.numbers[op])
+        last = -1
+        while waiting:
+            number = heapq.heappop(waiting)
+            if number == last:
+                continue
+            last, op = number, known.program.ops[number]
+            self.is_cut = self.is_cut or op.kind == "take"
+            given = {slot: held[value] for slot, value in enumerate(op.inputs) if held.get(value)}
+            if absorbing and self._absorbed(op, given):
+                return True
+            found = self.passing.through(op, given) if given else {}
+            if not found:
+                self.is_gone = self.is_gone or bool(given) and op.kind != "take"
+                continue
+            held[op.output] = found
+            for reader in known.readers.get(op.output, ()):
+                heapq.heappush(waiting, known.numbers[reader])
+        if any(held.get(value) for value in known.out):
+            raise Tangled
+        return False
+
+    # -- what makes up for it ------------------------------------------------------------------------------------------------------------
+
+    def _absorbed(self, op: Op, given: dict[int, Increment]) -> bool:
+        """Whether a parameter can take away what arrives in a sum; it is moved then.
+
+        Raises:
+            Tangled: the sum cannot be followed.
+        """
+        if not given or not op.exact:
+            return False
+        if op.kind == "normalize" and "running_mean" in op.attrs["roles"] and not op.attrs["mixed"]:
+            arriving = self.passing.centre(op, given)
+            slots = {1 + list(op.attrs["roles"]).index("running_mean"): -1.0, 0: 1.0}
+        elif op.kind == "elementwise" and op.name in ("add", "sub", "rsub"):
+            arriving = self.passing.through(op, given)
+            slots = _signs(op)
+        else:
+            return False
+        if not arriving or any(not piece.node.known for product in arriving for piece in product.pieces):
+            return False
+        for slot in sorted(slots, key=lambda slot: not op.inputs[slot].parametric):
+            found = self._absorber(op, slot, multiplied(arriving, -slots[slot]), 0)
+            if found is not None:
+                value, increment = found
+                self.moved[value] = added(self.moved.get(value, {}), increment)
+                return True
+        return False
+
+    def _absorber(self, op: Op, slot: int, need: Increment, depth: int) -> tuple[Value, Increment] | None:
+        """The parameter that adds something, along the labels of an operation's result, to one of its operands."""
+        value, out = op.inputs[slot], list(op.out_labels)
+        places = {out.index(label): d for d, (label, n) in enumerate(zip(op.labels[slot], value.shape, strict=True)) if label in out and n > 1}
+        return self._into(value, renamed(need, places), depth) if varying(need) <= set(places) else None
+
+    def _into(self, value: Value, need: Increment, depth: int) -> tuple[Value, Increment] | None:
+        """The parameter that adds something to a value, and what is to be added to it."""
+        known = self.known
+        if value in known.out or depth > DEEPEST:
+            return None
+        op = value.op
+        if op is None:
+            return (value, need) if self._is_free(value, need) else None
+        readers = known.readers.get(value, ())
+        if not value.parametric and (len(readers) != 1 or readers[0].inputs.count(value) != 1) or not (op.exact or op.kind in LAYOUT):
+            return None
+        if op.kind in ("permute", "reshape", "take", "expand"):
+            return self._into(op.inputs[0], self._before(op, need), depth + 1)
+        if op.kind == "gather":
+            dim, inner = op.attrs["dim"], op.inputs[1].ndim
+            places = {d if d < dim else d + inner - 1: d for d in range(op.inputs[0].ndim) if d != dim}
+            return self._into(op.inputs[0], renamed(need, places), depth + 1) if varying(need) <= set(places) else None
+        if op.kind == "normalize" and "offset" in op.attrs["roles"]:
+            return self._absorber(op, 1 + list(op.attrs["roles"]).index("offset"), need, depth + 1)
+        if op.kind != "elementwise":
+            return None
+        if op.name in ("add", "sub", "rsub"):
+            signs = _signs(op)
+            slots = sorted(signs, key=lambda slot: not op.inputs[slot].parametric)
+            tried = (self._absorber(op, slot, multiplied(need, signs[slot]), depth + 1) for slot in slots)
+            return next((found for found in tried if found is not None), None)
+        positional, keywords = arguments(op, len(op.inputs))
+        if op.name == "mul" and len(op.inputs) == 2 and len(positional) == 2 and not keywords:
+            for slot in (0, 1):
+                gain = known.piece(op.inputs[1 - slot])
+                if gain is None or gain[0] is None or not _has_inverse(gain[0].node):
+                    continue
+                dims = tuple(op.out_labels.index(op.labels[1 - slot][d]) for d in gain[0].dims)
+                over = {product.times(Piece(gain[0].node, dims, -1)): number / gain[1] for product, number in need.items()}
+                found = self._absorber(op, slot, over, depth + 1)
+                if found is not None:
+                    return found
+        return None
+
+    def _before(self, op: Op, need: Increment) -> Increment:
+        """What has to be added to the operand of an operation of layout."""
+        nodes, (source,) = self.known.nodes, op.inputs
+        if op.kind == "permute":
+            return renamed(need, dict(enumerate(op.attrs["order"])))
+        if op.kind == "reshape":
+            return nodes.reshaped(need, op.output.shape, source.shape)
+        if op.kind == "take":
+            return nodes.laid(need, op.attrs["dim"], op.attrs["index"], source.shape[op.attrs["dim"]])
+        if not varying(need) <= {d for d, n in enumerate(source.shape) if n > 1}:
+            raise Tangled
+        return need
+
+    def _is_free(self, value: Value, need: Increment) -> bool:
+        """Whether a parameter may be added to there: nothing is yet, and it is another than the first."""
+        program = self.known.program
+        if value.kind != "parameter" or value.integer or program.tensors.get(value.name) is not value or value.name in program.fixed:
+            return False
+        return all(_are_apart(a, b) for a in self.moved.get(value, {}) for b in need)
+
+    # -- the factor ----------------------------------------------------------------------------------------------------------------------
+
+    def ends(self) -> frozenset[tuple[str, Any]]:
+        """The parameters that are moved, with the positions that are."""
+        out: set[tuple[str, Any]] = set()
+        for value, increment in self.moved.items():
+            parts = frozenset(tuple((d, where.tobytes()) for d, where in sorted(product.where.items())) for product in increment)
+            if len(parts) == 1 or math.prod(value.shape) > MOST_MASKED:
+                out.add((value.name, parts))
+                continue
+            mask = np.zeros(value.shape, dtype=bool)  # parts that are a whole together are that whole
+            for product in increment:
+                own = np.ones((1,) * value.ndim, dtype=bool)
+                for d, where in product.where.items():
+                    own = own & where.reshape([-1 if e == d else 1 for e in range(value.ndim)])
+                mask |= own
+            out.add((value.name, frozenset([()]) if mask.all() else mask.tobytes()))
+        return frozenset(out)
+
+    def factor(self) -> TranslationFactor | OffsetFactor | None:
+        """The symmetry; None if what is added would depend on what is moved."""
+        part = "" if all(index is None for index in self.box) else " (a part)"
+        if len(self.moved) == 1 and self.gain is None and self.is_whole:
+            return TranslationFactor(f"additions to {self.value.name}{part}", self.value.name, tuple(self.box), self.shape)
+        written = _Written()
+        changes = []
+        for value, increment in self.moved.items():
+            pieces = [(self.known.nodes.one_of(product.pieces), number) for product, number in increment.items()]
+            changes.append(Change(value.name, tuple(number for _, number in pieces), tuple(written.number(piece.node) for piece, _ in pieces),
+                                  tuple(piece.dims for piece, _ in pieces)))  # fmt: skip
+        moved = {value.name for value in self.moved}
+        if any(step.kind == "tensor" and step.name in moved for step in written.steps):
+            return None
+        over = " divided by a gain" if self.gain is not None else "" if self.is_whole else " the same within parts of axes"
+        others = ", made up for" if len(self.moved) > 1 else ""
+        return OffsetFactor(f"additions{over} to {self.value.name}{part}{others}", self.value.name, self.shape, tuple(changes), tuple(written.steps))
+
+
+class _Written:
+    """Nodes as steps of a computation, each once, in order."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.places: dict[Node, int] = {}
+
+    def number(self, node: Node) -> int:
+        if node not in self.places:
+            inputs = tuple(self.number(other) for other in node.inputs)
+            self.steps.append(_step(node, inputs))
+            self.places[node] = len(self.steps) - 1
+        return self.places[node]
+
+
+def _step(node: Node, inputs: tuple[int, ...]) -> Step:
+    kind, shape, attrs = node.kind, node.shape, node.attrs
+    if kind == "source":
+        return Step(kind, shape)
+    if kind == "tensor":
+        return Step(kind, shape, name=attrs[0])
+    if kind == "constant":
+        return Step(kind, shape, numbers=attrs[1])
+    if kind in ("take", "place"):
+        return Step(kind, shape, inputs, axis=attrs[0], index=np.asarray(attrs[1], dtype=np.int64))
+    if kind == "regroup":
+        return Step(kind, shape, inputs, labels=attrs)
+    if kind == "product":
+        return Step(kind, shape, inputs, labels=attrs[0], numbers=tuple(map(float, attrs[1])))
+    if kind == "sum":
+        return Step(kind, shape, inputs, labels=attrs[0], numbers=attrs[1])
+    raise Tangled
+
+
+def _signs(op: Op) -> dict[int, float]:
+    """By which numbers a sum or difference multiplies its operands; none for other operations."""
+    positional, keywords = arguments(op, len(op.inputs))
+    if keywords or len(positional) != 2:
+        return {}
+    try:
+        return dict(enumerate(Passing.signs(op, positional)))
+    except Tangled:
+        return {}
+
+
+def _has_inverse(node: Node) -> bool:
+    """Whether the elements of a gain are other than zero, for all that is known before parameters have values."""
+    return node.kind == "tensor" or node.kind in ("take", "regroup") and _has_inverse(node.inputs[0])
+
+
+def _are_apart(a: Product, b: Product) -> bool:
+    """Whether two additions to a parameter are certainly to different elements."""
+    others = b.where
+    return any(d in others and not (where & others[d]).any() for d, where in a.where.items())
+
+
+def _key(index: Array | None) -> bytes | None:
+    return None if index is None else np.asarray(index).tobytes()

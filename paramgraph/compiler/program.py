@@ -417,14 +417,16 @@ class Builder:
     # -- operations with positions -------------------------------------------------------------------------------------
 
     def convolve(self, x: Value, weight: Value, shape: Sequence[int], groups: int = 1, transposed: bool = False, pointwise: bool = False,
-                 name: str = "conv") -> Value:
+                 name: str = "conv", inside: bool = False) -> Value:
         """A convolution of `x` (batch, channels, *positions) with `weight` (out, in/groups, *taps), or (in, out/groups, *taps) transposed.
 
         Args:
             shape: shape of the result.
             pointwise: one tap, stride 1, no padding: positions pass through untouched.
+            inside: nothing is padded: every tap meets an element at every position.
         """
-        return self._op("convolve", [x, weight], shape, (), (), name, groups=groups, transposed=transposed, pointwise=pointwise)
+        return self._op("convolve", [x, weight], shape, (), (), name, groups=groups, transposed=transposed, pointwise=pointwise,
+                        inside=inside)
 
     def resample(self, x: Value, dims: Sequence[int], shape: Sequence[int], name: str = "pool") -> Value:
         """An operation along ordered positions that gives new ones: pooling, padding, interpolation. The dimensions are pinned."""

@@ -20,7 +20,6 @@ import numpy as np
 from paramgraph.errors import GroupError
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
-from paramgraph.symmetries.centred import CentredFactor
 from paramgraph.symmetries.commuting import CommutingFactor
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
@@ -28,6 +27,7 @@ from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
 from paramgraph.symmetries.offsets import OffsetFactor
 from paramgraph.symmetries.phases import PhaseFactor
+from paramgraph.symmetries.readers import ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
@@ -48,7 +48,7 @@ MOVES = frozenset("matrix turn translation reflection phase".split())
 SIGMA = 0.5
 # Factors whose elements `move` draws.
 Moving = (
-    MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | CentredFactor | OffsetFactor | SpreadFactor | CentreFactor
+    MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | OffsetFactor | ReadOffsetFactor | SpreadFactor | CentreFactor
     | ReflectionFactor | PhaseFactor
 )  # fmt: skip
 # Matrix groups and translations, and what could not be searched for.
@@ -395,7 +395,7 @@ class SymmetryGroup:
         if turned:
             groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
             lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
-        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, CentredFactor, OffsetFactor, CentreFactor))]
+        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, OffsetFactor, ReadOffsetFactor, CentreFactor))]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
         spreads = [factor.dimension for factor in self.moves if isinstance(factor, SpreadFactor)]

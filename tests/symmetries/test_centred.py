@@ -11,7 +11,8 @@ from torch import nn
 
 import paramgraph as pg
 from paramgraph import ParamGraph
-from paramgraph.symmetries.centred import CentredFactor
+from paramgraph.symmetries.offsets import OffsetFactor
+from paramgraph.symmetries.translations import TranslationFactor
 from tests.symmetries.test_reflections import change, distance
 
 
@@ -61,8 +62,10 @@ def compiled(make: Callable[[], nn.Module]) -> tuple[nn.Module, torch.Tensor, Pa
     return model, x, pg.compile(model, x)
 
 
-def centred(graph: ParamGraph) -> dict[int, CentredFactor]:
-    return {n: factor for n, factor in enumerate(graph.symmetry.moves) if isinstance(factor, CentredFactor)}
+def centred(graph: ParamGraph) -> dict[int, OffsetFactor | TranslationFactor]:
+    """The factors that add to a reader."""
+    moves = enumerate(graph.symmetry.moves)
+    return {n: f for n, f in moves if isinstance(f, (OffsetFactor, TranslationFactor)) and f.tensor in ("a.weight", "b.weight")}
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -80,7 +80,7 @@ class Doubled(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("finder", "kind"), [("find_translations", "translations"), ("find_reflections", "reflections"), ("MatrixFinder", "matrices")]
+    ("finder", "kind"), [("find_offsets", "translations"), ("find_reflections", "reflections"), ("MatrixFinder", "matrices")]
 )
 def test_a_finder_that_fails_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch, finder: str, kind: str) -> None:
     """Two linear layers on end, a softmax and a sigmoid: matrices, translations and reflections, each found by a finder of its own."""

@@ -257,7 +257,7 @@ def test_a_failure_finds_none_and_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(matrices.MatrixFinder, "run", fail)
     model, inputs, _ = compiled("lora")
     symmetry = pg.compile(model, inputs).symmetry
-    assert symmetry.moves == ()
+    assert not any(isinstance(factor, MatrixFactor) for factor in symmetry.moves)
     assert any("a defect" in d.cause for d in symmetry.scales.diagnostics)
     assert symmetry.dimension == 2
 

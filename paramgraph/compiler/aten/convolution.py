@@ -25,7 +25,9 @@ def _convolve(b: Builder, x: Value, weight: Value, bias: Value | None, stride: A
     # Before the convolution, so that whoever takes slices of its result finds the bias.
     bias = None if bias is None else b.reshape(bias, [*bias.shape, *[1] * rank])
     pointwise = _all(taps, 1) and _all(stride, 1) and (padding in ("same", "valid") or _all(padding, 0)) and tuple(shape[2:]) == x.shape[2:]
-    out = b.convolve(x, weight, shape, groups, transposed, pointwise, name=f"conv{rank}d" if not transposed else f"conv_transpose{rank}d")
+    inside = not transposed and (padding == "valid" or not isinstance(padding, str) and _all(padding, 0))
+    name = f"conv{rank}d" if not transposed else f"conv_transpose{rank}d"
+    out = b.convolve(x, weight, shape, groups, transposed, pointwise, name, inside)
     if bias is not None:
         out = b.elementwise("add", out, bias, role="bias")
     return out if batched else b.reshape(out, shape[1:])
