@@ -19,7 +19,8 @@ from paramgraph.errors import TraceError
 # Element type and shape of a tensor; the shape is None where it depends on data.
 Type = tuple[int, tuple[int, ...] | None]
 
-SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum"])
+SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum",
+                  "GroupNormalization"])  # fmt: skip
 BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod"])
 COMPARES = frozenset([*COMPARISONS, "Equal"])
 TABULAR = frozenset(["Scaler", "Normalizer", "Binarizer", "Imputer"])
