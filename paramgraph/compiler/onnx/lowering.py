@@ -15,7 +15,7 @@ from paramgraph.compiler.onnx.keys import KEY, subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
-from paramgraph.compiler.onnx.source import require
+from paramgraph.compiler.onnx.source import require, stated_type
 from paramgraph.compiler.onnx.subgraphs import Subgraphs
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rules import is_exact, operator_rule
@@ -150,10 +150,11 @@ class OnnxLowering:
             return
         if node.op_type in WITH_SUBGRAPHS and node.domain == "" and self._subgraphs.lower(node):
             return
-        operands = [None if value is None else self._operand(value) for value in node.inputs]
-        flat = list(values_in(operands))
-        types = [None if value is None else self.types.get(value) for value in node.inputs]
-        attributes = {key: attribute.value for key, attribute in node.attributes.items()}
+        inputs = node.inputs
+        operands = [None if value is None else self._operand(value) for value in inputs]
+        flat = flattened(operands)
+        types = [None if value is None else self.types.get(value) for value in inputs]
+        attributes = {key: attribute.value for key, attribute in node.attributes.items()} if node.attributes else {}
         if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self.shapeless:
             self._measure(node, operands[0], attributes)
             self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of(operands[0].shape if operands[0] is not None else ()))
@@ -161,10 +162,10 @@ class OnnxLowering:
         if node.op_type == "CastLike" and node.domain == "" and self._cast_constant(node.outputs[0], operands[0], types):
             return
         masks = self.counts.masks_in(operands)
-        constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
-        constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
-        small = [value for value in flat if constant and math.prod(value.shape) <= SMALL]
-        if constant and len(small) == len(flat) and node.op_type not in GROWING and self._fold_now(node, operands, attributes):
+        constant = bool(flat) and all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
+        constant = constant and len(flat) == sum(o is not None for o in operands)
+        small = constant and node.op_type not in GROWING and all(math.prod(value.shape) <= SMALL for value in flat)
+        if small and self._fold_now(node, operands, attributes):
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
         if self.counts and self._counted(node, operands):
@@ -290,17 +291,18 @@ class OnnxLowering:
 
     def _declared(self, output: Any, found: Type | None) -> Type | None:
         """The type that the file states for a value, if all its sizes are known."""
-        dtype = found[0] if found is not None else None if output.dtype is None else int(output.dtype)
-        if dtype is None or output.shape is None:
+        dtype, shape = stated_type(self.graph, output)
+        dtype = dtype if found is None else found[0]
+        if dtype is None or shape is None:
             return found
-        sizes = [d if isinstance(d, int) else self._sizes.get(str(d.value)) for d in output.shape]
+        sizes = [d if isinstance(d, int) else self._sizes.get(d or "") for d in shape]
         known = [int(n) for n in sizes if n is not None and n >= 0]
         return dtype, tuple(known) if len(known) == len(sizes) else None
 
     def _lower(self, node: Any, operands: list[Any], attributes: dict[str, Any], found: Sequence[Type | None]) -> None:
         """The operator's rule, else its own definition by simpler operators, else opaque."""
         name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
-        flat = list(values_in(operands))
+        flat = flattened(operands)
         rule = operator_rule(node.domain, node.op_type)
         failure = self._subgraphs.failures.pop(node, "it has no rule")
         unknown = self.shapeless.intersection(flat)
@@ -343,9 +345,9 @@ class OnnxLowering:
     def _give(self, output: Any, value: Any, type_: Type | None, operands: Sequence[Any]) -> None:
         if isinstance(value, Value):
             if type_ is None or type_[1] is None:  # sequences: the rule knows the shape, the elements are what the operands were
-                dtype = type_[0] if type_ is not None else next((int(output.dtype) for _ in "1" if output.dtype is not None), 1)
+                dtype = type_[0] if type_ is not None else stated_type(self.graph, output)[0] or 1
                 type_ = (dtype, value.shape)
-            if value.kind == "op" and not any(value is operand for operand in values_in(operands)):
+            if value.kind == "op" and not any(value is operand for operand in flattened(operands)):
                 value.integer, value.boolean = type_[0] not in FLOATING, type_[0] == BOOL
         self.set(output, value, type_)
 
@@ -397,6 +399,13 @@ def values_in(tree: Any) -> Iterator[Value]:
     elif isinstance(tree, (list, tuple)):
         for item in tree:
             yield from values_in(item)
+
+
+def flattened(operands: Sequence[Any]) -> list[Value]:
+    """`values_in` of a node's operands, of which few are sequences."""
+    if any(type(operand) is list or type(operand) is tuple for operand in operands):
+        return list(values_in(operands))
+    return [operand for operand in operands if isinstance(operand, Value)]
 
 
 def plain(array: Any) -> np.ndarray:

@@ -108,7 +108,10 @@ class Shapes:
             if any(operand is not None and operand[1] is None for operand in operands):
                 return None
             found = direct_shape(node.op_type, [None if operand is None else operand[1] for operand in operands], data, attributes)
-            return None if found is None else (operands[0][0], found)
+            like = operands[1] if node.op_type == "Where" else operands[0]
+            return None if found is None or like is None else (like[0], found)
+        if node.op_type == "Cast":
+            return attributes["to"], operands[0][1]
         if node.op_type in TESTS:
             return _BOOL, operands[0][1]
         if node.op_type in BROADCAST or node.op_type in COMPARES:

@@ -6,6 +6,7 @@ Nothing outside the model's own folder is read, no weights are read, and nothing
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,8 @@ from paramgraph.onnx_messages import tensors_of
 # Operators of older sets say what they do in ways that this front end does not read.
 OLDEST_OPSET = 7
 DEFAULT_DOMAINS = ("", "ai.onnx")
+# Where the graph of an `onnx_ir` model notes what its file states of values: `onnx_ir` itself was not given it.
+STATED = "paramgraph.stated"
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,11 @@ def open_model(source: OnnxSource) -> Any:
     what = "the model" if source.path is None else source.path.name
     _check_opsets(message, what)
     external = _check_external(message, source.folder, what)
+    message = _without_maps(message) if source.path is None else message
+    stated = {} if source.path is None else _thinned(message)
     try:
-        model = ir.serde.deserialize_model(_without_maps(message))
+        model = ir.serde.deserialize_model(message)
+        model.graph.meta[STATED] = stated
         if external and source.folder is not None:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
         mark(model.graph)
@@ -99,6 +105,44 @@ def open_model(source: OnnxSource) -> Any:
         ) from error
     _put_in_order(model.graph, what)
     return model
+
+
+def _thinned(message: Any) -> dict[str, Any]:
+    """Take out of a message, which is nobody else's, what is read of few of its values and nodes, if of any, and costs time to make objects of.
+
+    Returns:
+        What it stated of the types of values that are made by its nodes, by name.
+    """
+    graph = message.graph
+    initialisers = {tensor.name for tensor in graph.initializer}
+    stated = {value.name: value for value in graph.value_info}
+    kept = [value for name, value in stated.items() if name in initialisers]  # in them torch's exporter says which are parameters
+    graph.ClearField("value_info")
+    graph.value_info.extend(kept)
+    for value in (*graph.output, *kept):
+        if _is_map(value.type):
+            value.ClearField("type")
+    for node in graph.node:
+        node.ClearField("metadata_props")
+    return stated
+
+
+def stated_type(graph: Any, value: Any) -> tuple[int | None, Sequence[Any] | None]:
+    """The element type that a file states for a value, and its sizes: numbers, names, or None; None for what it does not state.
+
+    Args:
+        graph: the `onnx_ir` graph of the model.
+        value: an `onnx_ir` value.
+    """
+    if value.dtype is not None or value.name not in graph.meta.get(STATED, {}):
+        return None if value.dtype is None else int(value.dtype), None if value.shape is None else [
+            d if isinstance(d, int) else d.value for d in value.shape]
+    kind = graph.meta[STATED][value.name].type
+    if not kind.HasField("tensor_type"):
+        return None, None
+    tensor = kind.tensor_type
+    sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    return tensor.elem_type or None, sizes if tensor.HasField("shape") else None
 
 
 def _without_maps(message: Any) -> Any:
