@@ -79,15 +79,17 @@ def _add_state(graph: Any, constants: set[Any], out: dict[str, Any]) -> None:
 
 
 def shared_fills(graph: Any) -> list[Any]:
-    """Initialisers that are one number throughout, that several nodes read, and that torch's exporter did not find in the module.
+    """Tensors that are one number throughout, that several nodes read, and that nobody trained.
 
-    Its optimiser makes one initialiser of all that are equal: zeros that layers start from, ones that a decomposed normalisation multiplies by.
-    Taken as a parameter, it would have to move for all its readers alike.
+    Zeros that the layers of a stack start from are one `Constant` node. The optimiser of torch's exporter makes one initialiser of all that are
+    equal, and says which were in the module: the ones that a decomposed normalisation multiplies by were not. Taken as a parameter, such a
+    tensor would have to move for all its readers alike.
     """
+    nodes = [node.outputs[0] for node in graph if node.op_type == "Constant" and "value" in node.attributes and len(node.outputs[0].uses()) > 1]
     values = list(graph.initializers.values())
-    if not any(_KIND in value.metadata_props for value in values):
-        return []
-    return [value for value in values if _KIND not in value.metadata_props and len(value.uses()) > 1 and _is_fill(value.const_value)]
+    if any(_KIND in value.metadata_props for value in values):
+        nodes += [value for value in values if _KIND not in value.metadata_props and len(value.uses()) > 1]
+    return [value for value in nodes if _is_fill(tensor_of(value))]
 
 
 def _is_fill(tensor: Any) -> bool:

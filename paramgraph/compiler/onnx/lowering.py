@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class OnnxLowering:
         name: of the program.
         examples: example inputs, or None.
         dimensions: sizes of open dimensions by name.
+        one_batch: the first dimensions of all inputs have one size, where nothing says which.
 
     Attributes:
         program: what comes of it.
@@ -50,9 +52,9 @@ class OnnxLowering:
         inputs: the concrete shape of every input by name.
     """
 
-    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None) -> None:
+    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None, one_batch: bool = False) -> None:
         self.graph = model.graph
-        self.name = name
+        self.name, self.one_batch = name, one_batch
         self.examples, self.dimensions = examples, dimensions
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in model.opset_imports.items()}
         self.shapes = Shapes(self.opsets, model.ir_version)
@@ -121,7 +123,7 @@ class OnnxLowering:
     def _inputs(self) -> None:
         given = [value for value in self.graph.inputs if value not in self.values]
         taken = {n for value in self.types.values() for n in value[1] or ()}
-        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name)
+        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name, self.one_batch)
         for leaf in given:
             value = Value(self.inputs[leaf.name], "input", leaf.name)
             value.integer = int(leaf.dtype) not in FLOATING
@@ -199,7 +201,7 @@ class OnnxLowering:
 
     def _operand(self, value: Any) -> Any:
         """What a node reads; of a number that several read, each has its own: nothing links their axes."""
-        return self._constant(value.const_value, value.name) if value in self._fills else self.values[value]
+        return self._constant(tensor_of(value), value.name) if value in self._fills else self.values[value]
 
     def _constant_node(self, node: Any) -> None:
         ((key, attribute),) = node.attributes.items()
@@ -392,6 +394,27 @@ class OnnxLowering:
                     yield from values_in(self.values[value])
 
 
+def lowered(model: Any, name: str, examples: Any = None, dimensions: Given = None) -> tuple[OnnxLowering, Program]:
+    """A model's lowering, done, and its program.
+
+    Dimensions of several inputs that have names of their own have sizes of their own. Some converters name the batch anew for every input:
+    where the model does not fit, its inputs' first dimensions are taken as one.
+
+    Raises:
+        TraceError: the model does not run with sizes of either kind.
+    """
+    first = OnnxLowering(model, name, examples, dimensions)
+    try:
+        return first, first.run()
+    except TraceError:
+        if len(first.inputs) < 2:
+            raise
+        second = OnnxLowering(model, name, examples, dimensions, one_batch=True)
+        with suppress(TraceError):
+            return second, second.run()
+        raise
+
+
 def values_in(tree: Any) -> Iterator[Value]:
     """The program values among operands and sequences of operands."""
     if isinstance(tree, Value):
@@ -403,9 +426,13 @@ def values_in(tree: Any) -> Iterator[Value]:
 
 def flattened(operands: Sequence[Any]) -> list[Value]:
     """`values_in` of a node's operands, of which few are sequences."""
-    if any(type(operand) is list or type(operand) is tuple for operand in operands):
-        return list(values_in(operands))
-    return [operand for operand in operands if isinstance(operand, Value)]
+    out: list[Value] = []
+    for operand in operands:
+        if isinstance(operand, Value):
+            out.append(operand)
+        elif operand is not None:
+            out.extend(values_in(operand))
+    return out
 
 
 def plain(array: Any) -> np.ndarray:
