@@ -158,7 +158,8 @@ def _reduce(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -
 def _windows(sizes: Sequence[int], window: Sequence[int], attributes: dict[str, Any]) -> Shape | None:
     """Positions of a window that is moved over padded positions."""
     rank = len(sizes)
-    pads, strides, dilations = (list(attributes.get(key) or [n] * count) for key, n, count in (("pads", 0, 2 * rank), ("strides", 1, rank), ("dilations", 1, rank)))
+    pads = list(attributes.get("pads") or [0] * 2 * rank)
+    strides, dilations = (list(attributes.get(key) or [1] * rank) for key in ("strides", "dilations"))
     if attributes.get("auto_pad", "NOTSET") != "NOTSET" or attributes.get("ceil_mode") or min(strides, default=0) < 1 or min(dilations) < 1:
         return None
     if not rank == len(window) == len(strides) == len(dilations) == len(pads) // 2 or min(pads) < 0:

@@ -49,10 +49,7 @@ def _find(graph: Any, path: str, found: list[tuple[str, Any]], given: Counter[st
 
 def has_subgraphs(node: Any) -> bool:
     """Whether an `onnx_ir` node has subgraphs."""
-    for attribute in node.attributes.values():  # asked of every node, and quicker so than by `any`
-        if attribute.type in (_GRAPH, _GRAPHS):
-            return True
-    return False
+    return any([attribute.type in (_GRAPH, _GRAPHS) for attribute in node.attributes.values()])  # noqa: C419  asked of every node, and quicker
 
 
 def subgraphs(node: Any) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.checks import check_branches
 from paramgraph.compiler.onnx.counts import Counts
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
@@ -26,7 +27,9 @@ from paramgraph.errors import TraceError, first_line
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
 SMALL = 256
 # Operators whose results are larger than their operands, or differ from run to run: not computed from constants at once, or never.
-GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range".split())
+GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range Pad Resize Upsample CenterCropPad".split())
+# Constants of more elements than this are not computed, but taken as any value.
+LARGEST = 1 << 28
 RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
 _INT64 = 7
 
@@ -150,8 +153,10 @@ class OnnxLowering:
             if node.outputs[0] not in self.values and not self.take_leaf(node.outputs[0]):
                 self._constant_node(node)
             return
-        if node.op_type in WITH_SUBGRAPHS and node.domain == "" and self._subgraphs.lower(node):
-            return
+        if node.op_type in WITH_SUBGRAPHS and node.domain == "":
+            check_branches(node, self.name)
+            if self._subgraphs.lower(node):
+                return
         inputs = node.inputs
         operands = [None if value is None else self._operand(value) for value in inputs]
         flat = flattened(operands)
@@ -178,7 +183,7 @@ class OnnxLowering:
             if constant and self._fold_now(node, operands, attributes):
                 return
             raise
-        if constant and not any(t is None or t[1] is None for t in found):
+        if constant and all(t is not None and t[1] is not None and math.prod(t[1]) <= LARGEST for t in found):
             self._fold_later(node, operands, attributes, found)
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return

@@ -147,6 +147,8 @@ class Subgraphs:
         if known is not None:
             return self._body(node, graphs[0 if known else 1], ())
         first, second = (self._body(node, graph, ()) for graph in graphs)
+        if len(first) != len(second):
+            raise Unexpressed("its branches have different numbers of results")
         return [self._chosen(condition, a, b, "the results of its branches") for a, b in zip(first, second, strict=True)]
 
     # -- Loop ----------------------------------------------------------------------------------------------------------
