@@ -17,6 +17,8 @@ from paramgraph.compiler.rules import exact_rule as rule
 def convolve(b: Builder, x: Value, weight: Value, bias: Value | None, transposed: bool, auto_pad: str = "NOTSET", group: int = 1,
              pads: Sequence[int] = (), strides: Sequence[int] = (1,), **_: Any) -> Value:
     """A convolution; padding matters only in that there is none."""
+    if group < 1:
+        raise ValueError("a convolution in no groups")
     padding = list(pads) or int(auto_pad.startswith("SAME"))
     return aten._convolve(b, x, weight, unless(bias, 0.0), list(strides), padding, group, transposed)
 

@@ -134,7 +134,7 @@ def _slice(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) ->
 
 
 def _where(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
-    return np.broadcast_shapes(*shapes)
+    return np.broadcast_shapes(*shapes) if len(shapes) == 3 else None
 
 
 def _flatten(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
@@ -208,6 +208,6 @@ def direct_shape(name: str, shapes: Sequence[Shape | None], values: Values, attr
     """
     try:
         found = DIRECT[name](shapes, values, attributes)
-    except (ValueError, TypeError, KeyError):  # shapes that do not broadcast, operands that are missing: the inference proper says what is wrong
+    except (ValueError, TypeError, KeyError, IndexError):  # shapes that do not broadcast, operands that are missing: the inference proper says what is wrong
         return None
     return None if found is None else tuple(int(n) for n in found)

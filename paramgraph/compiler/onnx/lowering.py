@@ -88,6 +88,8 @@ class OnnxLowering:
         self._inputs()
         self.nodes(self.graph)
         for output in self.graph.outputs:
+            if output not in self.values:
+                raise TraceError(f"{self.name}: the output {output.name!r} is defined by nothing. Export it again.")
             for value in values_in(self.values[output]):
                 self.program.outputs.append((value, None))
         tidy(self.program, self.lineage)
@@ -149,6 +151,8 @@ class OnnxLowering:
             self._node(node)
 
     def _node(self, node: Any) -> None:
+        if not node.outputs:
+            raise TraceError(f"{self.name}: the node {node.name or node.op_type!r} has no results. Export it again.")
         if node.op_type == "Constant" and node.domain == "":
             if node.outputs[0] not in self.values and not self.take_leaf(node.outputs[0]):
                 self._constant_node(node)
@@ -162,7 +166,7 @@ class OnnxLowering:
         flat = flattened(operands)
         types = [None if value is None else self.types.get(value) for value in inputs]
         attributes = {key: attribute.value for key, attribute in node.attributes.items()} if node.attributes else {}
-        if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self.shapeless:
+        if node.op_type in ("Shape", "Size") and node.domain == "" and flat and operands[0] not in self.shapeless:
             self._measure(node, operands[0], attributes)
             self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of(operands[0].shape if operands[0] is not None else ()))
             return
@@ -206,9 +210,15 @@ class OnnxLowering:
 
     def _operand(self, value: Any) -> Any:
         """What a node reads; of a number that several read, each has its own: nothing links their axes."""
-        return self._constant(tensor_of(value), value.name) if value in self._fills else self.values[value]
+        if value in self._fills:
+            return self._constant(tensor_of(value), value.name)
+        if value not in self.values:  # of a graph that does not hold the node
+            raise TraceError(f"{self.name}: a node reads {value.name!r}, which nothing before it defines. Export it again.")
+        return self.values[value]
 
     def _constant_node(self, node: Any) -> None:
+        if len(node.attributes) != 1 or len(node.outputs) != 1:
+            raise TraceError(f"{self.name}: the Constant {node.name or 'of a graph'} must have one value. Export it again.")
         ((key, attribute),) = node.attributes.items()
         if key == "value":
             tensor = attribute.value
@@ -252,6 +262,8 @@ class OnnxLowering:
             results = evaluate(node, [None if v is None else np.asarray(v.read()) for v in operands], attributes, self.opsets)
         except Exception:  # an operator that the reference implementation lacks is lowered as any other
             return False
+        if len(results) < len(node.outputs):
+            return False
         for output, data in zip(node.outputs, results, strict=False):
             self.set_array(output, data)
         return True
@@ -264,7 +276,12 @@ class OnnxLowering:
         def read(place: int) -> Callable[[], np.ndarray]:
             def compute() -> np.ndarray:
                 if not cache:
-                    cache.append(evaluate(node, [None if v is None else np.asarray(v.read()) for v in operands], attributes, self.opsets))
+                    given = [None if v is None else np.asarray(v.read()) for v in operands]
+                    try:
+                        cache.append(evaluate(node, given, attributes, self.opsets))
+                    except Exception as error:  # operands may be anything
+                        raise TraceError(f"{self.name}: the operator {node.op_type} ({node.name or node.outputs[0].name!r}) cannot be computed "
+                                         f"({first_line(error)}). Export it again.") from error
                 return cache[0][place]
 
             return compute

@@ -62,6 +62,8 @@ class Subgraphs:
             try:
                 with lowering.builder.transaction():
                     results = way(node)
+                    if len(results) != len(node.outputs):
+                        raise Unexpressed(f"it has {len(node.outputs)} results, and its subgraphs give {len(results)}")
             except Exception as error:  # bodies may hold anything; whatever fails in them, the operator as a whole is opaque
                 self.failures[node] = f"{node.op_type}: {first_line(error)}"
                 del unknown[mark:]

@@ -367,6 +367,40 @@ def test_sparse_initialisers_are_constants(flat: bool, tmp_path: Path) -> None:
         pg.compile(message)
 
 
+def changed(change: Any, **options: Any) -> Any:
+    message = mlp(**options)
+    change(message.graph)
+    return message
+
+
+NONSENSE = {
+    "a result too many": lambda g: g.node[1].output.append("z"),
+    "no result": lambda g: g.node[1].ClearField("output"),
+    "a constant without a value": lambda g: g.node.append(onnx.helper.make_node("Constant", [], ["z"])),
+    "a cast to nothing": lambda g: g.node.append(onnx.helper.make_node("Cast", ["h"], ["z"])),
+    "the shape of nothing": lambda g: g.node.append(onnx.helper.make_node("Shape", [], ["z"])),
+    "a choice without alternatives": lambda g: g.node.append(onnx.helper.make_node("Where", ["h"], ["z"])),
+    "parts that are not there": lambda g: g.node.append(onnx.helper.make_node("Split", ["h"], ["z"], axis=1, num_outputs=2)),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_nodes_that_make_no_sense(name: str) -> None:
+    """Neither an error of Python's own, nor the end of the process, which ONNX's inference is to some."""
+    with pytest.raises(TraceError):
+        pg.compile(changed(NONSENSE[name]))
+
+
+def test_gains_that_do_not_fit_and_convolutions_in_no_groups() -> None:
+    for norm in (node("GroupNormalization", "h g g", "n", num_groups=1), node("Conv", "h c", "n", group=0)):
+        message = model([node("Conv", "x a", "h"), norm, node("ReduceMax", "n", "y")], {"x": (2, 3, 5, 5)}, weights(a=(6, 3, 1, 1), g=(3,), c=(6, 6, 1, 1)),
+                        opset=18)
+        try:
+            assert pg.compile(message).symmetry.log_order == 0
+        except TraceError:
+            assert norm.op_type == "Conv"
+
+
 def test_inputs_that_are_sequences() -> None:
     message = mlp()
     message.graph.input[0].type.CopyFrom(onnx.helper.make_sequence_type_proto(message.graph.input[0].type))
