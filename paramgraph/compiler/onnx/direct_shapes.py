@@ -208,6 +208,6 @@ def direct_shape(name: str, shapes: Sequence[Shape | None], values: Values, attr
     """
     try:
         found = DIRECT[name](shapes, values, attributes)
-    except (ValueError, TypeError, KeyError, IndexError):  # shapes that do not broadcast, operands that are missing: the inference proper says what is wrong
+    except (ValueError, TypeError, KeyError, IndexError):  # shapes that do not broadcast, operands that are missing: inference says what is wrong
         return None
     return None if found is None else tuple(int(n) for n in found)

@@ -15,6 +15,7 @@ from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
+from paramgraph.compiler.onnx.operands import flattened, plain, values_in
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require, stated_type
@@ -435,29 +436,3 @@ def lowered(model: Any, name: str, examples: Any = None, dimensions: Given = Non
         with suppress(TraceError):
             return second, second.run()
         raise
-
-
-def values_in(tree: Any) -> Iterator[Value]:
-    """The program values among operands and sequences of operands."""
-    if isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from values_in(item)
-
-
-def flattened(operands: Sequence[Any]) -> list[Value]:
-    """`values_in` of a node's operands, of which few are sequences."""
-    out: list[Value] = []
-    for operand in operands:
-        if isinstance(operand, Value):
-            out.append(operand)
-        elif operand is not None:
-            out.extend(values_in(operand))
-    return out
-
-
-def plain(array: Any) -> np.ndarray:
-    """An array of a kind that numpy itself knows."""
-    out = np.asarray(array)
-    return out if out.dtype.kind in "biufc" else out.astype(np.float32)

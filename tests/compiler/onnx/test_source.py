@@ -124,7 +124,8 @@ def test_external_data_of_subgraphs_and_functions(tmp_path: Path) -> None:
     held = onnx.helper.make_node("Constant", [], ["k"], value=tensor)
     function = onnx.helper.make_function("own", "Own", ["i"], ["o"], [held, node("Add", "i k", "o")], [onnx.helper.make_opsetid("", 21)])
     branch = onnx.helper.make_graph([held, node("Add", "h k", "t")], "branch", [], [onnx.helper.make_empty_tensor_value_info("t")])
-    in_function = model([node("MatMul", "x a", "h"), node("Own", "h", "y", domain="own")], {"x": (5, 4)}, weights(a=(4, 6)), domains=["own"])
+    in_function = model([node("MatMul", "x a", "h"), node("Own", "h", "y", domain="own")], {"x": (5, 4)},
+        weights(a=(4, 6)), domains=["own"])
     in_function.functions.append(function)
     in_branch = model([node("MatMul", "x a", "h"), node("If", "f", "y", then_branch=branch, else_branch=branch)], {"x": (5, 4)},
                       weights(a=(4, 6)) | {"f": np.array(True)})
@@ -328,14 +329,16 @@ def test_subgraphs_that_are_not_there() -> None:
 
 
 def test_constants_that_are_too_large_to_compute() -> None:
-    nodes = [node("MatMul", "x a", "h"), node("ConstantOfShape", "s", "e"), node("ReduceMax", "e", "q", keepdims=0), node("Add", "h q", "r"),
+    nodes = [node("MatMul", "x a", "h"), node("ConstantOfShape", "s", "e"), node("ReduceMax", "e", "q", keepdims=0),
+        node("Add", "h q", "r"),
              node("Relu", "r", "t"), node("MatMul", "t c", "y")]
     graph = pg.compile(model(nodes, {"x": (5, 4)}, weights(a=(4, 6), c=(6, 3)) | {"s": np.array([1 << 40, 5, 6])}))
     assert graph.symmetry.log_order == pytest.approx(math.log(720))
 
 
 def test_tensors_without_elements() -> None:
-    graph = pg.compile(model([node("MatMul", "x a", "h"), node("Relu", "h", "r"), node("MatMul", "r c", "y")], {"x": (5, 4)}, weights(a=(4, 0), c=(0, 3))))
+    graph = pg.compile(model([node("MatMul", "x a", "h"), node("Relu", "h", "r"), node("MatMul", "r c", "y")], {"x": (5, 4)},
+        weights(a=(4, 0), c=(0, 3))))
     assert graph.symmetry.log_order == 0
 
 
@@ -393,7 +396,8 @@ def test_nodes_that_make_no_sense(name: str) -> None:
 
 def test_gains_that_do_not_fit_and_convolutions_in_no_groups() -> None:
     for norm in (node("GroupNormalization", "h g g", "n", num_groups=1), node("Conv", "h c", "n", group=0)):
-        message = model([node("Conv", "x a", "h"), norm, node("ReduceMax", "n", "y")], {"x": (2, 3, 5, 5)}, weights(a=(6, 3, 1, 1), g=(3,), c=(6, 6, 1, 1)),
+        message = model([node("Conv", "x a", "h"), norm, node("ReduceMax", "n", "y")], {"x": (2, 3, 5, 5)}, weights(a=(6, 3, 1, 1), g=(3,),
+        c=(6, 6, 1, 1)),
                         opset=18)
         try:
             assert pg.compile(message).symmetry.log_order == 0
