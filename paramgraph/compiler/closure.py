@@ -61,15 +61,17 @@ class Closure:
 
     def _tell_occurrences(self, name: str, units: Axis) -> None:
         """Link nodes of pairs of elements of one space, those of a matrix with equal rows and columns, with both elements apart."""
+        places: dict[int, dict[int, None]] = {}  # of each space, once for all blocks: edges go from each of them
         for _, numbers in self._blocks(units):
-            for number in dict.fromkeys(n for n in numbers if numbers.count(n) > 1 and not self.group.spaces[n].pinned):
-                key = self._closed(number)
-                if not key <= set(numbers):
-                    continue
-                if key not in self.hubs:
-                    self._connect(key, {})
-                for place in (place for place, n in enumerate(numbers) if n == number):
-                    self._membership(key, name, self.hubs[key], f"member.{place}", {number: place})
+            for place, number in enumerate(numbers):
+                if numbers.count(number) > 1 and not self.group.spaces[number].pinned and self._closed(number) <= set(numbers):
+                    places.setdefault(number, {})[place] = None
+        for number, occurring in places.items():
+            key = self._closed(number)
+            if key not in self.hubs:
+                self._connect(key, {})
+            for place in occurring:
+                self._membership(key, name, self.hubs[key], f"member.{place}", {number: place})
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
@@ -147,7 +149,7 @@ class Closure:
         hub_index, hub_order = self._blocks(self.emitter.nodes[hub].units)[0]
         sources, targets = [], []
         for index, numbers in self._blocks(self.emitter.nodes[name].units):
-            if not key <= set(numbers):
+            if not key <= set(numbers) or any(numbers.count(n) > 1 and numbers[d : d + 1] != (n,) for n, d in occurrences.items()):
                 continue
             sizes = [self.group.spaces[n].size for n in numbers]
             place_of = {n: occurrences.get(n, -1) if numbers.count(n) > 1 else -1 for n in hub_order}

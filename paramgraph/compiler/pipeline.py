@@ -74,15 +74,14 @@ def compile_trace(trace: Trace, name: str | None = None) -> ParamGraph:
 @no_collections()
 def compile_onnx(model: Any, example_inputs: Any = None, dimensions: Mapping[str, Any] | None = None, name: str | None = None) -> ParamGraph:
     """Read, lower, type and emit an ONNX model: a path, or a `ModelProto`."""
-    from paramgraph.compiler.onnx.lowering import OnnxLowering
+    from paramgraph.compiler.onnx.lowering import lowered
     from paramgraph.compiler.onnx.source import open_model, source_of
 
     source = source_of(model)
     opened = open_model(source)
 
     def lower() -> Lowered:
-        lowering = OnnxLowering(opened, name or opened.graph.name or "model", example_inputs, dimensions)
-        program = lowering.run()
+        lowering, program = lowered(opened, name or opened.graph.name or "model", example_inputs, dimensions)
         return Lowered(program, lowering.state, {}, tuple(lowering.state), lowering.forget, source)
 
     return _compiled(lower)

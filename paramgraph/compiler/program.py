@@ -321,6 +321,9 @@ class Builder:
         axes = tuple(range(x.ndim))
         labels = [axes, *(tuple(dims) for _, dims in operands.values())]
         values = [x, *(value for value, _ in operands.values())]
+        for role, (value, dims) in operands.items():
+            if any(n not in (1, x.shape[d]) for n, d in zip(value.shape, dims, strict=True)):
+                raise ValueError(f"the {role} of {name} has shape {value.shape}, and does not fit {x.shape}")
         known = {} if epsilon is None else {"epsilon": epsilon}
         return self._op("normalize", values, x.shape, labels, axes, name, mixed=tuple(over), ordered=False, roles=tuple(operands), **known)
 

@@ -6,6 +6,7 @@ changed elements are written over the copy, at the same places.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from contextlib import ExitStack
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from paramgraph.graph import ParamGraph
 
 _EXTERNAL = 1
+# What is added to a file of data starts at a multiple of this many bytes, as mapping it wants.
+_ALIGNED = 4096
 
 
 def to_onnx(graph: ParamGraph, path: str | Path) -> Path:
@@ -59,9 +62,10 @@ def to_onnx(graph: ParamGraph, path: str | Path) -> Path:
             target = path.with_name(names[location])
             copies[location] = stack.enter_context(written_whole(target))
             shutil.copyfile(source.folder / location, copies[location])
+        shared = _overlapping(message)
         for name, tensor in tensors.items():
             if _is_external(tensor):
-                _write_external(tensor, graph.values[name], copies[_entry(tensor, "location")], name)
+                _write_external(tensor, graph.values[name], copies[_entry(tensor, "location")], name, _place(tensor) in shared)
             else:
                 _write_inside(tensor, graph.values[name])
         for tensor in tensors_of(message):
@@ -121,7 +125,8 @@ def _write_inside(tensor: Any, value: torch.Tensor) -> None:
         tensor.raw_data = data
 
 
-def _write_external(tensor: Any, value: torch.Tensor, file: Path, name: str) -> None:
+def _write_external(tensor: Any, value: torch.Tensor, file: Path, name: str, shared: bool) -> None:
+    """Values over the old ones; at the end of the file where other tensors read the same bytes, and the values differ from those."""
     _check_dtype(name, tensor, value)
     data = _bytes(value)
     offset = int(_entry(tensor, "offset") or 0)
@@ -129,16 +134,58 @@ def _write_external(tensor: Any, value: torch.Tensor, file: Path, name: str) -> 
         raise FileFormatError(f"the data of {name!r} are shorter than the tensor. Copy the model's data again.")
     with file.open("rb+") as handle:
         handle.seek(offset)
+        if shared:
+            if handle.read(len(data)) == data:
+                return
+            offset = -(-handle.seek(0, os.SEEK_END) // _ALIGNED) * _ALIGNED
+            handle.seek(offset)
+            _set_place(tensor, offset, len(data))
         handle.write(data)
+
+
+def _overlapping(message: Any) -> set[tuple[str, int, int]]:
+    """Places of external data that are several tensors', or of which a part is another's as well."""
+    held = sorted(_place(tensor) for tensor in tensors_of(message) if _is_external(tensor))
+    out: set[tuple[str, int, int]] = set()
+    furthest = ("", 0, 0)
+    for place in held:
+        if place[0] != furthest[0]:
+            furthest = place
+            continue
+        if place[1] < furthest[2]:
+            out |= {furthest, place}
+        furthest = max(furthest, place, key=lambda each: each[2])
+    return out
+
+
+def _place(tensor: Any) -> tuple[str, int, int]:
+    """The file, the first byte and the end of a tensor's data."""
+    start = int(_entry(tensor, "offset") or 0)
+    return _entry(tensor, "location"), start, start + int(_entry(tensor, "length") or _size(tensor))
+
+
+def _size(tensor: Any) -> int:
+    import onnx
+
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _set_place(tensor: Any, offset: int, length: int) -> None:
+    kept = [(entry.key, entry.value) for entry in tensor.external_data if entry.key not in ("offset", "length")]
+    _set_entries(tensor, [*kept, ("offset", str(offset)), ("length", str(length))])
+
+
+def _set_entries(tensor: Any, entries: list[tuple[str, str]]) -> None:
+    del tensor.external_data[:]
+    for key, value in entries:
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
 
 
 def _set_location(tensor: Any, names: dict[str, str]) -> None:
     kept = [entry for entry in tensor.external_data if entry.key != "checksum"]  # a checksum of the old data
     entries = [(entry.key, names[entry.value] if entry.key == "location" else entry.value) for entry in kept]
-    del tensor.external_data[:]
-    for key, value in entries:
-        entry = tensor.external_data.add()
-        entry.key, entry.value = key, value
+    _set_entries(tensor, entries)
 
 
 def _is_external(tensor: Any) -> bool:

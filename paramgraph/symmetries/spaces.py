@@ -111,6 +111,8 @@ class SpaceSystem(Unification):
         Raises:
             Misaligned: the shape has another number of elements.
         """
+        if 0 in shape:  # nothing moves, and sizes say nothing of where anything comes from
+            return [self.axis(n, "empty", "a tensor without elements") for n in shape]
         stack = [space for axis in reversed(axes) for space in reversed(axis)]
         out: list[Axis] = []
         while len(out) < len(shape):

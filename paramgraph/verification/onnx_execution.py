@@ -71,7 +71,10 @@ class OnnxExecution:
         return True
 
     def _feed(self, name: str, value: Any) -> np.ndarray:
-        return np.ascontiguousarray(value.numpy().astype(self._dtypes[name])) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        known = value.float() if value.dtype == torch.bfloat16 else value  # of which numpy has no kind
+        return np.ascontiguousarray(known.numpy().astype(self._dtypes[name]))
 
 
 def _tensor(result: Any) -> torch.Tensor | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paramgraph.compiler.onnx.lowering import OnnxLowering
+from paramgraph.compiler.onnx.lowering import OnnxLowering, lowered
 from paramgraph.compiler.onnx.source import open_model, source_of
 from paramgraph.errors import TraceError
 from paramgraph.graph import ParamGraph, check_state_dict
@@ -39,8 +39,7 @@ def prepared(graph: ParamGraph, model: Any, given: Any, dimensions: Mapping[str,
     """
     source = source_of(model)
     opened = open_model(source)
-    lowering = OnnxLowering(opened, graph.name, given, dimensions)
-    program = lowering.run()
+    lowering, program = lowered(opened, graph.name, given, dimensions)
     check_state_dict(graph, lowering.state)
     execution = OnnxExecution(source, list(lowering.state), lowering.inputs)
     dtypes = {value.name: int(value.dtype) for value in opened.graph.inputs}
@@ -48,6 +47,8 @@ def prepared(graph: ParamGraph, model: Any, given: Any, dimensions: Mapping[str,
     if execution.precision == "float64" and not _is_confirmed(execution, source, lowering, examples):
         execution = OnnxExecution(source, list(lowering.state), lowering.inputs, ["float32"])
         execution.why = "its kernels in float64 give other results"
+    if given is None:
+        examples = _defined(execution, lowering, examples)
     narrow = execution.precision == "float32"
     report = Report(graph.name, max(tolerance, TOLERANCE_32) if narrow else tolerance, elements=elements, inputs=inputs)
     report.notes.append(f"onnxruntime ran the model in {execution.precision}{f': {execution.why}' if execution.why else ''}")
@@ -55,6 +56,19 @@ def prepared(graph: ParamGraph, model: Any, given: Any, dimensions: Mapping[str,
     if narrow:
         checks.precision, checks.noise, checks.least_change = torch.float32, NOISE_32, TOLERANCE_32
     return checks
+
+
+def _defined(execution: OnnxExecution, lowering: OnnxLowering, examples: list[Any]) -> list[Any]:
+    """Examples for which the outputs are numbers: of masks, some say what to keep, others what to leave out, and all must not be."""
+    other = [torch.zeros_like(x) if x.dtype == torch.bool else x for x in examples]
+    if not any(x.dtype == torch.bool for x in examples) or not _has_nan(execution, lowering, examples) or _has_nan(execution, lowering, other):
+        return examples
+    return other
+
+
+def _has_nan(execution: OnnxExecution, lowering: OnnxLowering, examples: list[Any]) -> bool:
+    values = execution.run(lowering.state, examples).values
+    return any(value is not None and value.is_floating_point() and bool(value.isnan().any()) for value in values)
 
 
 def _is_confirmed(execution: OnnxExecution, source: Any, lowering: OnnxLowering, examples: list[Any]) -> bool:

@@ -189,3 +189,25 @@ def test_unused_parameters_are_in_the_graph_but_in_no_group() -> None:
     assert sum(e.num_edges for e in graph.parameter_edges()) == graph.num_parameters
     assert {d.subject for d in graph.diagnostics if d.kind == "unused"} == {"aux.weight", "aux.bias"}
     assert not graph.symmetry.actions["aux.weight"].components
+
+
+def test_no_edge_is_drawn_twice() -> None:
+    """Products of a state that is a parameter and two blocks of a matrix: pairs of elements of one space are linked once with each of the two."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w, self.o = nn.Linear(4, 18), nn.Linear(6, 3)
+            self.r, self.h = nn.Parameter(torch.randn(6, 18)), nn.Parameter(torch.randn(2, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            keep, reset, new = self.w(x).chunk(3, 1)
+            from_state = self.h @ self.r[:, :12]
+            z, g = torch.sigmoid(keep + from_state[:, :6]), torch.sigmoid(reset + from_state[:, 6:])
+            return self.o((1 - z) * torch.tanh(new + (g * self.h) @ self.r[:, 12:]) + z * self.h)
+
+    graph = pg.compile(Gated(), torch.randn(2, 4))
+    members = [edges for edges in graph.edge_sets.values() if edges.type.startswith("member.")]
+    drawn = {(e.source, e.target, e.type, np.stack([i.reshape(-1) for i in e.edge_index()]).tobytes()) for e in members}
+    assert len(members) == len(drawn) > 0
+    assert log_action(graph) == pytest.approx(graph.symmetry.log_order)

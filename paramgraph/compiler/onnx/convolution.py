@@ -17,6 +17,8 @@ from paramgraph.compiler.rules import exact_rule as rule
 def convolve(b: Builder, x: Value, weight: Value, bias: Value | None, transposed: bool, auto_pad: str = "NOTSET", group: int = 1,
              pads: Sequence[int] = (), strides: Sequence[int] = (1,), **_: Any) -> Value:
     """A convolution; padding matters only in that there is none."""
+    if group < 1:
+        raise ValueError("a convolution in no groups")
     padding = list(pads) or int(auto_pad.startswith("SAME"))
     return aten._convolve(b, x, weight, unless(bias, 0.0), list(strides), padding, group, transposed)
 
@@ -64,12 +66,12 @@ for _operator, _name in (("GlobalAveragePool", "mean"), ("GlobalMaxPool", "max")
 
 @rule("ai.onnx::Pad")
 def pad(b: Builder, x: Value, pads: Value | Sequence[int] | None = None, value: Any = None, axes: Value | None = None, *,
-        mode: str = "constant", **attributes: Any) -> Value:
-    """`pads` are the sizes before every axis, then those after: an operand, or (to opset 10) an attribute."""
-    sizes = numbers(pads) if isinstance(pads, Value) else list(attributes["pads"])
+        mode: str = "constant") -> Value:
+    """`pads` are the sizes before every axis, then those after: an operand, or (to opset 10) an attribute, and so is what is put there."""
+    sizes = numbers(pads) if isinstance(pads, Value) else list(pads or ())
     if isinstance(value, Value) and value.read is None:
         raise ValueError("padding with a computed number")
-    beside = float(np.asarray(value.read()).reshape(())) if isinstance(value, Value) and value.read else float(attributes.get("value") or 0.0)
+    beside = float(np.asarray(value.read()).reshape(())) if isinstance(value, Value) and value.read else float(value or 0.0)
     dims = [d % x.ndim for d in numbers(axes)] if axes is not None else list(range(x.ndim))
     around = [(0, 0)] * x.ndim
     for place, dim in enumerate(dims):

@@ -79,6 +79,8 @@ class Counts:
 
     def masks_in(self, operands: Sequence[Any]) -> tuple[Value, ...]:
         """The masks that decide the values of constants among some operands."""
+        if not self._held and not self._repeated:
+            return ()
         return tuple(dict.fromkeys(
             mask for x in operands if isinstance(x, Value) for mask in (*self._held.get(x, ()), *self._repeated.get(x, ()))))
 

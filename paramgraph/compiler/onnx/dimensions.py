@@ -16,8 +16,8 @@ _SMALL = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 Given = Mapping[str, Any] | None
 
 
-def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken: set[int],
-                 what: str) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken: set[int], what: str,
+                 one_batch: bool = False) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """A shape for every input, and a size for every dimension that has a name.
 
     Args:
@@ -26,6 +26,7 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
         dimensions: sizes by the file's name of a dimension, or shapes by the name of an input.
         taken: sizes that occur in the model, which no open dimension is given.
         what: the model, for errors.
+        one_batch: the first dimensions of all inputs have one size, where nothing says which.
 
     Raises:
         TraceError: an input has no type, examples do not fit, or a name is unknown.
@@ -33,6 +34,7 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
     arrays = _by_name(inputs, examples, what)
     sizes: dict[str, int] = {}
     fresh = (n for n in _SMALL if n not in taken)
+    batch = next(fresh, 59) if one_batch else None
     given = dict(dimensions or {})
     out: dict[str, tuple[int, ...]] = {}
     names = {str(d.value) for value in inputs if value.shape is not None for d in value.shape if not isinstance(d, int) and d.value}
@@ -50,11 +52,12 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
                 raise TraceError(f"{what}: the input {value.name!r} has no shape. Pass example inputs, or dimensions={{{value.name!r}: (…)}}.")
             out[value.name] = tuple(int(n) for n in known)
             continue
-        out[value.name] = _fitted(value, known, sizes, given, fresh, what)
+        out[value.name] = _fitted(value, known, sizes, given, fresh, batch, what)
     return out, sizes
 
 
-def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any], fresh: Iterator[int], what: str) -> tuple[int, ...]:
+def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any], fresh: Iterator[int], batch: int | None,
+            what: str) -> tuple[int, ...]:
     # Some converters write open dimensions as negative or zero sizes.
     declared = [(d if d > 0 else None) if isinstance(d, int) else str(d.value) if d.value else None for d in value.shape]
     if known is not None and (len(known) != len(declared) or any(isinstance(d, int) and d != n for d, n in zip(declared, known, strict=True))):
@@ -70,6 +73,8 @@ def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any]
             chosen = int(given[size])
         elif size in sizes:
             chosen = sizes[size]
+        elif batch is not None and place == 0:
+            chosen = batch
         else:
             chosen = IMAGE if len(declared) >= 4 and place > 0 else next(fresh, 59)
         if size is not None and sizes.setdefault(size, chosen) != chosen:

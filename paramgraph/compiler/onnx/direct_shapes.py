@@ -11,14 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.reduction import REDUCTIONS
+
 Shape = tuple[int, ...]
 Values = dict[int, np.ndarray]
 
 
 def _reshape(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
-    if 1 not in values or attributes.get("allowzero"):
+    if 1 not in values:
         return None
     x, wanted = shapes[0], [int(n) for n in values[1].reshape(-1)]
+    if attributes.get("allowzero") and 0 in wanted:
+        return None
     if any(n < -1 or (n == 0 and place >= len(x)) for place, n in enumerate(wanted)) or wanted.count(-1) > 1:
         return None
     sizes = [x[place] if n == 0 else n for place, n in enumerate(wanted)]
@@ -101,9 +105,95 @@ def _batch_norm(shapes: Sequence[Any], values: Values, attributes: dict[str, Any
     return x if all(shape == (channels,) for shape in shapes[1:]) else None
 
 
+def _concat(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    first, axis = shapes[0], attributes["axis"]
+    if not -len(first) <= axis < len(first):
+        return None
+    axis %= len(first)
+    beside = (*first[:axis], *first[axis + 1 :])
+    if any(len(x) != len(first) or (*x[:axis], *x[axis + 1 :]) != beside for x in shapes):
+        return None
+    return (*first[:axis], sum(x[axis] for x in shapes), *first[axis + 1 :])
+
+
+def _slice(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    """With bounds as operands, and steps forward."""
+    if len(shapes) < 3 or any(shape is not None and place not in values for place, shape in enumerate(shapes) if place):
+        return None
+    sizes = list(shapes[0])
+    first, last = values[1].reshape(-1).tolist(), values[2].reshape(-1).tolist()
+    axes, steps = (values[place].reshape(-1).tolist() if place in values else None for place in (3, 4))
+    axes, steps = list(range(len(first))) if axes is None else axes, [1] * len(first) if steps is None else steps
+    if not len(first) == len(last) == len(axes) == len(steps) == len({d % max(len(sizes), 1) for d in axes}):
+        return None
+    for d, start, end, step in zip(axes, first, last, steps, strict=True):
+        if step < 1 or not -len(sizes) <= d < len(sizes):
+            return None
+        sizes[d] = len(range(*slice(start, end, step).indices(sizes[d])))
+    return tuple(sizes)
+
+
+def _where(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    return np.broadcast_shapes(*shapes) if len(shapes) == 3 else None
+
+
+def _flatten(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    x, axis = shapes[0], attributes.get("axis", 1)
+    if not -len(x) <= axis <= len(x):
+        return None
+    axis += len(x) if axis < 0 else 0
+    return math.prod(x[:axis]), math.prod(x[axis:])
+
+
+def _reduce(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    x, axes = shapes[0], _axes(shapes, values, attributes)
+    if not axes or not all(-len(x) <= d < len(x) for d in axes) or len({d % len(x) for d in axes}) < len(axes):
+        return None
+    gone = {d % len(x) for d in axes}
+    if attributes.get("keepdims", 1):
+        return tuple(1 if d in gone else n for d, n in enumerate(x))
+    return tuple(n for d, n in enumerate(x) if d not in gone)
+
+
+def _windows(sizes: Sequence[int], window: Sequence[int], attributes: dict[str, Any]) -> Shape | None:
+    """Positions of a window that is moved over padded positions."""
+    rank = len(sizes)
+    pads = list(attributes.get("pads") or [0] * 2 * rank)
+    strides, dilations = (list(attributes.get(key) or [1] * rank) for key in ("strides", "dilations"))
+    if attributes.get("auto_pad", "NOTSET") != "NOTSET" or attributes.get("ceil_mode") or min(strides, default=0) < 1 or min(dilations) < 1:
+        return None
+    if not rank == len(window) == len(strides) == len(dilations) == len(pads) // 2 or min(pads) < 0:
+        return None
+    spans = [n + pads[d] + pads[d + rank] - dilations[d] * (window[d] - 1) - 1 for d, n in enumerate(sizes)]
+    return tuple(span // step + 1 for span, step in zip(spans, strides, strict=True)) if min(spans) >= 0 else None
+
+
+def _conv(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    x, weight, groups = shapes[0], shapes[1], attributes.get("group", 1)
+    if len(x) < 3 or len(weight) != len(x) or x[1] != weight[1] * groups or weight[0] % max(groups, 1):
+        return None
+    if tuple(attributes.get("kernel_shape", weight[2:])) != weight[2:] or (len(shapes) > 2 and shapes[2] not in (None, weight[:1])):
+        return None
+    positions = _windows(x[2:], weight[2:], attributes)
+    return None if positions is None else (x[0], weight[0], *positions)
+
+
+def _pool(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    x = shapes[0]
+    positions = _windows(x[2:], attributes["kernel_shape"], attributes) if len(x) > 2 else None
+    return None if positions is None else (*x[:2], *positions)
+
+
+def _global_pool(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:
+    x = shapes[0]
+    return (*x[:2], *[1] * (len(x) - 2)) if len(x) > 2 else None
+
+
 DIRECT: dict[str, Callable[[Sequence[Any], Values, dict[str, Any]], Shape | None]] = {
     "Reshape": _reshape, "Transpose": _transpose, "MatMul": _matmul, "Gather": _gather, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze,
-    "Expand": _expand, "Gemm": _gemm, "BatchNormalization": _batch_norm,
+    "Expand": _expand, "Gemm": _gemm, "BatchNormalization": _batch_norm, "Concat": _concat, "Slice": _slice, "Where": _where,
+    "Flatten": _flatten, "Conv": _conv, "MaxPool": _pool, "AveragePool": _pool, "GlobalAveragePool": _global_pool,
+    "GlobalMaxPool": _global_pool, **dict.fromkeys(REDUCTIONS, _reduce),
 }  # fmt: skip
 
 
@@ -118,6 +208,6 @@ def direct_shape(name: str, shapes: Sequence[Shape | None], values: Values, attr
     """
     try:
         found = DIRECT[name](shapes, values, attributes)
-    except (ValueError, TypeError):  # shapes that do not broadcast, operands that are missing: the inference proper says what is wrong
+    except (ValueError, TypeError, KeyError, IndexError):  # shapes that do not broadcast, operands that are missing: inference says what is wrong
         return None
     return None if found is None else tuple(int(n) for n in found)

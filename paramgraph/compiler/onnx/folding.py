@@ -15,6 +15,8 @@ _NUMPY: dict[str, Callable[..., Any]] = {
     "Less": np.less, "Greater": np.greater, "Not": np.logical_not, "And": np.logical_and, "Or": np.logical_or, "Where": np.where,
     "Min": lambda *xs: np.minimum.reduce(np.broadcast_arrays(*xs)), "Max": lambda *xs: np.maximum.reduce(np.broadcast_arrays(*xs)),
 }  # fmt: skip
+# Element types by ONNX's number, of those that numpy has and casts integers to as ONNX does.
+_PLAIN = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 11: np.float64}
 
 
 def evaluate(node: Any, operands: Sequence[Array | None], attributes: dict[str, Any], opsets: dict[str, int]) -> list[Array]:
@@ -41,8 +43,10 @@ def _simple(name: str, operands: Sequence[Array | None], attributes: dict[str, A
         return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(int(n) for n in np.asarray(operands[1]))))
     if name == "Slice" and len(operands) > 2:
         return _slice(x, *operands[1:])
-    if name == "Div" and x.dtype.kind == "f":  # of integers, the quotient is rounded towards zero
-        return np.divide(x, operands[1]).astype(x.dtype)  # type: ignore[arg-type]
+    if name == "Div":
+        return _quotient(x, np.asarray(operands[1]))
+    if name == "Cast" and x.dtype.kind in "biu" and attributes["to"] in _PLAIN:
+        return x.astype(_PLAIN[attributes["to"]])
     if name == "Concat":
         return np.concatenate([v for v in operands if v is not None], attributes["axis"])
     if name == "Gather":
@@ -56,6 +60,13 @@ def _simple(name: str, operands: Sequence[Array | None], attributes: dict[str, A
     if name == "Reshape" and len(operands) == 2 and not attributes.get("allowzero"):
         return x.reshape([x.shape[d] if n == 0 else int(n) for d, n in enumerate(np.asarray(operands[1]))])
     return None
+
+
+def _quotient(x: Array, y: Array) -> Array | None:
+    """Of integers, rounded towards zero."""
+    if x.dtype.kind == "f":
+        return np.divide(x, y).astype(x.dtype)
+    return None if (y == 0).any() else (np.sign(x) * np.sign(y) * (np.abs(x) // np.abs(y))).astype(x.dtype)
 
 
 def _slice(x: Array, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Array | None:

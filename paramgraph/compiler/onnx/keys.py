@@ -10,6 +10,8 @@ from paramgraph.onnx_messages import unique_key
 
 # Where an `onnx_ir` value notes its key; clones have it too.
 KEY = "paramgraph.key"
+# Kinds of attributes that hold subgraphs, by the format's numbers.
+_GRAPH, _GRAPHS = 5, 10
 
 
 def mark(graph: Any) -> None:
@@ -25,24 +27,38 @@ def mark(graph: Any) -> None:
 
 
 def _find(graph: Any, path: str, found: list[tuple[str, Any]], given: Counter[str]) -> None:
-    given.update(list(graph.initializers))
-    given.update(value.name for value in graph.inputs if value.name not in graph.initializers)
+    names = list(graph.initializers)
+    names += [value.name for value in graph.inputs if value.name not in graph.initializers]
     found += [(path, value) for value in graph.initializers.values()]
+    inside = []
     for node in graph:
-        given.update(value.name or "" for value in node.outputs)
-        if node.op_type == "Constant" and "value" in node.attributes:
-            found.append((path, node.outputs[0]))
+        names += [value.name or "" for value in node.outputs]
+        attributes = node.attributes
+        if not attributes:
+            continue
+        if node.op_type == "Constant":
+            if "value" in attributes:
+                found.append((path, node.outputs[0]))
+        elif has_subgraphs(node):
+            inside.append(node)
+    given.update(names)
+    for node in inside:
         for inner, subgraph in subgraphs(node):
             _find(subgraph, inner, found, given)
+
+
+def has_subgraphs(node: Any) -> bool:
+    """Whether an `onnx_ir` node has subgraphs."""
+    return any([attribute.type in (_GRAPH, _GRAPHS) for attribute in node.attributes.values()])  # noqa: C419  asked of every node, and quicker
 
 
 def subgraphs(node: Any) -> Iterator[tuple[str, Any]]:
     """The subgraphs of an `onnx_ir` node, each with a name that tells it from all others of the model."""
     for name, attribute in node.attributes.items():
-        kind = attribute.type.name
-        if kind in ("GRAPH", "GRAPHS"):
+        kind = attribute.type
+        if kind in (_GRAPH, _GRAPHS):
             owner = next((value.name for value in node.outputs if value.name), node.name)
-            if kind == "GRAPH":
+            if kind == _GRAPH:
                 yield f"{owner}.{name}", attribute.value
             else:
                 yield from ((f"{owner}.{name}.{number}", graph) for number, graph in enumerate(attribute.value))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paramgraph.compiler.onnx.keys import KEY, subgraphs
+from paramgraph.compiler.onnx.keys import KEY, has_subgraphs, subgraphs
 from paramgraph.errors import FileFormatError, first_line
 
 # Operands whose values say what an operator does: by operator, their places.
@@ -67,25 +67,29 @@ def _add_state(graph: Any, constants: set[Any], out: dict[str, Any]) -> None:
         if _holds_state(value, value.const_value, constants):
             out[value.meta[KEY]] = value
     for node in graph:
-        if node.op_type == "Constant" and "value" in node.attributes:
+        attributes = node.attributes
+        if attributes and node.op_type == "Constant" and "value" in attributes:
             value = node.outputs[0]
-            if _holds_state(value, node.attributes["value"].value, constants):
+            if _holds_state(value, attributes["value"].value, constants):
                 out[value.meta[KEY]] = value
-        inner += [subgraph for _, subgraph in subgraphs(node)]
+        elif attributes and has_subgraphs(node):
+            inner += [subgraph for _, subgraph in subgraphs(node)]
     for subgraph in inner:
         _add_state(subgraph, constants, out)
 
 
 def shared_fills(graph: Any) -> list[Any]:
-    """Initialisers that are one number throughout, that several nodes read, and that torch's exporter did not find in the module.
+    """Tensors that are one number throughout, that several nodes read, and that nobody trained.
 
-    Its optimiser makes one initialiser of all that are equal: zeros that layers start from, ones that a decomposed normalisation multiplies by.
-    Taken as a parameter, it would have to move for all its readers alike.
+    Zeros that the layers of a stack start from are one `Constant` node. The optimiser of torch's exporter makes one initialiser of all that are
+    equal, and says which were in the module: the ones that a decomposed normalisation multiplies by were not. Taken as a parameter, such a
+    tensor would have to move for all its readers alike.
     """
+    nodes = [node.outputs[0] for node in graph if node.op_type == "Constant" and "value" in node.attributes and len(node.outputs[0].uses()) > 1]
     values = list(graph.initializers.values())
-    if not any(_KIND in value.metadata_props for value in values):
-        return []
-    return [value for value in values if _KIND not in value.metadata_props and len(value.uses()) > 1 and _is_fill(value.const_value)]
+    if any(_KIND in value.metadata_props for value in values):
+        nodes += [value for value in values if _KIND not in value.metadata_props and len(value.uses()) > 1]
+    return [value for value in nodes if _is_fill(tensor_of(value))]
 
 
 def _is_fill(tensor: Any) -> bool:
@@ -128,24 +132,30 @@ def _arguments(graph: Any) -> Iterator[Any]:
 
 def _arguments_in(graph: Any, leaves: dict[Any, frozenset[Any]]) -> Iterator[Any]:
     leaves.update((value, frozenset([value])) for value in graph.initializers.values())
+    nothing: frozenset[Any] = frozenset()
     for node in graph:
-        for place in ARGUMENTS.get(node.op_type, ()):
-            if place < len(node.inputs):
-                yield from leaves.get(node.inputs[place], ())
-        if node.op_type == "Constant":
-            leaves[node.outputs[0]] = frozenset([node.outputs[0]])
+        name, inputs = node.op_type, node.inputs
+        for place in ARGUMENTS.get(name, ()):
+            if place < len(inputs):
+                yield from leaves.get(inputs[place], ())
+        if name == "Constant":
+            leaves[node.outputs[0]] = frozenset(node.outputs)
             continue
-        if node.op_type in WITH_SUBGRAPHS:
+        if name in WITH_SUBGRAPHS:
             for _, subgraph in subgraphs(node):
                 yield from _arguments_in(subgraph, leaves)
             continue
-        if node.op_type in ("Shape", "Size"):
-            read = []
-        else:  # of a cast to the type of another value, that value says nothing but its type
-            read = [value for value in (node.inputs[:1] if node.op_type == "CastLike" else node.inputs) if value is not None]
-        if all(value in leaves for value in read):
-            found = frozenset().union(*(leaves[value] for value in read))
-            leaves.update((output, found) for output in node.outputs)
+        found = nothing
+        # Shapes are read of no values; of a cast to the type of another value, that value says nothing but its type.
+        for value in () if name in ("Shape", "Size") else inputs[:1] if name == "CastLike" else inputs:
+            if value is not None:
+                own = leaves.get(value)
+                if own is None:
+                    break
+                found = found | own if found else own
+        else:
+            for output in node.outputs:
+                leaves[output] = found
 
 
 def tensor_of(value: Any) -> Any:

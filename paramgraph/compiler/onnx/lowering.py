@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.checks import check_branches
 from paramgraph.compiler.onnx.counts import Counts
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
+from paramgraph.compiler.onnx.operands import flattened, plain, values_in
 from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
-from paramgraph.compiler.onnx.source import require
+from paramgraph.compiler.onnx.source import require, stated_type
 from paramgraph.compiler.onnx.subgraphs import Subgraphs
 from paramgraph.compiler.program import Builder, Program, Value
 from paramgraph.compiler.rules import is_exact, operator_rule
@@ -25,7 +28,9 @@ from paramgraph.errors import TraceError, first_line
 # Constants up to this many elements are computed at once, and inference knows their values: shapes are made of them.
 SMALL = 256
 # Operators whose results are larger than their operands, or differ from run to run: not computed from constants at once, or never.
-GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range".split())
+GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range Pad Resize Upsample CenterCropPad".split())
+# Constants of more elements than this are not computed, but taken as any value.
+LARGEST = 1 << 28
 RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
 _INT64 = 7
 
@@ -38,6 +43,7 @@ class OnnxLowering:
         name: of the program.
         examples: example inputs, or None.
         dimensions: sizes of open dimensions by name.
+        one_batch: the first dimensions of all inputs have one size, where nothing says which.
 
     Attributes:
         program: what comes of it.
@@ -50,9 +56,9 @@ class OnnxLowering:
         inputs: the concrete shape of every input by name.
     """
 
-    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None) -> None:
+    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None, one_batch: bool = False) -> None:
         self.graph = model.graph
-        self.name = name
+        self.name, self.one_batch = name, one_batch
         self.examples, self.dimensions = examples, dimensions
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in model.opset_imports.items()}
         self.shapes = Shapes(self.opsets, model.ir_version)
@@ -83,6 +89,8 @@ class OnnxLowering:
         self._inputs()
         self.nodes(self.graph)
         for output in self.graph.outputs:
+            if output not in self.values:
+                raise TraceError(f"{self.name}: the output {output.name!r} is defined by nothing. Export it again.")
             for value in values_in(self.values[output]):
                 self.program.outputs.append((value, None))
         tidy(self.program, self.lineage)
@@ -121,7 +129,7 @@ class OnnxLowering:
     def _inputs(self) -> None:
         given = [value for value in self.graph.inputs if value not in self.values]
         taken = {n for value in self.types.values() for n in value[1] or ()}
-        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name)
+        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name, self.one_batch)
         for leaf in given:
             value = Value(self.inputs[leaf.name], "input", leaf.name)
             value.integer = int(leaf.dtype) not in FLOATING
@@ -144,27 +152,32 @@ class OnnxLowering:
             self._node(node)
 
     def _node(self, node: Any) -> None:
+        if not node.outputs:
+            raise TraceError(f"{self.name}: the node {node.name or node.op_type!r} has no results. Export it again.")
         if node.op_type == "Constant" and node.domain == "":
             if node.outputs[0] not in self.values and not self.take_leaf(node.outputs[0]):
                 self._constant_node(node)
             return
-        if node.op_type in WITH_SUBGRAPHS and node.domain == "" and self._subgraphs.lower(node):
-            return
-        operands = [None if value is None else self._operand(value) for value in node.inputs]
-        flat = list(values_in(operands))
-        types = [None if value is None else self.types.get(value) for value in node.inputs]
-        attributes = {key: attribute.value for key, attribute in node.attributes.items()}
-        if node.op_type in ("Shape", "Size") and node.domain == "" and operands[0] not in self.shapeless:
+        if node.op_type in WITH_SUBGRAPHS and node.domain == "":
+            check_branches(node, self.name)
+            if self._subgraphs.lower(node):
+                return
+        inputs = node.inputs
+        operands = [None if value is None else self._operand(value) for value in inputs]
+        flat = flattened(operands)
+        types = [None if value is None else self.types.get(value) for value in inputs]
+        attributes = {key: attribute.value for key, attribute in node.attributes.items()} if node.attributes else {}
+        if node.op_type in ("Shape", "Size") and node.domain == "" and flat and operands[0] not in self.shapeless:
             self._measure(node, operands[0], attributes)
             self.counts.hold([self.values[node.outputs[0]]], self.counts.masks_of(operands[0].shape if operands[0] is not None else ()))
             return
         if node.op_type == "CastLike" and node.domain == "" and self._cast_constant(node.outputs[0], operands[0], types):
             return
         masks = self.counts.masks_in(operands)
-        constant = all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
-        constant = constant and len(flat) == sum(o is not None for o in operands) and bool(flat)
-        small = [value for value in flat if constant and math.prod(value.shape) <= SMALL]
-        if constant and len(small) == len(flat) and node.op_type not in GROWING and self._fold_now(node, operands, attributes):
+        constant = bool(flat) and all(value.kind == "constant" and value.read is not None for value in flat) and node.op_type not in RANDOM
+        constant = constant and len(flat) == sum(o is not None for o in operands)
+        small = constant and node.op_type not in GROWING and all(math.prod(value.shape) <= SMALL for value in flat)
+        if small and self._fold_now(node, operands, attributes):
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
         if self.counts and self._counted(node, operands):
@@ -175,7 +188,7 @@ class OnnxLowering:
             if constant and self._fold_now(node, operands, attributes):
                 return
             raise
-        if constant and not any(t is None or t[1] is None for t in found):
+        if constant and all(t is not None and t[1] is not None and math.prod(t[1]) <= LARGEST for t in found):
             self._fold_later(node, operands, attributes, found)
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
@@ -198,9 +211,15 @@ class OnnxLowering:
 
     def _operand(self, value: Any) -> Any:
         """What a node reads; of a number that several read, each has its own: nothing links their axes."""
-        return self._constant(value.const_value, value.name) if value in self._fills else self.values[value]
+        if value in self._fills:
+            return self._constant(tensor_of(value), value.name)
+        if value not in self.values:  # of a graph that does not hold the node
+            raise TraceError(f"{self.name}: a node reads {value.name!r}, which nothing before it defines. Export it again.")
+        return self.values[value]
 
     def _constant_node(self, node: Any) -> None:
+        if len(node.attributes) != 1 or len(node.outputs) != 1:
+            raise TraceError(f"{self.name}: the Constant {node.name or 'of a graph'} must have one value. Export it again.")
         ((key, attribute),) = node.attributes.items()
         if key == "value":
             tensor = attribute.value
@@ -244,6 +263,8 @@ class OnnxLowering:
             results = evaluate(node, [None if v is None else np.asarray(v.read()) for v in operands], attributes, self.opsets)
         except Exception:  # an operator that the reference implementation lacks is lowered as any other
             return False
+        if len(results) < len(node.outputs):
+            return False
         for output, data in zip(node.outputs, results, strict=False):
             self.set_array(output, data)
         return True
@@ -256,7 +277,12 @@ class OnnxLowering:
         def read(place: int) -> Callable[[], np.ndarray]:
             def compute() -> np.ndarray:
                 if not cache:
-                    cache.append(evaluate(node, [None if v is None else np.asarray(v.read()) for v in operands], attributes, self.opsets))
+                    given = [None if v is None else np.asarray(v.read()) for v in operands]
+                    try:
+                        cache.append(evaluate(node, given, attributes, self.opsets))
+                    except Exception as error:  # operands may be anything
+                        raise TraceError(f"{self.name}: the operator {node.op_type} ({node.name or node.outputs[0].name!r}) cannot be computed "
+                                         f"({first_line(error)}). Export it again.") from error
                 return cache[0][place]
 
             return compute
@@ -290,17 +316,18 @@ class OnnxLowering:
 
     def _declared(self, output: Any, found: Type | None) -> Type | None:
         """The type that the file states for a value, if all its sizes are known."""
-        dtype = found[0] if found is not None else None if output.dtype is None else int(output.dtype)
-        if dtype is None or output.shape is None:
+        dtype, shape = stated_type(self.graph, output)
+        dtype = dtype if found is None else found[0]
+        if dtype is None or shape is None:
             return found
-        sizes = [d if isinstance(d, int) else self._sizes.get(str(d.value)) for d in output.shape]
+        sizes = [d if isinstance(d, int) else self._sizes.get(d or "") for d in shape]
         known = [int(n) for n in sizes if n is not None and n >= 0]
         return dtype, tuple(known) if len(known) == len(sizes) else None
 
     def _lower(self, node: Any, operands: list[Any], attributes: dict[str, Any], found: Sequence[Type | None]) -> None:
         """The operator's rule, else its own definition by simpler operators, else opaque."""
         name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
-        flat = list(values_in(operands))
+        flat = flattened(operands)
         rule = operator_rule(node.domain, node.op_type)
         failure = self._subgraphs.failures.pop(node, "it has no rule")
         unknown = self.shapeless.intersection(flat)
@@ -343,9 +370,9 @@ class OnnxLowering:
     def _give(self, output: Any, value: Any, type_: Type | None, operands: Sequence[Any]) -> None:
         if isinstance(value, Value):
             if type_ is None or type_[1] is None:  # sequences: the rule knows the shape, the elements are what the operands were
-                dtype = type_[0] if type_ is not None else next((int(output.dtype) for _ in "1" if output.dtype is not None), 1)
+                dtype = type_[0] if type_ is not None else stated_type(self.graph, output)[0] or 1
                 type_ = (dtype, value.shape)
-            if value.kind == "op" and not any(value is operand for operand in values_in(operands)):
+            if value.kind == "op" and not any(value is operand for operand in flattened(operands)):
                 value.integer, value.boolean = type_[0] not in FLOATING, type_[0] == BOOL
         self.set(output, value, type_)
 
@@ -390,16 +417,22 @@ class OnnxLowering:
                     yield from values_in(self.values[value])
 
 
-def values_in(tree: Any) -> Iterator[Value]:
-    """The program values among operands and sequences of operands."""
-    if isinstance(tree, Value):
-        yield tree
-    elif isinstance(tree, (list, tuple)):
-        for item in tree:
-            yield from values_in(item)
+def lowered(model: Any, name: str, examples: Any = None, dimensions: Given = None) -> tuple[OnnxLowering, Program]:
+    """A model's lowering, done, and its program.
 
+    Dimensions of several inputs that have names of their own have sizes of their own. Some converters name the batch anew for every input:
+    where the model does not fit, its inputs' first dimensions are taken as one.
 
-def plain(array: Any) -> np.ndarray:
-    """An array of a kind that numpy itself knows."""
-    out = np.asarray(array)
-    return out if out.dtype.kind in "biufc" else out.astype(np.float32)
+    Raises:
+        TraceError: the model does not run with sizes of either kind.
+    """
+    first = OnnxLowering(model, name, examples, dimensions)
+    try:
+        return first, first.run()
+    except TraceError:
+        if len(first.inputs) < 2:
+            raise
+        second = OnnxLowering(model, name, examples, dimensions, one_batch=True)
+        with suppress(TraceError):
+            return second, second.run()
+        raise

@@ -20,9 +20,16 @@ def scaled(b: Builder, name: str, x: Value, scale: Value, zero: Value | None, ax
 def _affine(operator: str, name: str) -> None:
     @rule(f"ai.onnx::{operator}", f"com.microsoft::{operator}")
     def affine(b: Builder, x: Value, scale: Value, zero: Value | None = None, *, axis: int = 1, block_size: int = 0, **_: Any) -> Value:
-        if block_size:
-            raise ValueError("quantisation by blocks")
-        return scaled(b, name, x, scale, zero, axis)
+        return _blocked(b, name, x, scale, zero, axis % x.ndim, block_size) if block_size else scaled(b, name, x, scale, zero, axis)
+
+
+def _blocked(b: Builder, name: str, x: Value, scale: Value, zero: Value | None, axis: int, size: int) -> Value:
+    """A scale and a zero point for every block of `size` elements of `axis`, and every element of the other axes."""
+    if x.shape[axis] % size:
+        raise ValueError("blocks that do not fill their axis")
+    split = b.reshape(x, [*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :]])
+    operands = [b.reshape(v, [*v.shape[: axis + 1], 1, *v.shape[axis + 1 :]]) for v in (scale, zero) if v is not None]
+    return b.reshape(b.elementwise(name, split, *operands), x.shape)
 
 
 for _operator, _name in (("QuantizeLinear", "quantize"), ("DequantizeLinear", "dequantize")):

@@ -19,7 +19,8 @@ from paramgraph.errors import TraceError
 # Element type and shape of a tensor; the shape is None where it depends on data.
 Type = tuple[int, tuple[int, ...] | None]
 
-SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum"])
+SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum",
+                  "GroupNormalization"])  # fmt: skip
 BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod"])
 COMPARES = frozenset([*COMPARISONS, "Equal"])
 TABULAR = frozenset(["Scaler", "Normalizer", "Binarizer", "Imputer"])
@@ -75,6 +76,8 @@ class Shapes:
         if schema is None or any(attribute.type.name in ("GRAPH", "GRAPHS") for attribute in node.attributes.values()):
             return [None] * len(node.outputs)
         try:
+            if node.op_type == "Split" and attributes.get("num_outputs", len(node.outputs)) != len(node.outputs):  # ONNX's inference ends the process
+                raise ValueError(f"it has {len(node.outputs)} results, and says {attributes['num_outputs']}")
             message = self.ir.serde.serialize_node(node)
             types, values = {}, {}
             for place, (value, operand) in enumerate(zip(node.inputs, operands, strict=True)):
@@ -88,7 +91,7 @@ class Shapes:
             shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)
             raise TraceError(
                 f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) does not fit its operands ({shown}): "
-                f"{str(error).strip().splitlines()[0]} "
+                f"{(str(error).strip() or type(error).__name__).splitlines()[0]} "
                 "Give sizes that run through the model: example inputs, or `dimensions=` by name."
             ) from error
         return [self._type(found.get(output.name)) for output in node.outputs]
@@ -107,7 +110,10 @@ class Shapes:
             if any(operand is not None and operand[1] is None for operand in operands):
                 return None
             found = direct_shape(node.op_type, [None if operand is None else operand[1] for operand in operands], data, attributes)
-            return None if found is None else (operands[0][0], found)
+            like = operands[1] if node.op_type == "Where" and found is not None else operands[0]
+            return None if found is None or like is None else (like[0], found)
+        if node.op_type == "Cast" and "to" in attributes:
+            return attributes["to"], operands[0][1]
         if node.op_type in TESTS:
             return _BOOL, operands[0][1]
         if node.op_type in BROADCAST or node.op_type in COMPARES:

@@ -5,19 +5,18 @@ Nothing outside the model's own folder is read, no weights are read, and nothing
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from paramgraph.compiler.onnx.keys import mark
+from paramgraph.compiler.onnx.checks import check_calls, check_names, check_opsets, check_tensors, written_out
+from paramgraph.compiler.onnx.keys import KEY, mark
 from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
-from paramgraph.onnx_messages import tensors_of
 
-# Operators of older sets say what they do in ways that this front end does not read.
-OLDEST_OPSET = 7
-DEFAULT_DOMAINS = ("", "ai.onnx")
+# Where the graph of an `onnx_ir` model notes what its file states of values: `onnx_ir` itself was not given it.
+STATED = "paramgraph.stated"
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,19 @@ class OnnxSource:
         """The model's message, without external data.
 
         Raises:
-            FileFormatError: there is no such file, or it is no ONNX model.
+            FileFormatError: there is no such file, it is no ONNX model, or its data are missing or lie outside its folder.
         """
-        return self.message if self.path is None else _parse(self.path)
+        return self.checked()[0]
+
+    def checked(self) -> tuple[Any, bool]:
+        """The model's message, and whether it has data in files of their own."""
+        message = self.message if self.path is None else _parse(self.path)
+        return message, check_tensors(message, self.folder, self.what)
+
+    @property
+    def what(self) -> str:
+        """The model, for errors."""
+        return "the model" if self.path is None else self.path.name
 
 
 def require() -> tuple[ModuleType, ModuleType]:
@@ -82,15 +91,24 @@ def open_model(source: OnnxSource) -> Any:
     _, ir = require()
     from onnx_ir.passes.common import InlinePass
 
-    message = source.read()
-    what = "the model" if source.path is None else source.path.name
-    _check_opsets(message, what)
-    external = _check_external(message, source.folder, what)
+    message, external = source.checked()
+    what = source.what
+    check_opsets(message, what)
+    check_calls(message, what)
+    sparse = {tensor.values.name for tensor in message.graph.sparse_initializer}
+    if sparse:
+        message = written_out(message, what)
+    check_names(message, what)
+    message = _without_maps(message) if source.path is None else message
+    stated = {} if source.path is None else _thinned(message)
     try:
-        model = ir.serde.deserialize_model(_without_maps(message))
+        model = ir.serde.deserialize_model(message)
+        model.graph.meta[STATED] = stated
         if external and source.folder is not None:
             ir.external_data.set_base_dir(model.graph, str(source.folder))
         mark(model.graph)
+        for name in sparse:  # which elements are zero belongs to the function: they are constants
+            model.graph.initializers[name].meta.pop(KEY)
         if model.functions:
             model = InlinePass()(model).model
     except Exception as error:  # whatever the message holds that the format does not allow
@@ -99,6 +117,44 @@ def open_model(source: OnnxSource) -> Any:
         ) from error
     _put_in_order(model.graph, what)
     return model
+
+
+def _thinned(message: Any) -> dict[str, Any]:
+    """Take out of a message, which is nobody else's, what is read of few of its values and nodes, if of any, and costs time to make objects of.
+
+    Returns:
+        What it stated of the types of values that are made by its nodes, by name.
+    """
+    graph = message.graph
+    initialisers = {tensor.name for tensor in graph.initializer}
+    stated = {value.name: value for value in graph.value_info}
+    kept = [value for name, value in stated.items() if name in initialisers]  # in them torch's exporter says which are parameters
+    graph.ClearField("value_info")
+    graph.value_info.extend(kept)
+    for value in (*graph.output, *kept):
+        if _is_map(value.type):
+            value.ClearField("type")
+    for node in graph.node:
+        node.ClearField("metadata_props")
+    return stated
+
+
+def stated_type(graph: Any, value: Any) -> tuple[int | None, Sequence[Any] | None]:
+    """The element type that a file states for a value, and its sizes: numbers, names, or None; None for what it does not state.
+
+    Args:
+        graph: the `onnx_ir` graph of the model.
+        value: an `onnx_ir` value.
+    """
+    if value.dtype is not None or value.name not in graph.meta.get(STATED, {}):
+        return None if value.dtype is None else int(value.dtype), None if value.shape is None else [
+            d if isinstance(d, int) else d.value for d in value.shape]
+    kind = graph.meta[STATED][value.name].type
+    if not kind.HasField("tensor_type"):
+        return None, None
+    tensor = kind.tensor_type
+    sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    return tensor.elem_type or None, sizes if tensor.HasField("shape") else None
 
 
 def _without_maps(message: Any) -> Any:
@@ -136,71 +192,6 @@ def _parse(path: Path) -> Any:
     if not message.ir_version or not message.HasField("graph") or not message.opset_import:
         raise FileFormatError(f"{path.name} holds no ONNX model: it has no graph or no version. Export or copy it again.")
     return message
-
-
-def _check_opsets(message: Any, what: str) -> None:
-    onnx, _ = require()
-    if not message.HasField("graph") or not message.opset_import:
-        raise FileFormatError(f"{what} holds no ONNX model: it has no graph or imports no operator set.")
-    versions = {entry.domain: entry.version for entry in message.opset_import}
-    newest = onnx.defs.onnx_opset_version()
-    for domain, version in versions.items():
-        if not isinstance(domain, str) or not 0 < version < 1 << 31:
-            raise FileFormatError(f"{what} is no valid ONNX model: it imports {domain!r} in version {version}. Export or copy it again.")
-    for domain in DEFAULT_DOMAINS:
-        version = versions.get(domain)
-        if version is not None and not OLDEST_OPSET <= version <= newest:
-            raise TraceError(
-                f"{what} uses version {version} of ONNX's operators; known are {OLDEST_OPSET} to {newest}. "
-                "Convert it with onnx.version_converter, or install a newer onnx."
-            )
-    known = {*versions, *(f.domain for f in message.functions)}
-    known |= set(DEFAULT_DOMAINS) if known & set(DEFAULT_DOMAINS) else set()
-    for node in message.graph.node:
-        if not isinstance(node.op_type, str) or not isinstance(node.domain, str):
-            raise FileFormatError(f"{what} is no valid ONNX model: the operator of a node is {node.op_type!r}. Export or copy it again.")
-        if node.domain not in known:
-            raise TraceError(
-                f"{what}: the node {node.name or node.op_type!r} is of domain {node.domain!r}, which the model does not import "
-                f"(it imports {sorted(versions)}). Export it again, or add the import."
-            )
-
-
-def _check_external(message: Any, folder: Path | None, what: str) -> bool:
-    """External data must be where the format allows it: in files of the model's own folder, of sufficient size. False if there are none."""
-    found = False
-    for tensor in tensors_of(message):
-        if tensor.data_location != 1 or not tensor.external_data:
-            continue
-        found = True
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        location = place.get("location", "")
-        if folder is None:
-            raise FileFormatError(
-                f"{what}: the data of {tensor.name!r} lie in {location!r}, and a message has no folder. "
-                "Pass the path of the file, or load the data first (onnx.load with external data)."
-            )
-        root = os.path.realpath(folder)
-        target = os.path.realpath(os.path.join(root, location))
-        if not location or os.path.isabs(location) or os.path.commonpath([root, target]) != root:
-            raise FileFormatError(
-                f"{what}: the data of {tensor.name!r} are said to lie in {location!r}, outside the model's folder. "
-                "Nothing was read from there; data must lie beside the model."
-            )
-        if not os.path.isfile(target):
-            raise FileFormatError(f"{what}: the data of {tensor.name!r} are missing: there is no file {location!r} beside the model. Copy it there.")
-        try:
-            start, length = (int(place.get(key) or 0) for key in ("offset", "length"))
-        except ValueError as error:
-            raise FileFormatError(f"{what}: the place of the data of {tensor.name!r} is no number ({error}). Copy it again.") from error
-        if start < 0 or length < 0:
-            raise FileFormatError(f"{what}: the data of {tensor.name!r} start at byte {start} and are {length} long. Copy it again.")
-        end = start + length
-        if end > os.path.getsize(target):
-            raise FileFormatError(
-                f"{what}: the data of {tensor.name!r} end at byte {end} of {location!r}, which has {os.path.getsize(target)}. Copy it again."
-            )
-    return found
 
 
 def _put_in_order(graph: Any, what: str) -> None:

@@ -62,6 +62,8 @@ class Subgraphs:
             try:
                 with lowering.builder.transaction():
                     results = way(node)
+                    if len(results) != len(node.outputs):
+                        raise Unexpressed(f"it has {len(node.outputs)} results, and its subgraphs give {len(results)}")
             except Exception as error:  # bodies may hold anything; whatever fails in them, the operator as a whole is opaque
                 self.failures[node] = f"{node.op_type}: {first_line(error)}"
                 del unknown[mark:]
@@ -147,6 +149,8 @@ class Subgraphs:
         if known is not None:
             return self._body(node, graphs[0 if known else 1], ())
         first, second = (self._body(node, graph, ()) for graph in graphs)
+        if len(first) != len(second):
+            raise Unexpressed("its branches have different numbers of results")
         return [self._chosen(condition, a, b, "the results of its branches") for a, b in zip(first, second, strict=True)]
 
     # -- Loop ----------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def test_the_same_graph_as_from_torch(kind: Any, options: dict[str, Any]) -> Non
 
 
 def test_a_projected_state_is_refused_with_the_reason() -> None:
-    """The exporter writes no projection, and onnxruntime refuses the file: what it holds is pinned, and the diagnostics say why."""
+    """The exporter writes no projection, and onnxruntime does not run the file: what it holds is pinned, and the diagnostics say why."""
     network = nn.LSTM(4, 6, proj_size=2).eval()
     graph = pg.compile(exported(network, (torch.randn(5, 3, 4),)))
     assert graph.symmetry.log_order == 0
