@@ -41,6 +41,7 @@ class Operands:
         self.order = list(table)
         self.layouts = tuple(table.values())
         self._place = {label: d for d, label in enumerate(self.order)}
+        self._lifted: dict[int, Character] = {}
 
     def _dims(self, slot: int) -> list[int]:
         return [self._place[label] for label in self.labels[slot]]
@@ -51,7 +52,10 @@ class Operands:
         Raises:
             Incompatible: aligned axes are cut differently.
         """
-        return self.solver.system.lift(self.solver.of(self.values[slot]), self.layouts, self._dims(slot))
+        found = self._lifted.get(slot)
+        if found is None:
+            found = self._lifted[slot] = self.solver.system.lift(self.solver.of(self.values[slot]), self.layouts, self._dims(slot))
+        return found
 
     def all(self) -> list[Character]:
         """All operands over all labels."""
@@ -131,14 +135,24 @@ class Operands:
         for other in others[1:]:
             product = solver.system.product(product, self.of(other))
         at = dict(zip(self._dims(slot), range(len(own)), strict=True))
+        met_there: dict[Key, Terms] = {}
 
         def there(key: Key) -> Terms:
             """What the others have, of functions of at most one of the parameter's own axes."""
+            found = met_there.get(key)
+            if found is not None:
+                return found
             wide = [0] * len(self.layouts)
             for d, e in at.items():
                 wide[d] = matches[e][key[e]]  # type: ignore[index]
-            return {tuple([(at[d], i) for d, i in subset]): term for subset, term in product.terms(tuple(wide)).items()
-                    if len(subset) < 2 and all([d in at for d, _ in subset])}  # fmt: skip
+            out: Terms = {}
+            for subset, term in product.terms(tuple(wide)).items():
+                if not subset:
+                    out[subset] = term
+                elif len(subset) == 1 and subset[0][0] in at:
+                    out[((at[subset[0][0]], subset[0][1]),)] = term
+            met_there[key] = out
+            return out
 
         def given(key: Key) -> Terms:
             first = tuple([0 if e in along else n for e, n in enumerate(key)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -211,18 +212,22 @@ class CharacterSystem(Constraints):
             place = dict(zip(old, new, strict=True))
             return Character(layouts, lambda key: {tuple([place[p] for p in subset]): term for subset, term in x.terms(own_key).items()})
 
+        digits, numbers = [layout.digits for layout in layouts], [layout.numbers for layout in x.layouts]
+        ends = list(itertools.accumulate([0, *[len(layout.counts) for layout in x.layouts]]))
+        renamed: dict[tuple[Key, Key], dict[tuple[int, int], tuple[int, int]]] = {}  # by how many spaces blocks have along each axis: mostly as many
+
         def make(key: Key) -> Terms:
-            flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]
-            own, start = [], 0
-            for layout in x.layouts:
-                own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
-                start += len(layout.counts)
-            terms = x.terms(tuple(own))
+            flat = sum([digits[d][number] for d, number in enumerate(key)], ())
+            own = tuple([known[flat[ends[d] : ends[d + 1]]] for d, known in enumerate(numbers)])
+            terms = x.terms(own)
             if not any(terms):  # it varies along nothing
                 return terms
-            old = [(d, i) for d, n in enumerate(own) for i in range(len(x.layouts[d].blocks[n].atoms))]
-            new = [(d, i) for d, n in enumerate(key) for i in range(len(layouts[d].blocks[n].atoms))]
-            to = dict(zip(old, new, strict=True))
+            counts = tuple([len(x.layouts[d].blocks[n].atoms) for d, n in enumerate(own)])
+            others = tuple([len(layouts[d].blocks[n].atoms) for d, n in enumerate(key)])
+            to = renamed.get((counts, others))
+            if to is None:
+                old, new = ([(d, i) for d, count in enumerate(each) for i in range(count)] for each in (counts, others))
+                to = renamed[counts, others] = dict(zip(old, new, strict=True))
             return {tuple([to[place] for place in subset]): term for subset, term in terms.items()}
 
         return Character(layouts, make)
@@ -233,11 +238,11 @@ class CharacterSystem(Constraints):
         between = [0] * (len(own_counts) - first - last)
 
         def make(key: Key) -> Terms:
-            flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]
-            flat = [*flat[:first], *between, *flat[len(flat) - last :]]
+            flat = sum([layouts[d].digits[number] for d, number in enumerate(key)], ())
+            flat = (*flat[:first], *between, *flat[len(flat) - last :])
             own, start = [], 0
             for layout in x.layouts:
-                own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
+                own.append(layout.numbers[flat[start : start + len(layout.counts)]])
                 start += len(layout.counts)
             old = [(d, i, atom) for d, n in enumerate(own) for i, atom in enumerate(x.layouts[d].blocks[n].atoms)]
             new = [(d, i, atom) for d, n in enumerate(key) for i, atom in enumerate(layouts[d].blocks[n].atoms)]
@@ -287,21 +292,6 @@ def _each(x: Character, change: Callable[[Term], Term]) -> Character:
         return {subset: term for subset, term in out.items() if term[0] or term[1]}
 
     return Character(x.layouts, make)
-
-
-def _unravel(number: int, counts: Sequence[int]) -> list[int]:
-    out = []
-    for count in reversed(counts):
-        out.append(number % count)
-        number //= count
-    return out[::-1]
-
-
-def _ravel(numbers: Sequence[int], counts: Sequence[int]) -> int:
-    out = 0
-    for number, count in zip(numbers, counts, strict=True):
-        out = out * count + number
-    return out
 
 
 def _renumbered(before: Sequence[Space], after: Sequence[Space]) -> tuple[int, int] | None:
