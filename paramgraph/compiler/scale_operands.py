@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramgraph.compiler.program import Value
 from paramgraph.symmetries.character import NOTHING, Character, Key, Subset, Terms, ratio, times
+from paramgraph.symmetries.constraints import is_named
 
 if TYPE_CHECKING:
     from paramgraph.compiler.scales import ScaleSolver
@@ -73,8 +74,9 @@ class Operands:
         held = {d: e for e, (d, n) in enumerate(zip(self._dims(slot), value.shape, strict=True)) if n > 1 or self.layouts[d].size == 1}
         short = solver.system.constant(x, [d for d in range(len(self.order)) if d not in held])
         found = solver.system.lift(short, solver.layouts_of(value.axes), [held[d] for d in sorted(held)])
-        if any(len(subset) > 1 for key in found.blocks for subset in found.terms(key)):
-            return solver.system.equal([x, self.of(slot)])  # a function of several indices is one on spaces of its own
+        if any(len(subset) > 1 or not is_named(term) for key in found.blocks for subset, term in found.terms(key).items()):
+            # A function of several indices is one on spaces of its own; a multiplier of zeros is no parameter's, and would be lost.
+            return solver.system.equal([x, self.of(slot)])
         solver.set(value, found)
         return x
 
@@ -164,7 +166,8 @@ class Operands:
                 for spot in ((), *[spot for spot in spots if spot[0][0] not in along]):
                     summed_up = times(own_first.get(spot, NOTHING), there_first.get(spot, NOTHING))
                     out[spot] = ratio(summed_up, here.get(spot, NOTHING))
-            return out
+            # Zeros of constants have multipliers that are no parameter's: a constraint says what is left.
+            return {spot: term for spot, term in out.items() if is_named(term)}
 
         def less(key: Key) -> Terms:
             """What comes in: the product, which all that follows is written in, is then one unknown."""
