@@ -28,8 +28,8 @@ def canonicalise(graph: ParamGraph, *, kinds: Iterable[str] | None = None) -> Pa
     """The same function with canonical parameters: the same for every point of an orbit, up to ties and rounding errors.
 
     Magnitudes are balanced (each neuron's ingoing and outgoing weights in their geometric means), then signs are fixed by sums of the elements
-    that they multiply, then elements are sorted by moments of their weights. Zeros have no magnitude; infinities and NaN count as zeros. Ties are neurons that these sums do not
-    tell apart, and signs of tensors that share all their signs with others; they are left as they come.
+    that they multiply, then elements are sorted by moments of their weights. Zeros have no magnitude; infinities and NaN count as zeros.
+    Ties are neurons that these sums do not tell apart, and signs of tensors that share all their signs with others; they are left as they come.
 
     Args:
         graph: the network. Half precision is rounded; float64 repeats to about 1e-12.

@@ -255,13 +255,13 @@ class CharacterSystem(Constraints):
             return Character(layouts, lambda key: {tuple([place[p] for p in subset]): term for subset, term in x.terms(own_key).items()})
 
         digits, numbers = [layout.digits for layout in layouts], [layout.numbers for layout in x.layouts]
-        ends = list(itertools.accumulate([0, *[len(layout.counts) for layout in x.layouts]]))
+        spans = list(itertools.accumulate([0, *[len(layout.counts) for layout in x.layouts]]))
         renamed: dict[tuple[Key, Key], dict[tuple[int, int], tuple[int, int]]] = {}  # by how many spaces blocks have along each axis: mostly as many
         made: dict[int, list[Terms]] = {}
 
         def make(key: Key) -> Terms:
             flat = sum([digits[d][number] for d, number in enumerate(key)], ())
-            own = tuple([known[flat[ends[d] : ends[d + 1]]] for d, known in enumerate(numbers)])
+            own = tuple([known[flat[spans[d] : spans[d + 1]]] for d, known in enumerate(numbers)])
             terms = x.terms(own)
             if not any(terms):  # it varies along nothing
                 return terms
