@@ -14,14 +14,14 @@ import argparse
 import gc
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from paramgraph.compiler.parallel import stack_branches
-from paramgraph.compiler.pipeline import _solved, _typed, compile_trace
+from paramgraph.compiler.pipeline import Unpaired, _solved, _typed, compile_trace
 from paramgraph.compiler.program import Program
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import Trace, trace
@@ -50,13 +50,17 @@ def measure(name: str, repeats: int) -> list[str]:
     """A row of the table."""
     resolved = resolve(name)
     traced = trace(resolved.model, resolved.inputs)
-    permutations = _least((_lowered(traced) for _ in range(repeats)), _find)
-    plain = _least((_lowered(traced) for _ in range(repeats)), lambda found: _solved(found[0], type_program(found[0])))
-    scales = _least((compile_trace(traced) for _ in range(repeats)), lambda graph: graph.symmetry.scales)
-    graph = compile_trace(traced)
+    permutations, plain, scales, copy, act = [], [], [], [], []
+    for _ in range(repeats):  # in turn, so that other programs slow down all of them
+        permutations.append(_seconds(_find, _lowered(traced)))
+        plain.append(_seconds(_plainly, _lowered(traced)))
+        graph = compile_trace(traced)
+        scales.append(_seconds(lambda symmetry: symmetry.scales, graph.symmetry))
     state = graph.state_dict()
-    copy = _least(range(repeats), lambda _: {key: value.clone() for key, value in state.items()})
-    act = _least((graph.symmetry.sample(seed) for seed in range(repeats)), lambda element: element.act(state))
+    for seed in range(repeats):
+        copy.append(_seconds(lambda values: {key: value.clone() for key, value in values.items()}, state))
+        act.append(_seconds(lambda element: element.act(state), graph.symmetry.sample(seed)))
+    permutations, plain, scales, copy, act = (min(times) for times in (permutations, plain, scales, copy, act))
     cells = [f"{seconds * 1e3:,.0f} ms" for seconds in (permutations, scales, copy, act)]
     return [*cells[:2], f"{scales / permutations:.2f} ({scales / plain:.2f})", *cells[2:], f"{act / copy:.1f}"]
 
@@ -67,21 +71,28 @@ def _lowered(traced: Trace) -> tuple[Program, dict[str, Any]]:
 
 
 def _find(found: tuple[Program, dict[str, Any]]) -> None:
-    """What compiling does for the permutations, in its first attempt."""
+    """What compiling does for the permutations, in its first attempt; in its second, where the first is given up."""
     program, kinds = found
-    _typed(program, stack_branches(program, kinds, frozenset()))
+    try:
+        _typed(program, stack_branches(program, kinds, frozenset()), pairing=True)
+    except Unpaired:
+        _typed(program, [], pairing=False)
 
 
-def _least(items: Iterator[Any] | range, function: Callable[[Any], Any]) -> float:
-    times = []
-    for item in list(items):
-        gc.collect()
-        gc.disable()
-        start = time.process_time()
-        function(item)
-        times.append(time.process_time() - start)
-        gc.enable()
-    return min(times)
+def _plainly(found: tuple[Program, dict[str, Any]]) -> None:
+    """Typing and group alone."""
+    program, _ = found
+    _solved(program, type_program(program))
+
+
+def _seconds(function: Callable[[Any], Any], item: Any) -> float:
+    gc.collect()
+    gc.disable()
+    start = time.process_time()
+    function(item)
+    seconds = time.process_time() - start
+    gc.enable()
+    return seconds
 
 
 if __name__ == "__main__":

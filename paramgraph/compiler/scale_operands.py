@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramgraph.compiler.program import Value
 from paramgraph.symmetries.character import NOTHING, Character, Key, Subset, Terms, ratio, times
+from paramgraph.symmetries.constraints import is_named
 
 if TYPE_CHECKING:
     from paramgraph.compiler.scales import ScaleSolver
@@ -41,6 +42,7 @@ class Operands:
         self.order = list(table)
         self.layouts = tuple(table.values())
         self._place = {label: d for d, label in enumerate(self.order)}
+        self._lifted: dict[int, Character] = {}
 
     def _dims(self, slot: int) -> list[int]:
         return [self._place[label] for label in self.labels[slot]]
@@ -51,7 +53,10 @@ class Operands:
         Raises:
             Incompatible: aligned axes are cut differently.
         """
-        return self.solver.system.lift(self.solver.of(self.values[slot]), self.layouts, self._dims(slot))
+        found = self._lifted.get(slot)
+        if found is None:
+            found = self._lifted[slot] = self.solver.system.lift(self.solver.of(self.values[slot]), self.layouts, self._dims(slot))
+        return found
 
     def all(self) -> list[Character]:
         """All operands over all labels."""
@@ -69,8 +74,9 @@ class Operands:
         held = {d: e for e, (d, n) in enumerate(zip(self._dims(slot), value.shape, strict=True)) if n > 1 or self.layouts[d].size == 1}
         short = solver.system.constant(x, [d for d in range(len(self.order)) if d not in held])
         found = solver.system.lift(short, solver.layouts_of(value.axes), [held[d] for d in sorted(held)])
-        if any(len(subset) > 1 for key in found.blocks for subset in found.terms(key)):
-            return solver.system.equal([x, self.of(slot)])  # a function of several indices is one on spaces of its own
+        if any(len(subset) > 1 or not is_named(term) for key in found.blocks for subset, term in found.terms(key).items()):
+            # A function of several indices is one on spaces of its own; a multiplier of zeros is no parameter's, and would be lost.
+            return solver.system.equal([x, self.of(slot)])
         solver.set(value, found)
         return x
 
@@ -131,14 +137,24 @@ class Operands:
         for other in others[1:]:
             product = solver.system.product(product, self.of(other))
         at = dict(zip(self._dims(slot), range(len(own)), strict=True))
+        met_there: dict[Key, Terms] = {}
 
         def there(key: Key) -> Terms:
             """What the others have, of functions of at most one of the parameter's own axes."""
+            found = met_there.get(key)
+            if found is not None:
+                return found
             wide = [0] * len(self.layouts)
             for d, e in at.items():
                 wide[d] = matches[e][key[e]]  # type: ignore[index]
-            return {tuple([(at[d], i) for d, i in subset]): term for subset, term in product.terms(tuple(wide)).items()
-                    if len(subset) < 2 and all([d in at for d, _ in subset])}  # fmt: skip
+            out: Terms = {}
+            for subset, term in product.terms(tuple(wide)).items():
+                if not subset:
+                    out[subset] = term
+                elif len(subset) == 1 and subset[0][0] in at:
+                    out[((at[subset[0][0]], subset[0][1]),)] = term
+            met_there[key] = out
+            return out
 
         def given(key: Key) -> Terms:
             first = tuple([0 if e in along else n for e, n in enumerate(key)])
@@ -150,7 +166,8 @@ class Operands:
                 for spot in ((), *[spot for spot in spots if spot[0][0] not in along]):
                     summed_up = times(own_first.get(spot, NOTHING), there_first.get(spot, NOTHING))
                     out[spot] = ratio(summed_up, here.get(spot, NOTHING))
-            return out
+            # Zeros of constants have multipliers that are no parameter's: a constraint says what is left.
+            return {spot: term for spot, term in out.items() if is_named(term)}
 
         def less(key: Key) -> Terms:
             """What comes in: the product, which all that follows is written in, is then one unknown."""

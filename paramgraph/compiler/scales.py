@@ -18,6 +18,7 @@ from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scale_operands import Operands
 from paramgraph.compiler.shifting import find_shifts
 from paramgraph.compiler.typing import LAYOUT
+from paramgraph.compiler.zeros import block_kind, cut_at_zeros, readers_of_zeros
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.character import Character, Incompatible, Key, Terms
 from paramgraph.symmetries.characters import CharacterSystem
@@ -44,10 +45,14 @@ class ScaleSolver:
         phases: signs that periodic functions among these are given.
         unsupported: operations whose operands were taken as unscalable, with the cause.
         uses: how often each value is read or comes out.
+        cut: constants whose zeros have multipliers of their own.
     """
 
-    def __init__(self, spaces: ScaleSpaces, reflecting: Collection[Op] = (), uses: Mapping[Value, int] | None = None) -> None:
+    def __init__(
+        self, spaces: ScaleSpaces, reflecting: Collection[Op] = (), uses: Mapping[Value, int] | None = None, cut: Collection[Value] = (),
+    ) -> None:  # fmt: skip
         self.spaces = spaces
+        self.cut = frozenset(cut)
         self.reflecting = frozenset(reflecting)
         self.layouts = Layouts(spaces)
         self.system = CharacterSystem(self.layouts)
@@ -93,10 +98,24 @@ class ScaleSolver:
         if value.kind == "state":
             return self.system.unknown(layouts)
         if value.kind == "constant":
-            kind = number_kind(constant_of(value))
+            data = constant_of(value)
+            kind = number_kind(data)
             if kind != "number":
                 return self.system.unknown(layouts, sign=kind == "zero")
+            if value in self.cut and data is not None:
+                return self._zeros(layouts, value, data)
         return self.system.trivial(layouts)
+
+    def _zeros(self, layouts: Sequence[Layout], value: Value, data: np.ndarray) -> Character:
+        """Any multipliers where a block of a constant is zero."""
+        free = self.system.unknown(layouts)
+
+        def make(key: Key) -> Terms:
+            blocks = [layout.blocks[number] for layout, number in zip(layouts, key, strict=True)]
+            positions = {d: block.positions for d, block in enumerate(blocks) if block.positions is not None}
+            return free.terms(key) if block_kind(data, value.shape, positions) == "zero" else {}
+
+        return Character(layouts, make)
 
     def unscalable(self, op: Op) -> None:
         """Operands and result can have multipliers 1 only: what is right for any function."""
@@ -144,21 +163,31 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
-        spaces = ScaleSpaces()
-        solver = ScaleSolver(spaces, reflecting, _uses(program))
-        failed = _type(program, system, spaces, before)
-        for op in program.ops:
-            _apply(solver, op, failed.get(op))
-        for value, buffer in program.outputs:
-            character = solver.of(value)
-            if buffer is None:
-                solver.system.be_trivial(character)
-            else:
-                own = solver.of(buffer)
-                solver.system.equal([own, solver.system.lift(character, own.layouts, range(len(own.layouts)))])
+        solver = _solved(program, system, reflecting, before, readers_of_zeros(program))
+        # What is cut finer may not fit together any more: then zeros are as any other number.
+        return _solved(program, system, reflecting, before, {}) if solver.cut and solver.unsupported else solver
     finally:
         for value, axes, indexes, virtual in before:
             value.axes, value.indexes, value.virtual = axes, indexes, virtual
+
+
+def _solved(
+    program: Program, system: SpaceSystem, reflecting: Collection[Op], before: Sequence[tuple[Value, Any, Any, Any]],
+    zeros: Mapping[Value, Collection[int]],
+) -> ScaleSolver:  # fmt: skip
+    """Types of all values, and their characters."""
+    spaces = ScaleSpaces()
+    failed, cut = _type(program, system, spaces, before, zeros)
+    solver = ScaleSolver(spaces, reflecting, _uses(program), cut)
+    for op in program.ops:
+        _apply(solver, op, failed.get(op))
+    for value, buffer in program.outputs:
+        character = solver.of(value)
+        if buffer is None:
+            solver.system.be_trivial(character)
+        else:
+            own = solver.of(buffer)
+            solver.system.equal([own, solver.system.lift(character, own.layouts, range(len(own.layouts)))])
     return solver
 
 
@@ -168,8 +197,15 @@ def _uses(program: Program) -> Counter[Value]:
     return out
 
 
-def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]]) -> dict[Op, str]:
-    """Run all typing rules on spaces for scales. Returns the operations whose rule failed, with the cause."""
+def _type(
+    program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Sequence[tuple[Value, Any, Any, Any]],
+    zeros: Mapping[Value, Collection[int]],
+) -> tuple[dict[Op, str], list[Value]]:  # fmt: skip
+    """Run all typing rules on spaces for scales. Returns the operations whose rule failed, with the cause, and what was cut at zeros.
+
+    Args:
+        zeros: constants to cut where they are zero, with the axes that may be.
+    """
     varying = _met_by_parameters(program, system)
     shifts = {step: shift for shift in find_shifts(program) if shift.cells > MOST_CELLS and shift.offsets(system) for step in shift.steps}
     inputs = set(program.inputs)
@@ -181,6 +217,7 @@ def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Se
         value.axes = tuple(
             spaces.axis(n, value.name, "no parameter meets it" if still else None) for n, still in zip(value.shape, fixed, strict=True)
         )
+    cut = [value for value, dims in zeros.items() if (data := constant_of(value)) is not None and cut_at_zeros(spaces, value, data, dims)]
     failed: dict[Op, str] = {}
     for op in program.ops:
         if op in shifts:
@@ -197,7 +234,7 @@ def _type(program: Program, system: SpaceSystem, spaces: ScaleSpaces, before: Se
         if buffer is not None:
             for axis, other in zip(value.axes, buffer.axes, strict=True):
                 spaces.unify(axis, other)
-    return failed
+    return failed, cut
 
 
 def _lay_end_to_end(spaces: ScaleSpaces, op: Op) -> None:

@@ -62,11 +62,15 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
         rounds: largest number of rounds over all factors.
 
     Raises:
-        GroupError: the two networks have different structures, values on the meta device or different dtypes, or a kind is not known.
+        GroupError: the two networks have different structures or dtypes, values on the meta device or that are not finite, or a kind is not
+            known.
     """
     group, wanted = b.symmetry, chosen(b.symmetry, kinds)
     names = _checked(a, b)
     target, start = prepared(a, names), prepared(b, names)
+    for graph, state in ((a, target), (b, start)):
+        if infinite := [name for name, value in state.items() if not bool(value.isfinite().all())]:
+            raise GroupError(f"{', '.join(infinite[:3])} of {graph.name}: expected finite numbers to measure distances by, got infinities or NaN.")
     balanced, goal = group.identity(), target
     if "scale" in wanted:  # balanced networks stay so under permutations and signs
         goal = balance(group, target).act_on(target)

@@ -27,9 +27,9 @@ State = Mapping[str, torch.Tensor]
 def canonicalise(graph: ParamGraph, *, kinds: Iterable[str] | None = None) -> ParamGraph:
     """The same function with canonical parameters: the same for every point of an orbit, up to ties and rounding errors.
 
-    Magnitudes are balanced (each neuron's ingoing and outgoing weights in their geometric means; zeros do not count), then signs are fixed by
-    sums of the elements that they multiply, then elements are sorted by moments of their weights. Ties are neurons that these sums do not
-    tell apart, and signs of tensors that share all their signs with others; they are left as they come.
+    Magnitudes are balanced (each neuron's ingoing and outgoing weights in their geometric means), then signs are fixed by sums of the elements
+    that they multiply, then elements are sorted by moments of their weights. Zeros have no magnitude; infinities and NaN count as zeros.
+    Ties are neurons that these sums do not tell apart, and signs of tensors that share all their signs with others; they are left as they come.
 
     Args:
         graph: the network. Half precision is rounded; float64 repeats to about 1e-12.
@@ -41,7 +41,8 @@ def canonicalise(graph: ParamGraph, *, kinds: Iterable[str] | None = None) -> Pa
     names = compared(graph)
     if any(graph.values[member].device.type == "meta" for name in names for member in graph.symmetry.members(name)):
         raise GroupError("a network on the meta device has no values to make canonical: load them first.")
-    element = canonical_element(graph.symmetry, prepared(graph, names, torch.float64), chosen(graph.symmetry, kinds))
+    state = {name: value.nan_to_num(0, 0, 0) for name, value in prepared(graph, names, torch.float64).items()}
+    element = canonical_element(graph.symmetry, state, chosen(graph.symmetry, kinds))
     return graph.with_values(element.act(graph.state_dict()))
 
 

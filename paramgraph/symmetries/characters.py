@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -11,6 +12,9 @@ from paramgraph.symmetries.constraints import Constraints
 from paramgraph.symmetries.elimination import EVEN, ZERO, plus, scaled
 from paramgraph.symmetries.scale_spaces import Layout
 from paramgraph.symmetries.space import Space, common_ends
+
+# Characters of tensors in more parts than this are left as they come out of a sum.
+FEW = 16
 
 
 class CharacterSystem(Constraints):
@@ -27,31 +31,42 @@ class CharacterSystem(Constraints):
         """
         if degree == 1 and parity == "odd":
             return x
-        out = {}
+        out: dict[Key, Terms] = {}
+        known: dict[int, Terms] = {}
         for key in x.blocks:
+            own = x.terms(key)
+            if id(own) in known:
+                out[key] = known[id(own)]
+                continue
             terms: Terms = {}
-            for subset, term in x.terms(key).items():
+            for subset, term in own.items():
                 if degree is None or parity == "none":
                     self.vanish(subset, term, degree is None, parity == "none")
                 form = scaled(term[0], degree) if degree is not None else ZERO
                 sign = term[1] if parity == "odd" else EVEN
                 if form or sign:
                     terms[subset] = (form, sign)
-            out[key] = terms
+            out[key] = known[id(own)] = terms
         return Character(x.layouts, out.__getitem__)
 
     def product(self, a: Character, b: Character, degree: int = 1) -> Character:
         """The character of `a · b^degree` for `degree` ±1, element by element."""
-        out = {}
+        out: dict[Key, Terms] = {}
+        made: dict[tuple[int, int], Terms] = {}
         for key in a.blocks:
-            terms = dict(a.terms(key))
-            for subset, term in b.terms(key).items():
+            own, other = a.terms(key), b.terms(key)
+            which = id(own), id(other)
+            if which in made:
+                out[key] = made[which]
+                continue
+            terms = dict(own)
+            for subset, term in other.items():
                 known = terms.get(subset)
                 if known is not None:
                     terms[subset] = (plus(known[0], term[0], degree), known[1] ^ term[1])
                 else:
                     terms[subset] = term if degree == 1 else (plus(ZERO, term[0], degree), term[1])
-            out[key] = terms
+            out[key] = made[which] = terms
         return Character(a.layouts, out.__getitem__)
 
     def product_along(self, x: Character, dims: Iterable[int]) -> Character:
@@ -75,10 +90,30 @@ class CharacterSystem(Constraints):
     def equal(self, operands: Sequence[Character]) -> Character:
         """Operands of a sum have one character, element by element."""
         first = operands[0]
+        met: set[tuple[int, int]] = set()
         for other in operands[1:]:
             for key in first.blocks:
-                self.same(first.terms(key), other.terms(key))
-        return first
+                one, two = first.terms(key), other.terms(key)
+                if (id(one), id(two)) not in met:
+                    met.add((id(one), id(two)))
+                    self.same(one, two)
+        return self._joined(first) if 1 < len(first.blocks) <= FEW else first
+
+    def _joined(self, x: Character) -> Character:
+        """A character written in free unknowns: parts of it that have come to be alike are the same object, and are gone through once."""
+        found: list[Terms] = []
+        out: dict[Key, Terms] = {}
+        made: dict[int, Terms] = {}
+        for key in x.blocks:
+            own = x.terms(key)
+            if id(own) not in made:
+                terms = {subset: term for subset, (form, parity) in own.items()
+                         if any(term := (self.magnitudes.reduce(form), self.signs.reduce(parity)))}  # fmt: skip
+                made[id(own)] = next((known for known in found if known == terms), terms)
+                if made[id(own)] is terms:
+                    found.append(terms)
+            out[key] = made[id(own)]
+        return Character(x.layouts, out.__getitem__)
 
     def constant(self, x: Character, dims: Iterable[int]) -> Character:
         """The character along the other axes of a tensor that must have one multiplier all along `dims`."""
@@ -90,20 +125,24 @@ class CharacterSystem(Constraints):
         kept = [d for d in range(len(x.layouts)) if d not in gone]
         place = {d: e for e, d in enumerate(kept)}
         out: dict[Key, Terms] = {}
+        made: dict[int, Terms] = {}
         for key in x.blocks:
-            terms: Terms = {}
-            for subset, term in x.terms(key).items():
-                if not subset:
-                    terms[subset] = term
-                elif any([d in gone for d, _ in subset]):
-                    self.vanish(subset, term)
-                else:
-                    terms[tuple((place[d], i) for d, i in subset)] = term
-            short = tuple(key[d] for d in kept)
-            if short in out:
-                self.same(out[short], terms)
-            else:
+            own = x.terms(key)
+            terms = made.get(id(own))
+            if terms is None:
+                terms = made[id(own)] = {}
+                for subset, term in own.items():
+                    if not subset:
+                        terms[subset] = term
+                    elif any([d in gone for d, _ in subset]):
+                        self.vanish(subset, term)
+                    else:
+                        terms[tuple([(place[d], i) for d, i in subset])] = term
+            short = tuple([key[d] for d in kept])
+            if short not in out:
                 out[short] = terms
+            elif out[short] is not terms:
+                self.same(out[short], terms)
         return Character([x.layouts[d] for d in kept], out.__getitem__)
 
     def _constant(self, x: Character, gone: set[int]) -> Character:
@@ -166,7 +205,8 @@ class CharacterSystem(Constraints):
         in_order = [to for _, to in used] == sorted(to for _, to in used)
 
         same_places = all([d == to for d, to in used])
-        rank, found_at = len(x.layouts), [(d, to, maps[d]) for d, to in used]
+        rank, found_at = len(x.layouts), [(d, to, maps[d]) for d, to in used if len(x.layouts[d].blocks) > 1]
+        made: dict[int, Terms] = {}
 
         def make(key: Key) -> Terms:
             own = [0] * rank
@@ -175,6 +215,8 @@ class CharacterSystem(Constraints):
             terms = x.terms(tuple(own))
             if same_places and not renamed or not any(terms):
                 return terms
+            if id(terms) in made:
+                return made[id(terms)]
             out: Terms = {}
             for subset, term in terms.items():
                 if renamed and len(subset) > 1:
@@ -182,6 +224,7 @@ class CharacterSystem(Constraints):
                     continue
                 moved = tuple([(target[d], i) for d, i in subset])
                 out[moved if in_order else tuple(sorted(moved))] = term
+            made[id(terms)] = out
             return out
 
         return Character(layouts, make)
@@ -211,19 +254,24 @@ class CharacterSystem(Constraints):
             place = dict(zip(old, new, strict=True))
             return Character(layouts, lambda key: {tuple([place[p] for p in subset]): term for subset, term in x.terms(own_key).items()})
 
+        digits, numbers = [layout.digits for layout in layouts], [layout.numbers for layout in x.layouts]
+        spans = list(itertools.accumulate([0, *[len(layout.counts) for layout in x.layouts]]))
+        renamed: dict[tuple[Key, Key], dict[tuple[int, int], tuple[int, int]]] = {}  # by how many spaces blocks have along each axis: mostly as many
+        made: dict[int, list[Terms]] = {}
+
         def make(key: Key) -> Terms:
-            flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]
-            own, start = [], 0
-            for layout in x.layouts:
-                own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
-                start += len(layout.counts)
-            terms = x.terms(tuple(own))
+            flat = sum([digits[d][number] for d, number in enumerate(key)], ())
+            own = tuple([known[flat[spans[d] : spans[d + 1]]] for d, known in enumerate(numbers)])
+            terms = x.terms(own)
             if not any(terms):  # it varies along nothing
                 return terms
-            old = [(d, i) for d, n in enumerate(own) for i in range(len(x.layouts[d].blocks[n].atoms))]
-            new = [(d, i) for d, n in enumerate(key) for i in range(len(layouts[d].blocks[n].atoms))]
-            to = dict(zip(old, new, strict=True))
-            return {tuple([to[place] for place in subset]): term for subset, term in terms.items()}
+            counts = tuple([len(x.layouts[d].blocks[n].atoms) for d, n in enumerate(own)])
+            others = tuple([len(layouts[d].blocks[n].atoms) for d, n in enumerate(key)])
+            to = renamed.get((counts, others))
+            if to is None:
+                old, new = ([(d, i) for d, count in enumerate(each) for i in range(count)] for each in (counts, others))
+                to = renamed[counts, others] = dict(zip(old, new, strict=True))
+            return _known(made, id(terms), {tuple([to[place] for place in subset]): term for subset, term in terms.items()})
 
         return Character(layouts, make)
 
@@ -231,21 +279,22 @@ class CharacterSystem(Constraints):
         """The same spaces, regrouped; all but the first and last few are fixed ones that have become others. Nothing varies along those."""
         own_counts = [n for layout in x.layouts for n in layout.counts]
         between = [0] * (len(own_counts) - first - last)
+        made: dict[int, list[Terms]] = {}
 
         def make(key: Key) -> Terms:
-            flat = [n for d, number in enumerate(key) for n in _unravel(number, layouts[d].counts)]
-            flat = [*flat[:first], *between, *flat[len(flat) - last :]]
+            flat = sum([layouts[d].digits[number] for d, number in enumerate(key)], ())
+            flat = (*flat[:first], *between, *flat[len(flat) - last :])
             own, start = [], 0
             for layout in x.layouts:
-                own.append(_ravel(flat[start : start + len(layout.counts)], layout.counts))
+                own.append(layout.numbers[flat[start : start + len(layout.counts)]])
                 start += len(layout.counts)
             old = [(d, i, atom) for d, n in enumerate(own) for i, atom in enumerate(x.layouts[d].blocks[n].atoms)]
             new = [(d, i, atom) for d, n in enumerate(key) for i, atom in enumerate(layouts[d].blocks[n].atoms)]
             lead = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a[2] is not b[2])
             tail = len(old) - lead - len(between)
             pairs = [*zip(old[:lead], new[:lead], strict=True), *zip(old[len(old) - tail :], new[len(new) - tail :], strict=True)]
-            to = {a[:2]: b[:2] for a, b in pairs}
-            return {tuple(to[place] for place in subset): term for subset, term in x.terms(tuple(own)).items()}
+            terms, to = x.terms(tuple(own)), {a[:2]: b[:2] for a, b in pairs}
+            return _known(made, id(terms), {tuple([to[place] for place in subset]): term for subset, term in terms.items()})
 
         return Character(layouts, make)
 
@@ -281,27 +330,27 @@ class CharacterSystem(Constraints):
         return Character(layouts, make)
 
 
+def _known(made: dict[int, list[Terms]], source: int, terms: Terms) -> Terms:
+    """What was made of the same terms before, if it is alike: parts that share an object are gone through once from there on."""
+    known = made.setdefault(source, [])
+    for other in known:
+        if other == terms:
+            return other
+    known.append(terms)
+    return terms
+
+
 def _each(x: Character, change: Callable[[Term], Term]) -> Character:
+    made: dict[int, Terms] = {}
+
     def make(key: Key) -> Terms:
-        out = {subset: change(term) for subset, term in x.terms(key).items()}
-        return {subset: term for subset, term in out.items() if term[0] or term[1]}
+        own = x.terms(key)
+        if id(own) not in made:
+            out = {subset: change(term) for subset, term in own.items()}
+            made[id(own)] = {subset: term for subset, term in out.items() if term[0] or term[1]}
+        return made[id(own)]
 
     return Character(x.layouts, make)
-
-
-def _unravel(number: int, counts: Sequence[int]) -> list[int]:
-    out = []
-    for count in reversed(counts):
-        out.append(number % count)
-        number //= count
-    return out[::-1]
-
-
-def _ravel(numbers: Sequence[int], counts: Sequence[int]) -> int:
-    out = 0
-    for number, count in zip(numbers, counts, strict=True):
-        out = out * count + number
-    return out
 
 
 def _renumbered(before: Sequence[Space], after: Sequence[Space]) -> tuple[int, int] | None:

@@ -83,7 +83,7 @@ class Constraints:
                         self.signs.solved[number] = EVEN
                 own: Term = ({number: 2 if square else 1}, frozenset((number,)) if sign else EVEN)
                 counted = base.get(subset) if len(subset) < 2 else None
-                out[subset] = ratio(own, counted) if counted is not None and _is_named(counted) else own
+                out[subset] = ratio(own, counted) if counted is not None and is_named(counted) else own
             return out
 
         return Character(layouts, make)
@@ -145,7 +145,7 @@ class Constraints:
                 self.signs.add((self.free[place],))
 
 
-def _is_named(term: Term) -> bool:
+def is_named(term: Term) -> bool:
     """Whether all unknowns of a function are of parameters: those of other tensors may come to be written in later ones."""
     return all([unknown < AUXILIARY for unknown in (*term[0], *term[1])])
 

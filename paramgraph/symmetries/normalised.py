@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,6 +56,7 @@ def _along_parts_of_axes(group: SymmetryGroup, scales: Scales) -> set[int]:
     drawn: list[GroupElement] = []
     out: set[int] = set()
     within: dict[int, bool] = {}  # many tensors share the parts of an axis
+    shown: dict[Any, list[int] | None] = {}
     for name, blocks in scales.blocks.items():
         action = group.actions[name]
         for dims, parts in action.components:
@@ -66,8 +67,9 @@ def _along_parts_of_axes(group: SymmetryGroup, scales: Scales) -> set[int]:
             if not within[id(parts)]:
                 continue
             (d,) = dims
-            partly = [block for block in blocks if any([0 < len(_own(block, term, d)) < len(block.sizes[d]) for term in block.terms])]
-            doubtful = [(block, terms) for block in partly if (terms := _doubtful(group, block, parts, d))]
+            partly = [block for block in blocks if len(block.sizes[d]) > 1
+                      and any([0 < len(_own(block, term, d)) < len(block.sizes[d]) for term in block.terms])]  # fmt: skip
+            doubtful = [(block, terms) for block in partly if (terms := _doubtful(group, block, parts, d, shown))]
             if doubtful and not drawn:
                 drawn = [GroupElement(group, {n: numbers.permuted(np.tile(np.arange(f.size), (f.copies, 1)), axis=1)
                                               for n, f in enumerate(group.permuting)}) for _ in range(_ELEMENTS)]  # fmt: skip
@@ -79,20 +81,33 @@ def _along_parts_of_axes(group: SymmetryGroup, scales: Scales) -> set[int]:
     return out
 
 
-def _doubtful(group: SymmetryGroup, block: ScaleBlock, parts: Sequence[ActionBlock], dim: int) -> list[ScaleTerm]:
-    """Terms of a block that the spaces of an axis do not show to be kept, by themselves or with others."""
+def _doubtful(group: SymmetryGroup, block: ScaleBlock, parts: Sequence[ActionBlock], dim: int, shown: dict[Any, list[int] | None]) -> list[ScaleTerm]:
+    """Terms of a block that the spaces of an axis do not show to be kept, by themselves or with others.
+
+    Args:
+        shown: the spaces that a part of an axis is written in, as far as known: of lists of parts, and positions, that all tensors share.
+    """
     index, sizes = block.index[dim], block.sizes[dim]
-    spaces: list[int] | None = None
-    for part in parts:
-        held = [s for s in part.spaces[0] if group.spaces[s].size > 1]
-        if sizes == tuple([group.spaces[s].size for s in held]) and np.array_equal(_first(part.index[0], sizes), _first(index, sizes)):
-            spaces = held
+    which = id(parts), id(index), sizes
+    if which not in shown:
+        shown[which] = _spaces_of(group, parts, index, sizes)
+    spaces = shown[which]
     kept = []
     for term in block.terms:
         own = _own(block, term, dim)
         if len(own) == len(sizes) or spaces is not None and _is_closed(group, {spaces[i] for i in own}):
             kept.append(frozenset(term.places))
     return [term for term in block.terms if not any([other.issuperset(term.places) for other in kept])]
+
+
+def _spaces_of(group: SymmetryGroup, parts: Sequence[ActionBlock], index: np.ndarray | None, sizes: tuple[int, ...]) -> list[int] | None:
+    """The spaces that the elements of an axis at some positions are permuted by, if these are of the given sizes."""
+    spaces = None
+    for part in parts:
+        held = [s for s in part.spaces[0] if group.spaces[s].size > 1]
+        if sizes == tuple([group.spaces[s].size for s in held]) and np.array_equal(_first(part.index[0], sizes), _first(index, sizes)):
+            spaces = held
+    return spaces
 
 
 def _first(index: np.ndarray | None, sizes: tuple[int, ...]) -> np.ndarray:

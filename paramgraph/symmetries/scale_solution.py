@@ -118,9 +118,16 @@ def _domain(solved: _Solved, character: Character, spans: Spans) -> ScaleDomain:
     found = [_NONE, _NONE]
     inside: list[set[tuple[Any, ...]]] = [set(), set()]
     for key in character.blocks:
+        terms = character.terms(key)
+        if not terms:
+            for each in inside:
+                each.add(())
+            continue
+        if found == [_EACH, _EACH]:
+            break
         own = [layout.blocks[number] for layout, number in zip(character.layouts, key, strict=True)]
         whole: list[list[Any]] = [[], []]
-        for subset, (form_of, signs_of) in character.terms(key).items():
+        for subset, (form_of, signs_of) in terms.items():
             magnitude, negative = solved.magnitudes(form_of), solved.negative(signs_of)
             if not magnitude[0] and not negative:
                 continue

@@ -10,10 +10,11 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from paramgraph.symmetries.space import length
+from paramgraph.symmetries.space import as_array, length
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
 # Fixed spaces (positions) in more parts than this are taken as whole: one multiplier for all, instead of one for each.
@@ -122,6 +123,16 @@ class Layout:
     blocks: tuple[AxisBlock, ...]
 
     @cached_property
+    def digits(self) -> tuple[tuple[int, ...], ...]:
+        """Per block, the number of each unit's block."""
+        return tuple(itertools.product(*map(range, self.counts)))
+
+    @cached_property
+    def numbers(self) -> dict[tuple[int, ...], int]:
+        """Blocks by the number of each unit's block."""
+        return {digits: number for number, digits in enumerate(self.digits)}
+
+    @cached_property
     def owner(self) -> np.ndarray:
         """Number of each element's block."""
         out = np.empty(self.size, dtype=np.int64)
@@ -139,6 +150,7 @@ class Layouts:
     _of: dict[Axis, Layout] = field(default_factory=dict)
     _matches: dict[tuple[Layout, Layout], tuple[int, ...] | None] = field(default_factory=dict)
     _parts: dict[Space, list[tuple[np.ndarray | None, Axis]]] = field(default_factory=dict)
+    _holding: dict[Any, list[tuple[list[int], bool]]] = field(default_factory=dict)
 
     def of(self, axis: Axis) -> Layout:
         """The layout of an axis as it is now: call when all spaces are settled."""
@@ -193,6 +205,17 @@ class Layouts:
         if key not in self._matches:
             self._matches[key] = self._compare(a, b)
         return self._matches[key]
+
+    def holding(self, layout: Layout, source: Layout, index: range | np.ndarray) -> list[tuple[list[int], bool]]:
+        """For each block of an axis whose elements are those of another at `index`, what `blocks_holding` says of it."""
+        key = (layout, source, index) if isinstance(index, range) else None
+        found = self._holding.get(key)
+        if found is None:
+            where = as_array(index)
+            found = [blocks_holding(block, where if block.positions is None else where[block.positions], source) for block in layout.blocks]
+            if key is not None:
+                self._holding[key] = found
+        return found
 
     @staticmethod
     def _compare(a: Layout, b: Layout) -> tuple[int, ...] | None:

@@ -391,3 +391,49 @@ class ReluExperts(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gates = torch.softmax(self.router(x), -1)
         return sum(gates[:, e : e + 1] * self.down[e](torch.relu(self.up[e](x))) for e in range(2))
+
+
+class Fixed(nn.Module):
+    """Two layers, and between them a function of the first one's result and of a constant."""
+
+    def __init__(self, constant: torch.Tensor, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], width: int) -> None:
+        super().__init__()
+        self.register_buffer("constant", constant, persistent=False)
+        self.function, self.a, self.b = function, nn.Linear(4, width), nn.Linear(width, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(self.function(self.a(x), self.constant))
+
+
+class Masked(nn.Module):
+    """A layer whose weight is masked."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
+        self.a, self.b = nn.Linear(*mask.shape[::-1]), nn.Linear(len(mask), 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(F.linear(x, self.a.weight * self.mask, self.a.bias)))
+
+
+BLOCKS = torch.block_diag(torch.tensor([[0.5, 2.0], [-1.0, 0.7]]), torch.tensor([[1.5, 0.3], [0.4, -2.0]]))
+# Channels to which nothing is added are scaled.
+scales("constant, zero on two of three channels, added", 2, 0, (5, 4))(
+    lambda: Fixed(torch.tensor([0.0, 0.6, 0.0]), lambda h, c: torch.relu(h + c), 3))
+scales("table, zero on one of three channels, added", 1, 0, (5, 6, 4))(
+    lambda: Fixed(torch.cat([torch.zeros(6, 1), torch.linspace(0.3, 1.9, 12).view(6, 2)], 1), lambda h, c: torch.relu(h + c), 3))
+# Three rows, and the last column apart from its row. Nothing of the dead unit counts: the oracle sees its 5 + 2 elements apart.
+scales("activations times a mask", 4, 1, (5, 4), hidden=5)(
+    lambda: Fixed(torch.tensor([1.0, 0.5, 0.0]), lambda h, c: torch.relu(h) * c, 3))
+scales("activations times a mask, its zero first", 4, 1, (5, 4), hidden=5)(
+    lambda: Fixed(torch.tensor([0.0, 0.5, 1.0]), lambda h, c: torch.relu(h) * c, 3))
+# What a fixed matrix of two blocks mixes has one multiplier for each block.
+scales("fixed matrix of blocks, relu", 2, 0, (5, 4))(lambda: Fixed(BLOCKS, lambda h, c: torch.relu(h @ c), 4))
+scales("fixed matrix of blocks, tanh", 0, 2, (5, 4))(lambda: Fixed(BLOCKS, lambda h, c: torch.tanh(torch.tanh(h) @ c), 4))
+scales("fixed kernel of blocks, relu", 2, 0, (5, 6, 4))(
+    lambda: Fixed(BLOCKS[..., None] * torch.tensor([1.0, 0.0, -2.0]), lambda h, c: torch.relu(F.conv1d(h.mT, c, padding=1)).mT, 4))
+# Four rows, and eight elements that are not read.
+scales("weight times a mask of blocks", 12, 8, (5, 4))(lambda: Masked(BLOCKS))
+# Three rows, and six elements.
+scales("weight times a diagonal mask", 9, 6, (5, 3))(lambda: Masked(torch.diag(torch.tensor([1.0, 2.0, 0.5]))))

@@ -185,6 +185,25 @@ def test_partly_turned_dimensions_are_free_otherwise() -> None:
     assert sorted((f.size, f.copies) for f in matrices_of(graph)) == [(2, 2), (4, 2)]
 
 
+def test_tables_on_the_meta_device() -> None:
+    """Those that are computed in the forward are; those that are kept there have no values, and pin what they turn."""
+
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("angle", torch.arange(6)[:, None] * torch.tensor([1.0, 0.3]), persistent=False)
+            self.inner = Turned(lambda x, angle: halves(x, self.angle))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    with torch.device("meta"):
+        x, computed, kept = torch.randn(2, 6, 5), Turned(halves), Kept()
+    assert [(f.size, f.dimension) for f in commuting_of(pg.compile(computed, x))] == [(2, 8)]
+    graph = pg.compile(kept, x)
+    assert not commuting_of(graph) and "no values on the meta device" in " ".join(map(str, graph.diagnostics))
+
+
 def test_more_than_the_algebra_fails() -> None:
     model, x, graph = made(Turned(halves))
     (factor,) = commuting_of(graph)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 import paramgraph as pg
 from paramgraph.errors import GroupError
+from paramgraph.models.torchvision import import_torchvision
 from paramgraph.symmetries import align, augment, canonicalise
 from tests.support import attention, layers, layouts  # noqa: F401  registers the cases
 from tests.support.cases import CASES
@@ -17,7 +18,8 @@ from tests.symmetries.test_scales import compiled, random_state
 
 # Layers of every kind: products, wreath products, joint spaces, families, tied tensors, normalisations, recurrences.
 NETWORKS = ("mlp, relu", "mlp, tanh", "mlp, square", "residual block", "llama block", "linear attention", "grouped-query attention",
-            "packed attention", "pre-norm attention block", "swiglu", "lstm", "channel shuffle", "group norm", "tied across a transpose")
+            "packed attention", "pre-norm attention block", "swiglu", "lstm", "channel shuffle", "group norm", "tied across a transpose",
+            "weight times a mask of blocks", "activations times a mask")
 
 
 def network(name: str, seed: int = 0) -> tuple[nn.Module, tuple[torch.Tensor, ...], pg.ParamGraph]:
@@ -80,6 +82,54 @@ def test_dead_neurons() -> None:
     assert all(not value.any() for value in canonicalise(zero).values.values())
     found = align(graph, dead)
     assert all(bool(value.isfinite().all()) for value in found.graph.values.values())
+
+
+def test_infinities_and_nan() -> None:
+    """They count as zeros for a canonical form, and stay where they are; distances of what is not finite are none."""
+    _, _, graph = network("mlp, relu")
+    for value in (float("inf"), float("nan")):
+        state = {name: tensor.clone() for name, tensor in graph.state_dict().items()}
+        state["0.weight"][1, 0] = value
+        odd = graph.with_values(state)
+        canonical = canonicalise(odd)
+        assert [int((~tensor.isfinite()).sum()) for tensor in canonical.values.values()] == [1, 0, 0, 0]
+        moved = canonicalise(augment(odd, 1, kinds=["permutation", "scale"])).values
+        for name, tensor in canonical.values.items():
+            assert torch.allclose(moved[name], tensor, rtol=1e-9, equal_nan=True)
+        for pair in ((odd, graph), (graph, odd)):
+            with pytest.raises(GroupError, match="finite"):
+                align(*pair)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """Computed in more precision, rounded at the end; integer buffers and what needs gradients are no obstacle."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)).eval()
+    graph = pg.compile(model, torch.randn(2, 2, 5, 5))
+    a = graph.with_values({name: nn.Parameter(value.to(dtype)) if value.is_floating_point() else value for name, value in
+                           random_state(model, graph, 0).items()})  # fmt: skip
+    b = augment(a, 3)
+    for made in (canonicalise(a), align(a, b).graph):
+        for name, value in made.values.items():
+            assert value.dtype == a.values[name].dtype and bool(value.isfinite().all()), name
+    found = align(a, b)
+    assert found.after < 0.02 * found.before
+    assert torch.equal(canonicalise(a).values["1.num_batches_tracked"], a.values["1.num_batches_tracked"])
+
+
+def test_canonical_form_of_a_vision_transformer() -> None:
+    torchvision = import_torchvision()
+    torch.manual_seed(0)
+    model = torchvision.models.VisionTransformer(image_size=8, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=12, num_classes=3)
+    model, x = model.double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    graph = graph.with_values(random_state(model, graph, 0))
+    canonical = canonicalise(graph)
+    assert difference(canonicalise(canonical), canonical) < 1e-9
+    for seed in range(2):
+        assert difference(canonicalise(augment(graph, seed)), canonical) < 1e-9
+    before, after = outputs(model, graph, (x,)), outputs(model, canonical, (x,))
+    assert float((before - after).abs().max()) <= 1e-9 * float(before.abs().max())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -117,14 +117,11 @@ class Take(Operation):
 
     def scale(self, solver: ScaleSolver, op: Op) -> None:
         (x,) = op.inputs
-        dim, index = op.attrs["dim"], as_array(op.attrs["index"])
+        dim = op.attrs["dim"]
         character = solver.of(x)
-        own, layout = character.layouts[dim], solver.layouts.of(op.output.axes[dim])
-        sources, exact = [], []
-        for block in layout.blocks:
-            found, whole = blocks_holding(block, index[block.where(layout.size)], own)
-            sources.append([(character, number) for number in found])
-            exact.append(whole)
+        layout = solver.layouts.of(op.output.axes[dim])
+        held = solver.layouts.holding(layout, character.layouts[dim], op.attrs["index"])
+        sources, exact = [[(character, number) for number in found] for found, _ in held], [whole for _, whole in held]
         solver.set(op.output, solver.system.with_axis(character, dim, layout, sources, exact))
 
     def emit(self, emitter: Emitter, op: Op) -> None:
