@@ -222,9 +222,9 @@ class Colours:
         found = self._entries.get((op.where, value))
         if found is None:
             if op.where not in self._keys:
-                self._keys[op.where] = keys = {}
+                self._keys[op.where] = {}
                 for key in self.lineage.operands(op.where):
-                    keys.setdefault(id(self.lineage.result(key)), []).append(key)
+                    self._keys[op.where].setdefault(id(self.lineage.result(key)), []).append(key)
             calls = [left_nothing(self.lineage, key) for key in self._keys[op.where].get(id(value), ())]
             found = self._entries[op.where, value] = tuple(" ".join(str(self.lineage.form(call)) for call in own) for own in calls)
         return found

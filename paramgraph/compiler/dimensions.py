@@ -26,7 +26,8 @@ def parts(op: Op, target: Moves, sources: Sequence[Moves]) -> list[tuple[list[in
     own, others = ({d: i for i, group in enumerate(groups) for d in group[side]} for side in (0, 1))
     moved = [{own[d] for d in dims if d in own} for moves in sources for dims in moves]
     moved += [{others[d] for d in dims if d in others} for dims in target]
-    out, done = [], set()
+    out: list[tuple[list[int], list[int]]] = []
+    done: set[int] = set()
     for first in moved:
         if not first <= done:
             inside = connected(set(first), [tuple(together) for together in moved])
