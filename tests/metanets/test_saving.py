@@ -63,7 +63,11 @@ def test_what_cannot_be_loaded(tmp_path):
             load_metanet(tmp_path / name)
 
 
-@pytest.mark.parametrize("way", [{}, {"keep_edges": 0, "tile_edges": 50}], ids=["kept", "streamed"])
+@pytest.mark.parametrize(
+    "way",
+    [{"recompute": False}, {"recompute": True, "tile_edges": 50}, {"keep_edges": 0, "tile_edges": 50}],
+    ids=["all kept", "states kept", "streamed"],
+)
 @pytest.mark.parametrize("kind", [GMN, ScaleGMN])
 def test_mixed_precision(kind, way):
     torch.manual_seed(0)
