@@ -10,7 +10,7 @@ from torch import nn
 from paramgraph.backends.protocol import Backend
 from paramgraph.backends.registry import get_backend
 from paramgraph.errors import MetanetError, UnknownNameError
-from paramgraph.metanets.batch import Networks, check_graphs
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder, NodeEncoder
 from paramgraph.metanets.gmn_layer import GMNLayer, LayerOptions, State, collected_features
@@ -141,7 +141,7 @@ class GMN(Remembers, Reader):
     def states(self, graphs: Networks | Stack) -> State:
         """The states after the last layer, for heads of your own."""
         kind = feature_kind if self.bias_layout == "features" else None
-        batch, plan = self._batch(check_graphs(graphs), self.node_encoder.no_order, kind)
+        batch, plan = self._batch(graphs, self.node_encoder.no_order, kind)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])

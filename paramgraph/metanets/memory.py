@@ -11,9 +11,10 @@ from torch import nn
 
 from paramgraph.backends.protocol import Backend
 from paramgraph.graph import EdgeSet, ParamGraph
-from paramgraph.metanets.batch import Batch, Networks, Planner, count_edges, structures_of
+from paramgraph.metanets.batch import Batch, Networks, Planner, check_graphs, count_edges, structures_of
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.layout import Limits
+from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.structure import Structure
 from paramgraph.metanets.vocabulary import Vocabulary
 
@@ -97,31 +98,46 @@ class Reader(nn.Module):
         """The types of graphs, to learn from a first batch."""
         return Vocabulary.from_graphs(graphs)
 
+    def _prepared(self, network: ParamGraph | Stack) -> ParamGraph | Stack:
+        """A network as the metanet sees it."""
+        return network
+
     def _batch(
-        self, networks: Networks, like: torch.Tensor, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool = False
+        self, graphs: Networks | Stack, like: torch.Tensor, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool = False
     ) -> tuple[Batch, Plan]:
         """The checked batch and its plan.
 
         Args:
-            networks: as given by `check_graphs`.
+            graphs: as given.
             like: a parameter of the metanet, for dtype and device.
             kind: see `Limits`.
             fold: see `Limits`.
         """
+        if torch.compiler.is_compiling():
+            # Compilers would trace how batches are laid out, numpy and all.
+            planned: tuple[Batch, Plan] = torch.compiler.disable(self._planned)(graphs, like, kind, fold, whole=True)
+            return planned
+        return self._planned(graphs, like, kind, fold)
+
+    def _planned(
+        self, graphs: Networks | Stack, like: torch.Tensor, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool, whole: bool = False
+    ) -> tuple[Batch, Plan]:
+        networks = [self._prepared(network) for network in check_graphs(graphs)]
         self.backend.check_device(like.device)
         vocabulary = self.vocabulary or self._types(structures_of(networks))
-        plan = self._plan(networks, like.device, kind, fold)
+        plan = self._plan(count_edges(networks), like.device, kind, fold, whole)
         batch = self._planner(networks, vocabulary, plan.limits, like.dtype, like.device)
         self.embeddings.learn(vocabulary, batch)
         return batch, plan
 
-    def _plan(self, networks: Networks, device: torch.device, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool) -> Plan:
-        edges = count_edges(networks)
+    def _plan(
+        self, edges: int, device: torch.device, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool, whole: bool
+    ) -> Plan:
+        """The plan for a batch of so many edges; `whole`: no tiles but where edge states are not kept, which compilers would unroll."""
         cached = cached_numbers(self.backend, device)
         tile = self.tile_edges or max(1, (cached or TILE) // self._hidden)
         keep = edges <= self.keep_edges
-        # Compilers see whole edge sets: a loop over tiles would be unrolled, and what they fuse needs none.
-        in_cache = cached is not None and not torch.compiler.is_compiling()
+        in_cache = cached is not None and not whole
         large = edges * self._hidden * self._layers > SMALL
         wanted = large and (in_cache or self.many_results) if self.recompute is None else self.recompute
         tiled = not keep or (wanted and in_cache)

@@ -201,7 +201,9 @@ class EdgeStates:
         )
         tensors = tuple(tensor for _, tensor in inputs)
         if tiled:
-            found: tuple[torch.Tensor, ...] = Streamed.apply(job_pass, *tensors)
+            # Tiles are passed over as they are: a compiler would unroll them.
+            apply = torch.compiler.disable(Streamed.apply) if torch.compiler.is_compiling() else Streamed.apply
+            found: tuple[torch.Tensor, ...] = apply(job_pass, *tensors)
             if job_pass.keeps:
                 self._kept[number] = (len(self._steps), found[-1])
             return found[: len(job_pass.shapes)]

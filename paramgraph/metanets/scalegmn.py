@@ -11,7 +11,7 @@ from torch import nn
 from paramgraph.backends.protocol import Backend
 from paramgraph.backends.registry import get_backend
 from paramgraph.graph import EdgeSet, ParamGraph
-from paramgraph.metanets.batch import Networks, check_graphs
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import NodeEncoder
 from paramgraph.metanets.gmn import one_of
@@ -110,8 +110,7 @@ class ScaleGMN(Remembers, Reader):
 
     def states(self, graphs: Networks | Stack) -> ScaledState:
         """The states after the last layer, for heads of your own."""
-        networks = [self._rewired(network) for network in check_graphs(graphs)]
-        batch, plan = self._batch(networks, self.node_encoder.no_order, edge_kind, fold=True)
+        batch, plan = self._batch(graphs, self.node_encoder.no_order, edge_kind, fold=True)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1], fold=True)
@@ -127,6 +126,9 @@ class ScaleGMN(Remembers, Reader):
     def _invariants(self, states: torch.Tensor, inner: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
         read: torch.Tensor = self.read_norm(self.read(states, magnitude, sign) + inner)
         return read
+
+    def _prepared(self, network: ParamGraph | Stack) -> ParamGraph | Stack:
+        return self._rewired(network)
 
     def _types(self, graphs: list[ParamGraph]) -> Vocabulary:
         return with_copies(super()._types(graphs))

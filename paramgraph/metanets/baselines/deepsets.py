@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from paramgraph.backends.protocol import Backend, Block
 from paramgraph.backends.registry import get_backend
 from paramgraph.metanets.baselines.inputs import perceptron
-from paramgraph.metanets.batch import Networks, check_graphs
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder
 from paramgraph.metanets.gmn_layer import per_count
@@ -53,7 +53,7 @@ class DeepSets(Remembers, Reader):
 
     def forward(self, graphs: Networks | Stack) -> torch.Tensor:
         """`(networks, out)`, in the order given; errors as for `GMN`."""
-        batch, plan = self._batch(check_graphs(graphs), self.encoder.structural, None)
+        batch, plan = self._batch(graphs, self.encoder.structural, None)
         layout = batch.layout
         codes = self.encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.encoder, self.encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])

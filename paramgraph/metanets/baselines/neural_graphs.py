@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from paramgraph.backends.protocol import Backend, Block
 from paramgraph.backends.registry import get_backend
 from paramgraph.metanets.baselines.inputs import perceptron
-from paramgraph.metanets.batch import Networks, check_graphs
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder, NodeEncoder
 from paramgraph.metanets.gmn_layer import collected_features, per_count
@@ -65,7 +65,7 @@ class NGGNN(Remembers, Reader):
 
     def forward(self, graphs: Networks | Stack) -> torch.Tensor:
         """`(networks, out)`, in the order given; errors as for `GMN`."""
-        batch, plan = self._batch(check_graphs(graphs), self.node_encoder.no_order, feature_kind)
+        batch, plan = self._batch(graphs, self.node_encoder.no_order, feature_kind)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
