@@ -125,26 +125,35 @@ class Reader(nn.Module):
         networks = [self._prepared(network) for network in check_graphs(graphs)]
         self.backend.check_device(like.device)
         vocabulary = self.vocabulary or self._types(structures_of(networks))
-        plan = self._plan(count_edges(networks), like.device, kind, fold, whole)
+        plan = self._plan(networks, like.device, kind, fold, whole)
         batch = self._planner(networks, vocabulary, plan.limits, like.dtype, like.device)
         self.embeddings.learn(vocabulary, batch)
         return batch, plan
 
     def _plan(
-        self, edges: int, device: torch.device, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool, whole: bool
+        self, networks: Networks, device: torch.device, kind: Callable[[Structure, EdgeSet], Hashable] | None, fold: bool, whole: bool
     ) -> Plan:
-        """The plan for a batch of so many edges; `whole`: no tiles but where edge states are not kept, which compilers would unroll."""
+        """The plan for a batch; `whole`: no tiles but where edge states are not kept, which compilers would unroll."""
         cached = cached_numbers(self.backend, device)
         tile = self.tile_edges or max(1, (cached or TILE) // self._hidden)
-        keep = edges <= self.keep_edges
+        keep = count_edges(networks) <= self.keep_edges
         in_cache = cached is not None and not whole
-        large = edges * self._hidden * self._layers > SMALL
+        large = count_states(networks, fold) * self._hidden * self._layers > SMALL
         wanted = large and (in_cache or self.many_results) if self.recompute is None else self.recompute
         tiled = not keep or (wanted and in_cache)
         return Plan(keep, tiled, wanted, Limits(tile if tiled else WHOLE, self.pack_edges, fold=fold, kind=kind))
 
     def extra_repr(self) -> str:
         return f"backend={self.backend.name!r}, keep_edges={self.keep_edges}, tile_edges={self.tile_edges}"
+
+
+def count_states(networks: Networks, fold: bool) -> int:
+    """Edge states of all networks together: one per edge, or per pair of nodes if positions are folded."""
+    total = 0
+    for network in networks:
+        graph, count = (network.graph, len(network)) if isinstance(network, Stack) else (network, 1)
+        total += count * sum(edges.num_edges // (max(edges.shape[3], 1) if fold else 1) for edges in graph.edge_sets.values())
+    return total
 
 
 def cached_numbers(backend: Backend, device: torch.device) -> int | None:
