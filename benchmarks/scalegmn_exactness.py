@@ -1,6 +1,7 @@
 """ScaleGMN under sampled elements of the full annotated group of full-size networks: relative deviations from equivariance in float64.
 
     python benchmarks/scalegmn_exactness.py                                  siren small_cnn lstm resnet18_cifar vit_small_image
+    python benchmarks/scalegmn_exactness.py mobilenet_v2 convnext            depthwise convolutions; mobilenet_v2 a quarter as wide
     python benchmarks/scalegmn_exactness.py resnet18 --sigma 1 6 --hidden 4
     python benchmarks/scalegmn_exactness.py vit_tiny --direction both        takes minutes
 
@@ -52,12 +53,21 @@ def vit(image: int, patch: int, layers: int, heads: int, width: int, classes: in
     return make(image, patch, layers, heads, width, 4 * width, num_classes=classes)
 
 
+def convnext() -> nn.Module:
+    """torchvision's ConvNeXt with two stages of narrow blocks: depthwise convolutions, layer norms, layer scales."""
+    models = import_torchvision().models
+    stages = [models.convnext.CNBlockConfig(16, 32, 2), models.convnext.CNBlockConfig(32, None, 2)]
+    return models.convnext.ConvNeXt(stages, num_classes=10)
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "siren": (Siren, (4, 2)),
     "small_cnn": (small_cnn, (2, 1, 28, 28)),
     "lstm": (Recurrent, (2, 5, 16)),
     "resnet18_cifar": (lambda: resnet18(cifar=True), (1, 3, 32, 32)),
     "vit_small_image": (lambda: vit(32, 4, 6, 4, 64, 10), (1, 3, 32, 32)),
+    "mobilenet_v2": (lambda: import_torchvision().models.mobilenet_v2(width_mult=0.25, num_classes=10), (1, 3, 64, 64)),
+    "convnext": (convnext, (1, 3, 64, 64)),
     "resnet18": (lambda: resnet18(cifar=False), (1, 3, 224, 224)),
     "vit_tiny": (lambda: vit(224, 16, 12, 3, 192, 1000), (1, 3, 224, 224)),
 }

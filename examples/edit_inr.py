@@ -18,7 +18,7 @@ from inrs import Siren, grid, population
 from torch import nn
 from torch.utils.data import DataLoader
 
-from paramgraph.metanets import GMN, Editor, Population, ScaleGMN, Stack, collate, run
+from paramgraph.metanets import GMN, Editor, Population, ScaleGMN, Stack, collate, run, wrap_phases
 
 
 def dilated(pictures: torch.Tensor) -> torch.Tensor:
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     options = parser.parse_args()
     stack, _, pictures = population(options.data, options.cache, options.networks)
+    stack = wrap_phases(stack)  # the same images, from biases that can be compared
     wanted, model, tenth = dilated(pictures), Siren(), options.networks // 10
     torch.manual_seed(0)
     kind = {"GMN": GMN, "ScaleGMN": ScaleGMN}[options.metanet]

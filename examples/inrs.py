@@ -1,6 +1,6 @@
 """Implicit neural representations of images: networks of layout 2-32-32-1 that give an image's brightness at each place.
 
-Many are fitted at once (`torch.func.vmap` over networks), and kept on disk. `classify_inrs.py` and `edit_inr.py` use this file.
+Many are fitted at once (batched products over networks), and kept on disk. `classify_inrs.py` and `edit_inr.py` use this file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ class Siren(nn.Module):
         self.frequency = frequency
         self.first, self.second, self.last = nn.Linear(2, width), nn.Linear(width, width), nn.Linear(width, 1)
         with torch.no_grad():
-            self.first.weight.uniform_(-1 / 2, 1 / 2)
-            for layer in (self.second, self.last):
-                bound = math.sqrt(6 / width) / frequency
-                layer.weight.uniform_(-bound, bound)
+            for name, bound in self.bounds().items():
+                self.get_parameter(name).uniform_(-bound, bound)
+
+    def bounds(self) -> dict[str, float]:
+        """Per parameter, within what it is drawn: the first layer spans all periods, the others keep the size of what goes through."""
+        width = self.first.out_features
+        inner = math.sqrt(6 / width) / self.frequency
+        return {name: 1 / 2 if name.startswith("first") else inner for name, _ in self.named_parameters()}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         hidden = torch.sin(self.frequency * self.first(x))
@@ -50,7 +54,7 @@ def grid(size: int = 28) -> torch.Tensor:
     return torch.stack(torch.meshgrid(line, line, indexing="ij"), dim=-1).reshape(-1, 2)
 
 
-def fit(targets: torch.Tensor, seed: int = 0, steps: int = 100, rate: float = 5e-3) -> dict[str, torch.Tensor]:
+def fit(targets: torch.Tensor, seed: int = 0, steps: int = 60, rate: float = 5e-3) -> dict[str, torch.Tensor]:
     """Networks fitted to images, each from an initialisation of its own: values `(networks, …)` by name.
 
     Args:
@@ -60,25 +64,31 @@ def fit(targets: torch.Tensor, seed: int = 0, steps: int = 100, rate: float = 5e
         rate: its learning rate, which falls to zero along a cosine.
     """
     torch.manual_seed(seed)
-    model = Siren().to(targets.device)
-    values, _ = torch.func.stack_module_state([Siren() for _ in targets])
-    values = {name: value.detach().to(targets.device).requires_grad_() for name, value in values.items()}
-    places, wanted = grid().to(targets.device), targets.reshape(len(targets), -1)
-
-    def loss(one: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-        return (torch.func.functional_call(model, one, (places,))[:, 0] - image).square().mean()
-
-    optimiser = torch.optim.Adam(values.values(), rate)
+    model, count = Siren(), len(targets)
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+    torch.manual_seed(seed)
+    values = {name: torch.empty(count, *shapes[name]).uniform_(-bound, bound) for name, bound in model.bounds().items()}
+    values = {name: value.to(targets.device).requires_grad_() for name, value in values.items()}
+    places = grid().to(targets.device).T.expand(count, 2, -1)
+    wanted = targets.reshape(count, 1, -1) - 0.5
+    optimiser = torch.optim.Adam(values.values(), rate, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+
+    def layer(name: str, x: torch.Tensor, factor: float) -> torch.Tensor:
+        """`factor · (W x + b)` of all networks, places along the last axis."""
+        return torch.baddbmm(values[f"{name}.bias"][..., None], values[f"{name}.weight"], x, beta=factor, alpha=factor)
+
     for _ in range(steps):
         optimiser.zero_grad()
-        torch.func.vmap(loss)(values, wanted).sum().backward()
+        hidden = torch.sin(layer("first", places, model.frequency))
+        hidden = torch.sin(layer("second", hidden, model.frequency))
+        (layer("last", hidden, 1.0) - wanted).square().mean(-1).sum().backward()
         optimiser.step()
         schedule.step()
     return {name: value.detach() for name, value in values.items()}
 
 
-def population(folder: Path, cache: Path, count: int, device: str = "cpu", at_once: int = 50) -> tuple[pg.metanets.Stack, torch.Tensor, torch.Tensor]:
+def population(folder: Path, cache: Path, count: int, device: str = "cpu", at_once: int = 20) -> tuple[pg.metanets.Stack, torch.Tensor, torch.Tensor]:
     """`count` networks as one stack, their labels, and the images; fitted once, then read from `cache`."""
     pictures, labels = images(folder, "train", count)
     file = cache / f"{folder.name}-inrs-{count}.pt"

@@ -5,8 +5,8 @@ their concatenation is a sum of three terms, two of which depend on one node onl
 `combine`s them at the edges. Messages are summed with `to_nodes`, edge states with `to_graph`. Everything else (projections,
 activations, encoders, heads) is plain torch and is written once, for all engines.
 
-An engine sees one `Block` at a time: a whole edge set, or a tile of one. Large graphs are streamed by their caller, tile by tile, so
-an engine needs no thought for memory.
+An engine sees one `Block` at a time: a whole edge set, or a tile of one. Edges are passed over by their caller, tile by tile if the graphs are
+large or the engine is fast on small blocks, so an engine needs no thought for memory.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Backend(Protocol):
 
     Every primitive is differentiable in every tensor argument, in float32 and float64, and accepts blocks without edges.
     `paramgraph.backends.conformance` checks an implementation.
+
+    An engine to which blocks cost nothing to make may have one method more, `cached_numbers(device) -> int`: how many numbers of edge states it
+    would rather work on at once. Metanets then pass over edges in tiles of that size, keep nothing of a tile but edge states, and compute the
+    rest again in backward.
     """
 
     name: str

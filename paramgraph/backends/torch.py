@@ -19,6 +19,10 @@ class TorchBackend:
     def check_device(self, device: torch.device) -> None:
         """Every torch device will do."""
 
+    def cached_numbers(self, device: torch.device) -> int:
+        """See `Backend`: what fits in a core's cache together with the intermediate results. A GPU needs larger blocks to be busy."""
+        return 2**18 if device.type == "cpu" else 2**24
+
     def combine(
         self,
         block: Block,

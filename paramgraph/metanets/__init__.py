@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paramgraph.metanets.editor import Editor, run
     from paramgraph.metanets.equivariance import equivariance_error
     from paramgraph.metanets.gmn import GMN
+    from paramgraph.metanets.phases import wrap_phases
     from paramgraph.metanets.saving import load_metanet, save_metanet
     from paramgraph.metanets.scalegmn import ScaleGMN
     from paramgraph.metanets.stack import Stack
@@ -34,6 +35,7 @@ _CONTENTS = {
     "load_metanet": "paramgraph.metanets.saving",
     "run": "paramgraph.metanets.editor",
     "save_metanet": "paramgraph.metanets.saving",
+    "wrap_phases": "paramgraph.metanets.phases",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "load_metanet",
     "run",
     "save_metanet",
+    "wrap_phases",
 ]
 
 

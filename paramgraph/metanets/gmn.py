@@ -10,21 +10,20 @@ from torch import nn
 from paramgraph.backends.protocol import Backend
 from paramgraph.backends.registry import get_backend
 from paramgraph.errors import MetanetError, UnknownNameError
-from paramgraph.metanets.batch import Batch, Networks, Planner, check_graphs, count_edges, structures_of
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder, NodeEncoder
 from paramgraph.metanets.gmn_layer import GMNLayer, LayerOptions, State, collected_features
 from paramgraph.metanets.heads import HEADS, GraphHead, Prediction
-from paramgraph.metanets.layout import Limits, feature_kind
+from paramgraph.metanets.layout import feature_kind
+from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
 
-WHOLE = 2**62
 
-
-class GMN(Remembers):
+class GMN(Remembers, Reader):
     """A graph metanetwork: reads parameter graphs of any architectures, and is equivariant under their permutation symmetries.
 
     Every layer computes, with two-layer MLPs and one global state u per graph,
@@ -43,7 +42,7 @@ class GMN(Remembers):
 
     Memory: edge states are kept for small batches. For batches of more than `keep_edges` edges they are recomputed in each pass from the
     values, tile by tile, and only node states are kept; under autograd, every tile is a checkpoint. Both give the same results and
-    gradients; streaming costs time quadratic in `layers`.
+    gradients; streaming costs time quadratic in `layers`. Only what is neither streamed nor recomputed can be differentiated twice.
 
     Args:
         hidden: length of node, edge and global states.
@@ -65,11 +64,12 @@ class GMN(Remembers):
             of the nodes at their other ends, and no messages run along them, as in the code of ScaleGMN and Neural Graphs.
         readout_norm: batch-normalise what the graph head reads; populations of one architecture train faster.
         vocabulary: the types to know; None takes those of the first batch, and then stays at that (make the optimiser afterwards).
-        keep_edges: edges of a batch up to which edge states are kept; 0 always streams. None keeps about 0.5 GiB of states per
-            intermediate result in float32.
-        tile_edges: edges per tile when streaming. None takes tiles that fit in a processor's cache.
+        keep_edges: edges of a batch up to which edge states are kept; 0 always streams. None keeps about 1 GiB of states in
+            float32, or half as much if all intermediate results are kept too.
+        tile_edges: edges per tile. None asks the engine, which knows what fits in a processor's cache.
         pack_edges: edge sets up to this size are computed together, with explicit indices. None chooses by `hidden`; 0 packs none.
-        recompute: where edge states are kept, keep nothing else of a layer, and compute the rest again in backward (checkpointing).
+        recompute: where edge states are kept, keep nothing else of a layer, and compute the rest again in backward (checkpointing). None does for
+            large batches where the engine works in tiles.
 
     Raises:
         UnknownNameError: backend, head or an option is not known.
@@ -97,9 +97,9 @@ class GMN(Remembers):
         keep_edges: int | None = None,
         tile_edges: int | None = None,
         pack_edges: int | None = None,
-        recompute: bool = False,
+        recompute: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(get_backend(backend), hidden, layers, keep_edges, tile_edges, pack_edges, recompute)
         one_of("head", head, tuple(HEADS))
         one_of("aggregation", aggregation, ("mean", "sum"))
         one_of("updates", updates, ("nodes-first", "edges-first"))
@@ -109,10 +109,6 @@ class GMN(Remembers):
         one_of("bias_layout", bias_layout, ("nodes", "features"))
         if attention < 0 or (attention and hidden % attention):
             raise MetanetError(f"expected a number of attention heads that divides hidden={hidden}, or 0; got {attention}.")
-        self.backend = get_backend(backend)
-        self.keep_edges = max(1, 2**27 // (hidden * max(layers, 1))) if keep_edges is None else keep_edges
-        self.tile_edges = max(1, 2**20 // hidden) if tile_edges is None else max(1, tile_edges)
-        self.pack_edges = 2**19 // hidden if pack_edges is None else pack_edges
         self.embeddings = TypeEmbeddings(hidden, vocabulary)
         self.node_encoder = NodeEncoder(hidden)
         self.edge_encoder = EdgeEncoder(hidden)
@@ -130,13 +126,6 @@ class GMN(Remembers):
         self.layers = nn.ModuleList(GMNLayer(options, head if number == layers - 1 else None) for number in range(layers))
         self.head = GraphHead(hidden, out, use_global, readout_norm) if head == "graph" else HEADS[head](hidden, out, use_global)
         self.bias_layout = bias_layout
-        self.recompute = recompute
-        self._planner = Planner()
-
-    @property
-    def vocabulary(self) -> Vocabulary | None:
-        """The types this metanet knows, or None before its first batch."""
-        return self.embeddings.vocabulary
 
     def forward(self, graphs: Networks | Stack) -> Prediction:
         """Predictions for a batch of graphs and stacks, one per network, in the order given; see the class.
@@ -151,11 +140,12 @@ class GMN(Remembers):
 
     def states(self, graphs: Networks | Stack) -> State:
         """The states after the last layer, for heads of your own."""
-        batch, keep = self._batch(graphs)
+        kind = feature_kind if self.bias_layout == "features" else None
+        batch, plan = self._batch(graphs, self.node_encoder.no_order, kind)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
-        edges = EdgeStates(self.backend, batch, encoding, keep, self.recompute)
+        edges = EdgeStates(self.backend, batch, encoding, plan)
         nodes = self.node_encoder(self.embeddings, layout.nodes)
         if self.bias_layout == "features":
             nodes = nodes + collected_features(edges, nodes)
@@ -163,22 +153,6 @@ class GMN(Remembers):
         for layer in self.layers:
             state = layer(state)
         return state
-
-    def _batch(self, graphs: Networks | Stack) -> tuple[Batch, bool]:
-        """The checked batch, and whether its edge states are kept."""
-        networks = check_graphs(graphs)
-        reference = self.node_encoder.no_order
-        self.backend.check_device(reference.device)
-        vocabulary = self.vocabulary or Vocabulary.from_graphs(structures_of(networks))
-        keep = count_edges(networks) <= self.keep_edges
-        kind = feature_kind if self.bias_layout == "features" else None
-        limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, kind=kind)
-        batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
-        self.embeddings.learn(vocabulary, batch)
-        return batch, keep
-
-    def extra_repr(self) -> str:
-        return f"backend={self.backend.name!r}, keep_edges={self.keep_edges}, tile_edges={self.tile_edges}"
 
 
 def one_of(argument: str, given: Any, known: tuple[str, ...]) -> None:

@@ -62,6 +62,8 @@ class GMNLayer(nn.Module):
         width, use_global, residual, norm = options.width, options.use_global, options.residual, options.norm
         self.mean = options.mean
         self.nodes_first = options.nodes_first
+        # Nothing passes over the edges after the sums that a graph head reads.
+        self.more_follows = head != "graph"
         updates_nodes = head != "edge" or options.nodes_first
         updates_edges = head != "node" or not options.nodes_first
         updates_global = use_global and head in (None, "graph")
@@ -84,7 +86,7 @@ class GMNLayer(nn.Module):
             state = self._update_nodes(state, self._collect(state, edge_sums=False))
             state = self._advance_edges(state)
             if self.needs_edge_sums:
-                state = replace(state, edge_sums=state.edges.reduce(total=True).total)
+                state = replace(state, edge_sums=state.edges.reduce(total=True, keeps=self.more_follows).total)
         else:
             before = state
             state = self._advance_edges(state)
@@ -101,11 +103,12 @@ class GMNLayer(nn.Module):
 
     def _collect(self, state: State, edge_sums: bool) -> Reduced:
         forward, backward = self._step(self.message, state), self._step(self.reverse, state)
+        keeps = self.nodes_first or self.more_follows
         if not any(job.kind == FEATURE for job in state.layout.jobs):
-            return state.edges.reduce(forward, backward, edge_sums)
-        collected = state.edges.reduce(forward, backward, edge_sums, only=lambda job: job.kind != FEATURE)
+            return state.edges.reduce(forward, backward, edge_sums, keeps=keeps)
+        collected = state.edges.reduce(forward, backward, edge_sums, only=lambda job: job.kind != FEATURE, keeps=keeps)
         if edge_sums and collected.total is not None:
-            features = state.edges.reduce(total=True, only=lambda job: job.kind == FEATURE).total
+            features = state.edges.reduce(total=True, only=lambda job: job.kind == FEATURE, keeps=keeps).total
             assert features is not None
             collected.total = collected.total + features
         return collected

@@ -128,7 +128,7 @@ class EdgeWiseHead(Emits, Protocol):
 def per_edge(edges: EdgeStates, head: EdgeWiseHead) -> Stacked:
     """Run an edge head over the edges; see `EdgeHead.stacked`."""
     out = head.out
-    emitted = edges.reduce(emit=(head, out)).emitted
+    emitted = edges.reduce(emit=(head, out), keeps=False).emitted
     batch, layout = edges.batch, edges.batch.layout
     found: Stacked = [{} for _ in batch.groups]
     number_of = {id(group): number for number, group in enumerate(batch.groups)}

@@ -3,7 +3,8 @@
 A pass is a function of a flat list of tensors (values, tables, node terms, parameters), of which each tile sees views. So it can be run
 at once, with autograd recording; or tile by tile into preallocated sums, and in backward tile by tile again into preallocated gradients.
 Then nothing is kept per tile, neither intermediates nor autograd's records: small objects kept between tiles would pin the memory of the
-large ones freed around them.
+large ones freed around them. A tile that fits in a processor's cache is also several times faster than one that does not: edge-wise functions
+are bound by memory traffic. Edge states that later passes begin from may be kept, in one table per job.
 """
 
 from __future__ import annotations
@@ -70,9 +71,11 @@ class Emits(Protocol):
 class JobPass:
     """One pass over one job.
 
-    The inputs are, in this order: unless edge states are at hand, the tensors of values (none if structural) and the encoder's; for each step
-    and each message the source terms, the target terms and its parameters; and the parameters of what is emitted. The outputs are, as far as
-    wanted, sums at targets, sums at sources, the total, what is emitted.
+    The inputs are, in this order: the table of edge states if they are at hand, else the tensors of values (none if structural) and the
+    encoder's; for each step and each message the source terms, the target terms and its parameters; and the parameters of what is emitted. The
+    outputs are, as far as wanted, sums at targets, sums at sources, the total, what is emitted, the table of new edge states.
+
+    A table of edge states is `(batch · edges, width)`, tile after tile.
 
     Attributes:
         backend: the engine.
@@ -84,9 +87,11 @@ class JobPass:
         total: whether to sum the edge states of each graph.
         emit: what to return of every edge state.
         fold: whether the positions of a node pair are one edge.
-        kinds: what a tile sees of each input: `"values"` and `"stacked"` values, `"sources"` and `"targets"` are cut to it, `"whole"` is not.
+        keeps: whether to return the new edge states.
+        kinds: what a tile sees of each input: `"state"`, `"values"` and `"stacked"` values, `"sources"` and `"targets"` are cut to it, `"whole"`
+            is not.
         counts: number of parameters of the encoder, of each step, of forward, of backward and of emit.
-        shapes: of each output.
+        shapes: of each output but edge states.
     """
 
     backend: Backend
@@ -98,6 +103,7 @@ class JobPass:
     total: bool
     emit: Emits | None
     fold: bool
+    keeps: bool
     kinds: tuple[str, ...]
     counts: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -150,27 +156,38 @@ class JobPass:
     def streamed(self, inputs: Tensors) -> list[torch.Tensor]:
         """The outputs, tile by tile."""
         outputs = [inputs[-1].new_zeros(shape) for shape in self.shapes]
+        kept: torch.Tensor | None = None
         for tile, run in self._runs():
-            found, _ = self.compute(tile, self.seen(tile, inputs))
+            found, state = self._computed(tile, self.seen(tile, inputs, run))
             for view, piece in zip(self._added_to(tile, run, outputs), found, strict=True):
                 view += piece
-        return outputs
+            if self.keeps:
+                kept = state.new_empty(self._num_states, state.shape[-1]) if kept is None else kept
+                kept[self._rows(tile, run)] = state.reshape(-1, state.shape[-1])
+        return outputs if kept is None else [*outputs, kept]
 
-    def streamed_gradients(self, inputs: Tensors, needed: Sequence[bool], gradients: Tensors) -> list[torch.Tensor | None]:
-        """Gradients of the inputs that need one, tile by tile, from those of the outputs."""
+    def streamed_gradients(self, inputs: Tensors, needed: Sequence[bool], gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Gradients of the inputs that need one, tile by tile, from those of the outputs (None: zero)."""
         collected = [tensor.new_zeros(tensor.shape) if need else None for tensor, need in zip(inputs, needed, strict=True)]
         for tile, run in self._runs():
-            leaves = [view.detach().requires_grad_(need) for view, need in zip(self.seen(tile, inputs), needed, strict=True)]
+            leaves = [view.detach().requires_grad_(need) for view, need in zip(self.seen(tile, inputs, run), needed, strict=True)]
             with torch.enable_grad():
-                found, _ = self.compute(tile, leaves)
-            pairs = [(f, g) for f, g in zip(found, self._added_to(tile, run, gradients), strict=True) if f.requires_grad]
+                found, state = self._computed(tile, leaves)
+            pairs = list(zip(found, self._added_to(tile, run, gradients), strict=True))
+            if self.keeps and (of_states := gradients[-1]) is not None:
+                pairs.append((state, of_states[self._rows(tile, run)].view(state.shape)))
+            pairs = [(f, g) for f, g in pairs if f.requires_grad and g is not None]
             wanted = [leaf for leaf in leaves if leaf.requires_grad]
-            pieces = iter(torch.autograd.grad([f for f, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True) if pairs else ())
+            found, given = [f for f, _ in pairs], [g for _, g in pairs]
+            pieces = iter(torch.autograd.grad(found, wanted, given, allow_unused=True) if pairs and wanted else ())
             for kind, total in zip(self.kinds, collected, strict=True):
                 piece = None if total is None else next(pieces, None)
                 if total is not None and piece is not None:
-                    self._cut(tile, kind, total).add_(piece)
+                    self._cut(tile, run, kind, total).add_(piece)
         return collected
+
+    def _computed(self, tile: Tile, seen: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        return self.compute(tile, seen[1:], seen[0]) if self.kinds[0] == "state" else self.compute(tile, seen)
 
     def _runs(self) -> Iterator[tuple[Tile, Window]]:
         """The tiles, each with its run of edges in the layout of the job."""
@@ -179,11 +196,14 @@ class JobPass:
             yield tile, (start, start + tile.block.num_edges)
             start += tile.block.num_edges
 
-    def seen(self, tile: Tile, tensors: Tensors) -> list[torch.Tensor]:
-        """Views of the inputs, or of tensors shaped like them, that a tile sees."""
-        return [self._cut(tile, kind, tensor) for kind, tensor in zip(self.kinds, tensors, strict=True)]
+    def seen(self, tile: Tile, tensors: Tensors, run: Window = (0, 0)) -> list[torch.Tensor]:
+        """Views of the inputs, or of tensors shaped like them, that a tile sees. `run` is needed for edge states only."""
+        return [self._cut(tile, run, kind, tensor) for kind, tensor in zip(self.kinds, tensors, strict=True)]
 
-    def _cut(self, tile: Tile, kind: str, tensor: torch.Tensor) -> torch.Tensor:
+    def _cut(self, tile: Tile, run: Window, kind: str, tensor: torch.Tensor) -> torch.Tensor:
+        if kind == "state":
+            block = tile.folded if self.fold else tile.block
+            return tensor[self._rows(tile, run)].view(self.job.batch, *block.shape, tensor.shape[-1])
         if kind == "values" and self.job.packed:
             positions = tile.block.shape[3]
             return tensor[tile.slices[0].start * positions : tile.slices[0].stop * positions]
@@ -195,23 +215,33 @@ class JobPass:
             return tensor
         return tensor[:, slice(*(tile.sources if kind == "sources" else tile.targets))]
 
-    def _added_to(self, tile: Tile, run: Window, outputs: Tensors) -> Iterator[torch.Tensor]:
+    def _rows(self, tile: Tile, run: Window) -> slice:
+        """A tile's rows of the table of edge states."""
+        each = tile.block.shape[3] if self.fold else 1
+        return slice(self.job.batch * (run[0] // each), self.job.batch * (run[1] // each))
+
+    @property
+    def _num_states(self) -> int:
+        return self.job.batch * sum((tile.folded if self.fold else tile.block).num_edges for tile in self.job.tiles)
+
+    def _added_to(self, tile: Tile, run: Window, outputs: Sequence[torch.Tensor | None]) -> Iterator[Any]:
         rest = iter(outputs)
-        if self.forward is not None:
-            yield next(rest)[:, slice(*tile.targets)]
-        if self.backward is not None:
-            yield next(rest)[:, slice(*tile.sources)]
-        if self.total:
-            yield next(rest)
-        if self.emit is not None:
-            yield next(rest)[:, slice(*run)]
+        cuts: list[slice | None] = [slice(*tile.targets)] if self.forward is not None else []
+        cuts += [slice(*tile.sources)] if self.backward is not None else []
+        # Edges of several graphs meet in a packed job; their targets tell them apart.
+        cuts += [slice(*tile.targets) if self.job.packed else None] if self.total else []
+        cuts += [slice(*run)] if self.emit is not None else []
+        for cut in cuts:
+            output = next(rest)
+            yield output if output is None or cut is None else output[:, cut]
 
 
 class Streamed(torch.autograd.Function):
-    """A pass that keeps its inputs only, and computes its tiles again in backward."""
+    """A pass that keeps its inputs and the edge states that it returns, and computes its tiles again in backward."""
 
     @staticmethod
     def forward(ctx: Any, job_pass: JobPass, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        ctx.set_materialize_grads(False)
         ctx.job_pass = job_pass
         ctx.device = inputs[-1].device.type
         ctx.autocast = torch.is_autocast_enabled(ctx.device), torch.get_autocast_dtype(ctx.device)
@@ -220,7 +250,7 @@ class Streamed(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         enabled, dtype = ctx.autocast
         with torch.autocast(ctx.device, dtype=dtype, enabled=enabled):
             return None, *ctx.job_pass.streamed_gradients(ctx.saved_tensors, ctx.needs_input_grad[1:], gradients)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from paramgraph.backends.protocol import Block
-from paramgraph.backends.tiles import Tile, split, tile_edge_set
+from paramgraph.backends.tiles import Tile, Window, split, tile_edge_set
 from paramgraph.graph import EdgeSet
 from paramgraph.metanets.structure import EdgeTable, NodeTable, Structure
 from paramgraph.metanets.vocabulary import Vocabulary
@@ -197,11 +197,15 @@ class Layout:
         codes = self._tensor(np.concatenate(small.codes))
         positions = codes.shape[1] if limits.fold else 1
         tiles = []
-        rows = (0, self.num_rows)
-        for slices in split((source.shape[0], 1, 1, positions), max(limits.tile, positions)):
+        runs = list(split((source.shape[0], 1, 1, positions), max(limits.tile, positions)))
+        for slices in runs:
             run = slices[0]
-            block = Block((run.stop - run.start, 1, 1, positions), *(self.num_rows,) * 2, source[run, None], target[run, None])
-            tiles.append(Tile(block, slices, rows, rows))
+            # Edges of a set and its copies follow each other, so that a tile of many sees few rows of the table.
+            (first, sources), (second, targets) = (
+                (end[run, None], (0, self.num_rows)) if len(runs) == 1 else _within(end[run, None]) for end in (source, target)
+            )
+            block = Block((run.stop - run.start, 1, 1, positions), sources[1] - sources[0], targets[1] - targets[0], first, second)
+            tiles.append(Tile(block, slices, sources, targets))
         return Job(tuple(small.parts), 1, None, None, codes, tiles, packed=True, kind=small.kind)
 
 
@@ -241,6 +245,12 @@ class _Pack:
         for copy in range(batch):
             self.parts.append(Part(graph + copy, edges, self.count, self.count + edges.num_edges))
             self.count += edges.num_edges
+
+
+def _within(index: torch.Tensor) -> tuple[torch.Tensor, Window]:
+    """Row numbers counted from the first of them, and the window that they span."""
+    start, stop = int(index.min()), int(index.max()) + 1
+    return index - start, (start, stop)
 
 
 def _tiles(structure: Structure, edges: EdgeSet, limit: int, device: torch.device) -> list[Tile]:

@@ -18,6 +18,7 @@ from paramgraph.backends.protocol import Backend
 from paramgraph.metanets.batch import Batch
 from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, Ends, JobPass, Streamed
 from paramgraph.metanets.layout import Job, Layout
+from paramgraph.metanets.memory import Plan
 
 
 @dataclass
@@ -101,16 +102,14 @@ class EdgeStates:
         backend: the engine.
         batch: the graphs.
         encoding: values to initial states.
-        keep: keep edge states in memory between passes (the layout must have one tile per job); else recompute them tile by tile.
-        recompute: keep edge states, and nothing else of a pass: the rest is computed again in backward.
+        plan: what is kept of them. The layout has one tile per job unless passes are tiled.
     """
 
-    def __init__(self, backend: Backend, batch: Batch, encoding: Encoding, keep: bool, recompute: bool = False) -> None:
+    def __init__(self, backend: Backend, batch: Batch, encoding: Encoding, plan: Plan) -> None:
         self.batch = batch
         self._backend = backend
         self._encoding = encoding
-        self._keep = keep
-        self._recompute = recompute
+        self._plan = plan
         self._steps: list[Step] = []
         self._kept: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -125,6 +124,7 @@ class EdgeStates:
         total: bool = False,
         emit: tuple[Emits, int] | None = None,
         only: Callable[[Job], bool] | None = None,
+        keeps: bool = True,
     ) -> Reduced:
         """One pass over all edges at their current states.
 
@@ -134,6 +134,7 @@ class EdgeStates:
             total: whether to sum the edge states of each graph.
             emit: function of edge states to return per edge, and its width.
             only: which jobs take part; None: all.
+            keeps: whether later passes are to be expected: then the edge states are kept, if the plan is to keep any.
         """
         layout = self.batch.layout
         like = self._encoding.tensors[0]
@@ -143,7 +144,7 @@ class EdgeStates:
         for number, job in enumerate(layout.jobs):
             takes = bool(job.tiles) and (only is None or only(job))
             emits = None if job.structural else emit
-            found = iter(self._run(number, job, forward, backward, total, emits) if takes else ())
+            found = iter(self._run(number, job, forward, backward, total, emits, keeps) if takes else ())
             if forward is not None:
                 at_targets.add(job.target, next(found, None))
             if backward is not None:
@@ -159,10 +160,11 @@ class EdgeStates:
         )
 
     def _run(
-        self, number: int, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None
+        self, number: int, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None, keeps: bool
     ) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
         level, state = self._kept.get(number, (0, None))
         steps = self._steps[level:]
+        tiled = self._plan.tiled
         inputs: list[tuple[str, torch.Tensor]] = []
         counts: list[int] = []
         if state is None:
@@ -170,6 +172,8 @@ class EdgeStates:
             inputs += [("stacked" if stacked else "values", value) for value in self.batch.values[number] or ()]
             inputs += [("whole", tensor) for tensor in self._encoding.tensors]
             counts.append(len(self._encoding.tensors))
+        elif tiled:
+            inputs.append(("state", state))
         for step in (*steps, *(message for message in (forward, backward) if message is not None)):
             tensors = step.function.edge_tensors()
             inputs += zip(("sources", "targets"), step.terms.at(job), strict=True)
@@ -189,22 +193,28 @@ class EdgeStates:
             total=total,
             emit=emit[0] if emit else None,
             fold=self._encoding.fold,
+            # Initial states are made again faster than they are read from memory.
+            keeps=tiled and self._plan.keep and keeps and bool(steps),
             kinds=tuple(kind for kind, _ in inputs),
             counts=tuple(counts),
             shapes=self._shapes(job, forward, backward, total, emit),
         )
         tensors = tuple(tensor for _, tensor in inputs)
-        if not self._keep:
-            streamed: tuple[torch.Tensor, ...] = Streamed.apply(job_pass, *tensors)
-            return streamed
+        if tiled:
+            # Tiles are passed over as they are: a compiler would unroll them.
+            apply = torch.compiler.disable(Streamed.apply) if torch.compiler.is_compiling() else Streamed.apply
+            found: tuple[torch.Tensor, ...] = apply(job_pass, *tensors)
+            if job_pass.keeps:
+                self._kept[number] = (len(self._steps), found[-1])
+            return found[: len(job_pass.shapes)]
         seen = job_pass.seen(job.tiles[0], tensors)
-        if self._recompute and torch.is_grad_enabled():
-            found, state = checkpoint(job_pass.compute, job.tiles[0], seen, state, use_reentrant=False, preserve_rng_state=False)
+        if self._plan.recompute and torch.is_grad_enabled():
+            computed, state = checkpoint(job_pass.compute, job.tiles[0], seen, state, use_reentrant=False, preserve_rng_state=False)
         else:
-            found, state = job_pass.compute(job.tiles[0], seen, state)
+            computed, state = job_pass.compute(job.tiles[0], seen, state)
         assert state is not None
         self._kept[number] = (len(self._steps), state)
-        return found
+        return computed
 
     def _shapes(
         self, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None

@@ -11,12 +11,13 @@ from torch import nn
 from paramgraph.backends.protocol import Backend
 from paramgraph.backends.registry import get_backend
 from paramgraph.graph import EdgeSet, ParamGraph
-from paramgraph.metanets.batch import Batch, Networks, Planner, check_graphs, count_edges, structures_of
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import NodeEncoder
-from paramgraph.metanets.gmn import WHOLE, one_of
+from paramgraph.metanets.gmn import one_of
 from paramgraph.metanets.heads import Prediction
-from paramgraph.metanets.layout import Job, Layout, Limits
+from paramgraph.metanets.layout import Job, Layout
+from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
 from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, ScaledNodeSet, rewired
@@ -28,7 +29,7 @@ from paramgraph.metanets.structure import Structure
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
-class ScaleGMN(Remembers):
+class ScaleGMN(Remembers, Reader):
     """A metanet that is equivariant under the permutations, scales and signs of the annotation, and invariant by its graph head.
 
     Each node set has the domain that the annotation gives it, so that positive, sign, real and trivial domains meet in one network. States of
@@ -58,12 +59,14 @@ class ScaleGMN(Remembers):
         keep_edges: as for `GMN`, with all positions of a node pair counted.
         tile_edges: as for `GMN`.
         pack_edges: as for `GMN`.
-        recompute: as for `GMN`, but by default: functions of edges have many intermediate results.
+        recompute: as for `GMN`, but None does for large batches on all engines: functions of edges have many intermediate results.
 
     Raises:
         UnknownNameError: backend, head or direction is not known.
         MissingDependencyError: the backend's engine is not installed.
     """
+
+    many_results = True
 
     def __init__(
         self,
@@ -80,16 +83,11 @@ class ScaleGMN(Remembers):
         keep_edges: int | None = None,
         tile_edges: int | None = None,
         pack_edges: int | None = None,
-        recompute: bool = True,
+        recompute: bool | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(get_backend(backend), hidden, layers, keep_edges, tile_edges, pack_edges, recompute)
         one_of("head", head, tuple(SCALED_HEADS))
         one_of("direction", direction, ("forward", "both"))
-        self.backend = get_backend(backend)
-        self.keep_edges = max(1, 2**28 // (hidden * max(layers, 1))) if keep_edges is None else keep_edges
-        self.tile_edges = max(1, 2**20 // hidden) if tile_edges is None else max(1, tile_edges)
-        self.pack_edges = 2**19 // hidden if pack_edges is None else pack_edges
-        self.recompute = recompute
         self.embeddings = TypeEmbeddings(hidden, None if vocabulary is None else with_copies(vocabulary))
         self.node_encoder = NodeEncoder(hidden)
         self.edge_encoder = ScaledEdgeEncoder(hidden)
@@ -98,13 +96,7 @@ class ScaleGMN(Remembers):
         both = direction == "both"
         self.layers = nn.ModuleList(ScaleGMNLayer(hidden, both, layers, dropout, n == layers - 1 and head != "edge") for n in range(layers))
         self.head = ScaledGraphHead(hidden, out, dropout, readout_norm) if head == "graph" else SCALED_HEADS[head](hidden, out, dropout)
-        self._planner = Planner()
         self._rewired = Rewired()
-
-    @property
-    def vocabulary(self) -> Vocabulary | None:
-        """The types this metanet knows, or None before its first batch."""
-        return self.embeddings.vocabulary
 
     def forward(self, graphs: Networks | Stack) -> Prediction:
         """Predictions for a batch of graphs and stacks, one per network, in the order given; see the class.
@@ -118,11 +110,11 @@ class ScaleGMN(Remembers):
 
     def states(self, graphs: Networks | Stack) -> ScaledState:
         """The states after the last layer, for heads of your own."""
-        batch, keep = self._batch(graphs)
+        batch, plan = self._batch(graphs, self.node_encoder.no_order, edge_kind, fold=True)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1], fold=True)
-        edges = EdgeStates(self.backend, batch, encoding, keep, self.recompute)
+        edges = EdgeStates(self.backend, batch, encoding, plan)
         magnitude, sign = domains_of_rows(layout)
         inner = self.node_encoder(self.embeddings, layout.nodes)
         # Nodes that something multiplies begin at zero: what they are told by is in their inner states.
@@ -135,20 +127,11 @@ class ScaleGMN(Remembers):
         read: torch.Tensor = self.read_norm(self.read(states, magnitude, sign) + inner)
         return read
 
-    def _batch(self, graphs: Networks | Stack) -> tuple[Batch, bool]:
-        """The checked batch, and whether its edge states are kept."""
-        networks = [self._rewired(network) for network in check_graphs(graphs)]
-        reference = self.node_encoder.no_order
-        self.backend.check_device(reference.device)
-        vocabulary = self.vocabulary or with_copies(Vocabulary.from_graphs(structures_of(networks)))
-        keep = count_edges(networks) <= self.keep_edges
-        limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, fold=True, kind=edge_kind)
-        batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
-        self.embeddings.learn(vocabulary, batch)
-        return batch, keep
+    def _prepared(self, network: ParamGraph | Stack) -> ParamGraph | Stack:
+        return self._rewired(network)
 
-    def extra_repr(self) -> str:
-        return f"backend={self.backend.name!r}, keep_edges={self.keep_edges}, tile_edges={self.tile_edges}"
+    def _types(self, graphs: list[ParamGraph]) -> Vocabulary:
+        return with_copies(super()._types(graphs))
 
 
 class ScaleGMNLayer(nn.Module):
@@ -187,16 +170,19 @@ class ScaleGMNLayer(nn.Module):
         # Only magnitudes forbid to normalise what is sent.
         sent = torch.where(magnitude, states, states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6))
         forward, backward = self.forward_message, self.backward_message
+        keeps = self.edge_update is not None
         moved = edges.reduce(
             Step(forward, Terms(layout, *forward.at_nodes(sent, invariants, False)), self.width),
             None if backward is None else Step(backward, Terms(layout, *backward.at_nodes(sent, invariants, True)), self.width),
             only=transports,
+            keeps=keeps,
         )
         read_forward, read_backward = self.forward_read, self.backward_read
         read = edges.reduce(
             Step(read_forward, Terms(layout, *read_forward.at_nodes(invariants)), self.width),
             None if read_backward is None else Step(read_backward, Terms(layout, *read_backward.at_nodes(invariants)), self.width),
             only=lambda job: not transports(job),
+            keeps=keeps,
         )
         assert moved.target is not None and read.target is not None
         messages, invariant_messages = [forward.finish(moved.target, layout.in_degree)], [read_forward.finish(read.target, layout.in_degree)]

@@ -63,7 +63,11 @@ def test_what_cannot_be_loaded(tmp_path):
             load_metanet(tmp_path / name)
 
 
-@pytest.mark.parametrize("way", [{}, {"keep_edges": 0, "tile_edges": 50}], ids=["kept", "streamed"])
+@pytest.mark.parametrize(
+    "way",
+    [{"recompute": False}, {"recompute": True, "tile_edges": 50}, {"keep_edges": 0, "tile_edges": 50}],
+    ids=["all kept", "states kept", "streamed"],
+)
 @pytest.mark.parametrize("kind", [GMN, ScaleGMN])
 def test_mixed_precision(kind, way):
     torch.manual_seed(0)
@@ -82,14 +86,14 @@ def test_mixed_precision(kind, way):
     assert total.sqrt() < 0.1
 
 
-@pytest.mark.parametrize("kind", [GMN, ScaleGMN])
-def test_compiled_by_torch(kind):
+@pytest.mark.parametrize(("kind", "way"), [(GMN, {}), (ScaleGMN, {"recompute": True})])
+def test_compiled_by_torch(kind, way):
+    """At once: the batch is laid out, and its types are learned, outside of what is compiled."""
     torch.manual_seed(0)
-    net = kind(8, 2, backend="torch")
+    net = kind(8, 2, backend="torch", **way)
     graphs = [mlp(s) for s in range(3)]
-    expected = net(graphs)
     compiled = torch.compile(net, backend="aot_eager")
     found = compiled(graphs)
     found.sum().backward()
-    assert deviation(found, expected) < 1e-5
+    assert deviation(found, net(graphs)) < 1e-5
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)

@@ -11,20 +11,20 @@ from torch.nn import functional as F
 from paramgraph.backends.protocol import Backend, Block
 from paramgraph.backends.registry import get_backend
 from paramgraph.metanets.baselines.inputs import perceptron
-from paramgraph.metanets.batch import Networks, Planner, check_graphs, count_edges, structures_of
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder
-from paramgraph.metanets.gmn import WHOLE
 from paramgraph.metanets.gmn_layer import per_count
 from paramgraph.metanets.job_pass import Ends
-from paramgraph.metanets.layout import Job, Limits
+from paramgraph.metanets.layout import Job
+from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Terms
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
-class DeepSets(Remembers):
+class DeepSets(Remembers, Reader):
     """A perceptron of the mean of `φ(parameter, type, depth, position)`. It sees no edges: only which parameters there are.
 
     Args:
@@ -45,37 +45,22 @@ class DeepSets(Remembers):
         vocabulary: Vocabulary | None = None,
         keep_edges: int | None = None,
     ) -> None:
-        super().__init__()
-        self.backend = get_backend(backend)
-        self.keep_edges = 2**26 // hidden if keep_edges is None else keep_edges
-        self.tile_edges = max(1, 2**20 // hidden)
+        super().__init__(get_backend(backend), hidden, 1, keep_edges, pack_edges=0)
         self.embeddings = TypeEmbeddings(hidden, vocabulary)
         self.encoder = EdgeEncoder(hidden)
         self.each = Pointwise(hidden)
         self.mlp = perceptron([hidden, hidden, out], dropout)
-        self._planner = Planner()
-
-    @property
-    def vocabulary(self) -> Vocabulary | None:
-        """The types this metanet knows, or None before its first batch."""
-        return self.embeddings.vocabulary
 
     def forward(self, graphs: Networks | Stack) -> torch.Tensor:
         """`(networks, out)`, in the order given; errors as for `GMN`."""
-        networks = check_graphs(graphs)
-        reference = self.encoder.structural
-        self.backend.check_device(reference.device)
-        vocabulary = self.vocabulary or Vocabulary.from_graphs(structures_of(networks))
-        keep = count_edges(networks) <= self.keep_edges
-        batch = self._planner(networks, vocabulary, Limits(WHOLE if keep else self.tile_edges, 0), reference.dtype, reference.device)
-        self.embeddings.learn(vocabulary, batch)
+        batch, plan = self._batch(graphs, self.encoder.structural, None)
         layout = batch.layout
         codes = self.encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.encoder, self.encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
-        edges = EdgeStates(self.backend, batch, encoding, keep)
+        edges = EdgeStates(self.backend, batch, encoding, plan)
         none = codes.new_zeros(layout.num_rows, 0)
         edges.advance(self.each, Terms(layout, none, none))
-        sums = edges.reduce(total=True, only=lambda job: not job.structural).total
+        sums = edges.reduce(total=True, only=lambda job: not job.structural, keeps=False).total
         assert sums is not None
         counts = [sum(e.num_edges for e in group.graph.edge_sets.values() if e.parameter is not None) for group in batch.groups]
         per_graph = torch.tensor([c for c, group in zip(counts, batch.groups, strict=True) for _ in range(group.count)], device=sums.device)

@@ -12,20 +12,20 @@ from torch.nn import functional as F
 from paramgraph.backends.protocol import Backend, Block
 from paramgraph.backends.registry import get_backend
 from paramgraph.metanets.baselines.inputs import perceptron
-from paramgraph.metanets.batch import Networks, Planner, check_graphs, count_edges, structures_of
+from paramgraph.metanets.batch import Networks
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import EdgeEncoder, NodeEncoder
-from paramgraph.metanets.gmn import WHOLE
 from paramgraph.metanets.gmn_layer import collected_features, per_count
 from paramgraph.metanets.job_pass import Ends
-from paramgraph.metanets.layout import FEATURE, Job, Limits, feature_kind
+from paramgraph.metanets.layout import FEATURE, Job, feature_kind
+from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
-class NGGNN(Remembers):
+class NGGNN(Remembers, Reader):
     """Biases are features of nodes, weights of edges; messages are modulated by the edges, aggregated in several ways, and edges are updated:
 
         m_ij = scale(e_ij) ⊙ φ(v_i, v_j) + shift(e_ij)
@@ -45,6 +45,8 @@ class NGGNN(Remembers):
         keep_edges: as for `GMN`.
     """
 
+    many_results = True
+
     def __init__(
         self,
         hidden: int = 64,
@@ -55,36 +57,19 @@ class NGGNN(Remembers):
         vocabulary: Vocabulary | None = None,
         keep_edges: int | None = None,
     ) -> None:
-        super().__init__()
-        self.backend = get_backend(backend)
-        self.keep_edges = max(1, 2**27 // (hidden * max(layers, 1))) if keep_edges is None else keep_edges
-        self.tile_edges = max(1, 2**20 // hidden)
-        self.pack_edges = 2**19 // hidden
+        super().__init__(get_backend(backend), hidden, layers, keep_edges)
         self.embeddings = TypeEmbeddings(hidden, vocabulary)
         self.node_encoder, self.edge_encoder = NodeEncoder(hidden), EdgeEncoder(hidden)
         self.layers = nn.ModuleList(_Layer(hidden, last=number == layers - 1) for number in range(layers))
         self.mlp = perceptron([hidden, hidden, out], dropout)
-        self._planner = Planner()
-
-    @property
-    def vocabulary(self) -> Vocabulary | None:
-        """The types this metanet knows, or None before its first batch."""
-        return self.embeddings.vocabulary
 
     def forward(self, graphs: Networks | Stack) -> torch.Tensor:
         """`(networks, out)`, in the order given; errors as for `GMN`."""
-        networks = check_graphs(graphs)
-        reference = self.node_encoder.no_order
-        self.backend.check_device(reference.device)
-        vocabulary = self.vocabulary or Vocabulary.from_graphs(structures_of(networks))
-        keep = count_edges(networks) <= self.keep_edges
-        limits = Limits(WHOLE if keep else self.tile_edges, self.pack_edges, kind=feature_kind)
-        batch = self._planner(networks, vocabulary, limits, reference.dtype, reference.device)
-        self.embeddings.learn(vocabulary, batch)
+        batch, plan = self._batch(graphs, self.node_encoder.no_order, feature_kind)
         layout = batch.layout
         codes = self.edge_encoder.codes(self.embeddings, layout.edges)
         encoding = Encoding(self.edge_encoder, self.edge_encoder.edge_tensors(codes, self.embeddings, layout.edges), codes.shape[-1])
-        edges = EdgeStates(self.backend, batch, encoding, keep, recompute=True)
+        edges = EdgeStates(self.backend, batch, encoding, plan)
         nodes = self.node_encoder(self.embeddings, layout.nodes)
         nodes = nodes + collected_features(edges, nodes)
         for layer in self.layers:
@@ -106,7 +91,7 @@ class _Layer(nn.Module):
     def forward(self, nodes: torch.Tensor, edges: EdgeStates) -> torch.Tensor:
         layout, normed = edges.batch.layout, self.norm(nodes)
         step = Step(self.message, Terms(layout, *self.message.at_nodes(normed)), 2 * self.width)
-        found = edges.reduce(forward=step, only=lambda job: job.kind != FEATURE).target
+        found = edges.reduce(forward=step, only=lambda job: job.kind != FEATURE, keeps=self.edge_update is not None).target
         assert found is not None
         degree = layout.in_degree.clamp(min=1).to(found.dtype)[:, None]
         mean, square = (found / degree).split(self.width, dim=-1)
