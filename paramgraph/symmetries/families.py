@@ -212,7 +212,7 @@ class Families(Blocks):
         inner: set[int] = set()
         for id, data in assign:
             over = system.spaces[id]
-            if all(len(axis) < 2 for axis in system.finest(over)):
+            if not system.has_products(over):
                 continue
             for axis, positions in system.leaves(over):
                 if len(axis) > 1 and np.sort(positions).astype(np.int64).tobytes() == data:

@@ -39,12 +39,18 @@ class Keys:
 
     def _normal_assign(self, assign: Assign) -> Assign | None:
         out: dict[int, np.ndarray] = {}
-        if all(map(self._is_normal, assign)) and len({id for id, _ in assign}) == len(assign):  # each by itself stays as it is
+        if len({id for id, _ in assign}) == len(assign) and all(map(self._is_normal, assign)):  # each by itself stays as it is
             if len(assign) > 1:
                 out = {id: np.frombuffer(data, dtype=np.int64) for id, data in assign}
                 self._drop_nested(out)
             return assign if len(out) in (0, len(assign)) else self._kept(out)
-        todo = [(self.system.units((self.system.spaces[id],)), np.frombuffer(data, dtype=np.int64)) for id, data in assign]
+        todo: list[tuple[Axis, np.ndarray]] = []
+        for entry in assign:
+            where = np.frombuffer(entry[1], dtype=np.int64)
+            if self._is_normal(entry):
+                out[entry[0]] = np.intersect1d(out[entry[0]], where) if entry[0] in out else where
+            else:
+                todo.append((self.system.units((self.system.spaces[entry[0]],)), where))
         while todo:
             units, where = todo.pop()
             sizes = [unit.size for unit in units]
@@ -76,7 +82,7 @@ class Keys:
 
     def _in_product(self, unit: Space, elements: np.ndarray) -> tuple[Axis, np.ndarray, np.ndarray] | None:
         """The finest part in which some of its elements are, if it is a product: its units, its positions, and the elements within it."""
-        if all(len(part) < 2 for part in self.system.finest(unit)):
+        if not self.system.has_products(unit):
             return None
         for axis, positions in self.system.leaves(unit):
             if len(axis) > 1 and len(elements) < len(positions) and np.isin(elements, positions).all():
@@ -86,16 +92,17 @@ class Keys:
 
     def _drop_nested(self, assign: dict[int, np.ndarray]) -> None:
         """What is restricted along a space and along a part of that space is restricted along the space alone."""
+        inside = {over: self._parted_in(self.system.spaces[over]) for over in assign}
         for inner in list(assign):
             for over in list(assign):
-                if over != inner and (where := self._place(over, inner)) is not None:
-                    assign[over] = np.intersect1d(assign[over], where[assign.pop(inner)])
+                if over != inner and inner in inside[over] and (where := self._place(over, inner)) is not None:
+                    assign[over] = np.intersect1d(assign[over], where[assign.pop(inner)], assume_unique=True)
                     break
 
     def _place(self, over: int, inner: int) -> np.ndarray | None:
         """Where the elements of a parted space are in another of which it is a part, at any depth; None if it is none."""
         whole, part_of = self.system.spaces[over], self.system.spaces[inner]
-        if part_of.parts is None or part_of.size > whole.size or inner not in self._parted_in(whole):
+        if part_of.parts is None or part_of.size > whole.size:
             return None
         stack = [(whole, np.arange(whole.size))]
         while stack:

@@ -100,6 +100,14 @@ class SpaceStore:
                 out.append(units)
         return out
 
+    def has_products(self, space: Space) -> bool:
+        """Whether any of the finest parts of a unit is a product."""
+        for part in space.parts or ():
+            units = part if len(part) == 1 and part[0].alias is None and part[0].factors is None else self.units(part)
+            if len(units) > 1 or units and units[0].parts is not None and self.has_products(units[0]):
+                return True
+        return False
+
     def holds(self, space: Space, inner: Space) -> bool:
         """Whether `inner` is somewhere inside the parts of `space`."""
         for part in space.parts or ():
