@@ -133,6 +133,7 @@ class Following:
 
     Attributes:
         moved: what is added to each parameter.
+        is_made_up: whether something else makes up for it: another parameter, or another part of the same.
         is_cut: whether some of it may have been cut off on the way: less may be taken away where all is not.
         is_gone: whether something took some of it away: what is read nowhere is no symmetry's.
     """
@@ -140,6 +141,7 @@ class Following:
     def __init__(self, known: Known, value: Value, box: Sequence[Array | None], same: Atoms, gain: Node | None) -> None:
         self.known, self.value, self.box, self.gain = known, value, box, gain
         self.passing, self.is_cut, self.is_gone = Passing(known), False, False
+        self.is_made_up = False
         atoms: dict[Atom, int] = {}
         for (d, i), n in _atoms(value).items():
             index = box[d]
@@ -234,6 +236,7 @@ class Following:
             if found is not None:
                 value, increment = found
                 self.moved[value] = added(self.moved.get(value, {}), increment)
+                self.is_made_up = True
                 return True
         return False
 
@@ -305,10 +308,13 @@ class Following:
     # -- the factor ----------------------------------------------------------------------------------------------------------------------
 
     def ends(self) -> frozenset[tuple[str, Any]]:
-        """The parameters that are moved, with the positions that are."""
+        """The parameters that are moved, with the positions that are; parts of one parameter, where no other is moved."""
         out: set[tuple[str, Any]] = set()
         for value, increment in self.moved.items():
             parts = frozenset(tuple((d, where.tobytes()) for d, where in sorted(product.where.items())) for product in increment)
+            if len(self.moved) == 1:
+                out.update((value.name, part) for part in parts)
+                continue
             if len(parts) == 1 or math.prod(value.shape) > MOST_MASKED:
                 out.add((value.name, parts))
                 continue
@@ -324,7 +330,7 @@ class Following:
     def factor(self) -> TranslationFactor | OffsetFactor | None:
         """The symmetry; None if what is added would depend on what is moved."""
         part = "" if all(index is None for index in self.box) else " (a part)"
-        if len(self.moved) == 1 and self.gain is None and self.is_whole:
+        if not self.is_made_up and self.gain is None and self.is_whole:
             return TranslationFactor(f"additions to {self.value.name}{part}", self.value.name, tuple(self.box), self.shape)
         written = _Written()
         changes = []
@@ -336,7 +342,7 @@ class Following:
         if any(step.kind == "tensor" and step.name in moved for step in written.steps):
             return None
         over = " divided by a gain" if self.gain is not None else "" if self.is_whole else " the same within parts of axes"
-        others = ", made up for" if len(self.moved) > 1 else ""
+        others = ", made up for" if self.is_made_up else ""
         return OffsetFactor(f"additions{over} to {self.value.name}{part}{others}", self.value.name, self.shape, tuple(changes), tuple(written.steps))
 
 

@@ -55,6 +55,11 @@ def squashed(m: Layers, x: Tensor) -> Tensor:
     return torch.tanh(x + torch.sigmoid(m.b(torch.tanh(m.a(x)))))
 
 
+def halved(m: Layers, x: Tensor) -> Tensor:
+    """As both biases of an LSTM in one parameter are read."""
+    return torch.tanh(x @ m.w.mT + m.b[:4] + m.b[4:])
+
+
 def mixed(m: Layers, x: Tensor) -> Tensor:
     return torch.tanh(m.a(m.n(x).mT))
 
@@ -131,6 +136,7 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]
     "groups of a normalisation": (lambda: Layers(grouped, a=linear(5, 6), g=nn.GroupNorm(2, 6, EPS)), VECTORS, {"a.weight": 10, "a.bias": 2}),
     "a writer behind a gain": (lambda: Layers(written, a=linear(5, 4), c=linear(5, 4), gain=(4,), n=norm(4), b=linear(4, 3)), VECTORS,
                                {"c.weight": 5, "a.bias": 4, "n.bias": 4, "b.weight": 3}),
+    "two parts of one": (lambda: Layers(halved, w=(4, 5), b=(8,)), VECTORS, {"b": 4}),
 }  # fmt: skip
 
 
