@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -83,8 +84,8 @@ def _find(op: Op, readers: dict[Value, list[Op]], kept: set[Value]) -> Packed | 
     at = users[0].attrs["dim"]
     if len(users) < 2 or len(dims[at]) != 1 or not dims[at][0][0]:
         return None
-    taken = np.concatenate([np.asarray(user.attrs["index"]) for user in users])
-    if len(np.unique(taken)) != len(taken) or any(not isinstance(user.attrs["index"], range) for user in users):
+    indices = [user.attrs["index"] for user in users]
+    if not all(isinstance(index, range) for index in indices) or not _are_disjoint(indices):
         return None
     step, size = dims[at][0]
     pieces = [piece for own in dims for piece in own if piece[0]]
@@ -93,6 +94,15 @@ def _find(op: Op, readers: dict[Value, list[Op]], kept: set[Value]) -> Packed | 
     split = (total // (step * size), size, step)
     sliced = _sliced(chain, split)
     return None if sliced is None else Packed(chain, users, split, sliced)
+
+
+def _are_disjoint(indices: list[range]) -> bool:
+    """Whether no element is in two slices."""
+    if all(index.step == 1 for index in indices):
+        ordered = sorted(indices, key=lambda index: index.start)
+        return all(before.stop <= after.start for before, after in pairwise(ordered))
+    taken = np.concatenate([np.asarray(index) for index in indices])
+    return len(np.unique(taken)) == len(taken)
 
 
 def _is_row_major(pieces: list[Piece], total: int) -> bool:
