@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from paramgraph.errors import MetanetError, StateDictError
 from paramgraph.graph import EdgeSet, ParameterView
 from paramgraph.metanets import GMN, Population, Stack, Vocabulary, collate
+from paramgraph.metanets.layout import feature_kind
 from paramgraph.metanets.stack import read_stacked, write_stacked
 
 from .handmade import everything, make_graph, mlp, nodes
@@ -122,7 +123,7 @@ def test_labels_must_be_as_many():
 def test_features_are_found_by_structure_and_send_no_messages():
     graph = mlp(dtype=torch.float64)
     net = GMN(8, 1, backend="torch", bias_layout="features", vocabulary=Vocabulary.from_graphs([graph])).double()
-    layout = net._batch([graph])[0].layout
+    layout = net._batch([graph], net.node_encoder.no_order, feature_kind)[0].layout
     assert {part.edges.name for job in layout.jobs if job.kind == "feature" for part in job.parts} == {"1.bias", "2.bias"}
     assert layout.in_degree.tolist() == [0, 0, 0, 0, 3, 3, 3, 3, 3, 0, 5, 5]
     # The bias nodes' own states reach no other node.
