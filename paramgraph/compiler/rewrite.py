@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from paramgraph.compiler.program import Builder, Op, Program, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Op, Program, Value
 
 # A piece of a dimension on its way through reshapes: (step within the packed dimension, or 0 if it is from another, size).
 Piece = tuple[int, int]

@@ -13,10 +13,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
 
 from paramgraph.compiler.aten.elementwise import is_whole, tagged_rule
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.calls import CALL, find_call
 from paramgraph.compiler.diagnose import place as place_of
 from paramgraph.compiler.lineage import TracedCalls
-from paramgraph.compiler.program import Builder, Program, Value
+from paramgraph.compiler.program import Program, Value
 from paramgraph.compiler.rules import is_exact, module_rules, operation_rule
 from paramgraph.compiler.tidying import tidy
 from paramgraph.errors import RuleError, TraceError

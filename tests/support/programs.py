@@ -11,8 +11,9 @@ from random import Random
 import numpy as np
 import torch
 
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.emission import Emitter
-from paramgraph.compiler.program import Builder, Op, Program, Value
+from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.typing import type_program
 from paramgraph.symmetries.group import SymmetryGroup
 from paramgraph.symmetries.solution import GroupBuilder

@@ -294,7 +294,8 @@ def exhaustive() -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("name", "make"), exhaustive())
 def test_groups_that_counting_confirms(name: str, make: Any) -> None:
-    from paramgraph.compiler.program import Builder, Program, Value
+    from paramgraph.compiler.builder import Builder
+    from paramgraph.compiler.program import Program, Value
 
     program = Program(name)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.program import Builder, Labels, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Labels, Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

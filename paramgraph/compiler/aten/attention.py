@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 from paramgraph.errors import TraceError
 

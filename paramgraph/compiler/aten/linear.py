@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from paramgraph.compiler.aten.algebra import diagonal
-from paramgraph.compiler.program import Builder, Labels, Value, parse_einsum
+from paramgraph.compiler.builder import Builder, parse_einsum
+from paramgraph.compiler.program import Labels, Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

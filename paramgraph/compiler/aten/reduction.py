@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from paramgraph.compiler.aten.elementwise import is_whole, rounded
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 REDUCTIONS = "sum mean amax amin prod std var logsumexp all any nansum nanmean count_nonzero".split()

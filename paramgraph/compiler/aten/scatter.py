@@ -13,7 +13,8 @@ import numpy as np
 from paramgraph.compiler.aten.elementwise import _counts_along
 from paramgraph.compiler.aten.indexing import readable, selected
 from paramgraph.compiler.aten.layout import _overwrite
-from paramgraph.compiler.program import Builder, Labels, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Labels, Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 SYMMETRIC = ("sum", "prod", "mean", "amax", "amin", "add", "multiply")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import is_weight
 from paramgraph.compiler.onnx.normalization import over_last
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import rule
 
 

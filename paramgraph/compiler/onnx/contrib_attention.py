@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from paramgraph.compiler.aten import attention as aten
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.attention import heads
 from paramgraph.compiler.onnx.pieces import piece
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from paramgraph.compiler.aten import convolution as aten
 from paramgraph.compiler.aten import layout as aten_layout
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import floats, is_weight, numbers, unless
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.leaves import ARGUMENTS
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 
 # One for each mask; they, and their products, are sizes of nothing else.
 _PRIMES = (211, 223, 227, 229, 233, 239, 241, 251, 257, 263, 269, 271, 277, 281, 283, 293, 307, 311, 313, 317)

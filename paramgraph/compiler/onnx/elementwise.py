@@ -9,9 +9,10 @@ import numpy as np
 
 from paramgraph.compiler.aten import elementwise as aten
 from paramgraph.compiler.aten import selection
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import is_weight
 from paramgraph.compiler.onnx.leaves import FLOATING
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 # Operators whose result has the type of their first operand, element by element.

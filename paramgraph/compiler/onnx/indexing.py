@@ -10,9 +10,10 @@ import numpy as np
 from paramgraph.compiler.aten import indexing as aten
 from paramgraph.compiler.aten import scatter
 from paramgraph.compiler.aten.layout import _overwrite
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import floats, number
 from paramgraph.compiler.onnx.counts import NONZERO, mask_of, uniform, views
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 # Reductions of scattered elements, by the names that the torch front end has for them.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from paramgraph.compiler.aten import linear as aten
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import is_weight, unless
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

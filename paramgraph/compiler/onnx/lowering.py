@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.checks import check_branches
 from paramgraph.compiler.onnx.counts import Counts
 from paramgraph.compiler.onnx.dimensions import Given, input_shapes
@@ -20,7 +21,7 @@ from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require, stated_type
 from paramgraph.compiler.onnx.subgraphs import Subgraphs
-from paramgraph.compiler.program import Builder, Program, Value
+from paramgraph.compiler.program import Program, Value
 from paramgraph.compiler.rules import is_exact, operator_rule
 from paramgraph.compiler.tidying import tidy
 from paramgraph.errors import TraceError, first_line

@@ -7,8 +7,9 @@ from typing import Any
 
 from paramgraph.compiler.aten import normalization as aten
 from paramgraph.compiler.aten.normalization import Operands
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import unless
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.builder import Builder
+from paramgraph.compiler.program import Value
 
 
 def piece(b: Builder, x: Value, dim: int, start: int, stop: int) -> Value:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from paramgraph.compiler.aten import linear as aten_linear
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import along, is_weight
 from paramgraph.compiler.onnx.convolution import convolve
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import rule
 
 

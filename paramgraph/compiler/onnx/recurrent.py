@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.pieces import piece, row
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 from paramgraph.compiler.rules import rule as inexact_rule
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.arguments import number, numbers
-from paramgraph.compiler.program import Builder, Value
+from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import exact_rule as rule
 
 REDUCTIONS = {
