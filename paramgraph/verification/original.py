@@ -98,7 +98,10 @@ def _like(leaf: Any, example: Any) -> Any:
 
 
 def _tensors(model: nn.Module, state: Mapping[str, torch.Tensor], own_precision: bool, updated: Collection[str]) -> dict[str, torch.Tensor]:
-    """One tensor for every parameter and buffer, each shared one under one name; copies of those that may be written to."""
+    """One tensor for every parameter and buffer, each shared one under one name; copies of those that may be written to.
+
+    The others share their data, but are no tensors of the state: a network that converts itself would give those another type.
+    """
     out, seen = {}, set()
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     written = {id(tensor) for name, tensor in named if name in updated or not isinstance(tensor, nn.Parameter)}
@@ -106,6 +109,6 @@ def _tensors(model: nn.Module, state: Mapping[str, torch.Tensor], own_precision:
         if id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        value = wide(tensor.detach().clone()) if name not in state else state[name].clone() if id(tensor) in written else state[name]
+        value = wide(tensor.detach().clone()) if name not in state else state[name].clone() if id(tensor) in written else state[name].detach()
         out[name] = value.to(tensor.dtype) if own_precision else value
     return out
