@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_detectors(name: str, line: str, module: str) -> None:
     assert line in text and module in text and "backbone" in text.splitlines()[-1]
 
 
-def test_attention_with_global_tokens() -> None:
+def test_attention_with_global_tokens(torchvision: Any) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.LongformerConfig(vocab_size=53, hidden_size=24, num_hidden_layers=1, num_attention_heads=3, intermediate_size=37,
                                            max_position_embeddings=64, attention_window=[4])  # fmt: skip
