@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
+
+import paramgraph as pg
+from tests.support.automorphisms import log_automorphisms
 
 
 def weights(**shapes: Sequence[int]) -> dict[str, np.ndarray]:
@@ -35,3 +39,22 @@ def node(name: str, inputs: str, output: str, domain: str = "", **attributes: An
     from onnx import helper
 
     return helper.make_node(name, ["" if i == "-" else i for i in inputs.split()], output.split(), domain=domain, **attributes)
+
+
+def check(message: Any, log_order: float, count: Callable[[pg.ParamGraph], float] = log_automorphisms, inputs: int = 1) -> None:
+    """The group is as derived by hand, the graph has as many automorphisms, and onnxruntime finds the function unchanged.
+
+    Args:
+        message: the model.
+        log_order: ln of the order, by hand.
+        count: counts the graph's automorphisms.
+        inputs: how many inputs are tried.
+    """
+    graph = pg.compile(message)
+    assert [str(d) for d in graph.diagnostics if d.kind == "unknown-operation"] == []
+    assert graph.symmetry.log_order == pytest.approx(log_order)
+    assert count(graph) == pytest.approx(log_order)
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    report = pg.verify(graph, message, elements=2, inputs=inputs)
+    assert report.passed, str(report)
+    assert report.outside_changed

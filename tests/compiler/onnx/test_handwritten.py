@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import paramgraph as pg
-from tests.compiler.onnx.handmade import model, node, weights
-from tests.support.automorphisms import log_automorphisms
+from tests.compiler.onnx.handmade import check, model, node, weights
 from tests.support.cases import lam
 
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
@@ -194,12 +192,4 @@ MODELS: dict[str, tuple[Any, float]] = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_order_by_hand_automorphisms_and_onnxruntime(name: str) -> None:
-    message, log_order = MODELS[name]
-    graph = pg.compile(message)
-    assert [str(d) for d in graph.diagnostics if d.kind == "unknown-operation"] == []
-    assert graph.symmetry.log_order == pytest.approx(log_order)
-    assert log_automorphisms(graph) == pytest.approx(log_order)
-    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
-    report = pg.verify(graph, message, elements=2, inputs=1)
-    assert report.passed, str(report)
-    assert report.outside_changed
+    check(*MODELS[name])

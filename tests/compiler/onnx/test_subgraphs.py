@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import paramgraph as pg
-from tests.compiler.onnx.handmade import model, node, weights
-from tests.support.automorphisms import log_automorphisms
+from tests.compiler.onnx.handmade import check, model, node, weights
 from tests.support.cases import lam
 
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
@@ -82,14 +81,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_order_by_hand_automorphisms_and_onnxruntime(name: str) -> None:
-    message, log_order = CASES[name]
-    graph = pg.compile(message)
-    assert [str(d) for d in graph.diagnostics if d.kind == "unknown-operation"] == []
-    assert graph.symmetry.log_order == pytest.approx(log_order)
-    assert log_automorphisms(graph) == pytest.approx(log_order)
-    report = pg.verify(graph, message, elements=2, inputs=2)
-    assert report.passed, str(report)
-    assert report.outside_changed
+    check(*CASES[name], inputs=2)
 
 
 def test_tensors_of_subgraphs_are_parameters() -> None:
