@@ -57,11 +57,13 @@ def _named(name: str, large: int) -> Network:
 
 
 def _size(name: str) -> tuple[int, ...]:
-    """Input size that a network's configuration states."""
+    """Input sizes that a network's configuration states: the least, if there is one, and its own."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
-    return (int((config.input_size if config else (3, 224, 224))[-1]),)
+    if config is None:
+        return (224,)
+    return tuple(int(size[-1]) for size in (config.min_input_size, config.input_size) if size)
 
 
 def _smallest(names: tuple[str, ...]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from paramgraph.compiler.components import Component, Ref, arranged
 from paramgraph.compiler.joining import Joining
-from paramgraph.compiler.parameters import Leaf, Place, leaves_of
+from paramgraph.compiler.parameters import Leaf, Leaves, Place
 from paramgraph.compiler.program import Program, Value
 from paramgraph.compiler.typing import Typing
 from paramgraph.compiler.uses import ParameterUses
@@ -25,6 +25,7 @@ class ParameterEdges(Joining):
     def __init__(self, program: Program, typing: Typing, group: GroupBuilder) -> None:
         super().__init__(program, typing, group)
         self.uses = ParameterUses(program)
+        self._leaves = Leaves(typing.system)
         # Nodes that hold one value for all nodes of a set, with that set.
         self._held_for: dict[str, str] = {}
         # Nodes inside expressions of parameters that are linked with the nodes that they depend on.
@@ -50,7 +51,7 @@ class ParameterEdges(Joining):
             sources: components of what the operand multiplies; without them the edges come from a single node of the parameter's own.
         """
         named = {factor.key: factor.named(labels) for factor in value.virtual}
-        for leaf in leaves_of(value, labels, self.system, named):
+        for leaf in self._leaves.of(value, labels, named):
             self._leaf(leaf, role if not leaf.path else f"{role}/{leaf.path}", list(targets), list(sources))
 
     def _leaf(self, leaf: Leaf, role: str, targets: list[Component], sources: list[Component]) -> None:

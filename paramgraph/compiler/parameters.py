@@ -7,14 +7,13 @@ filters expanded in a basis). Walking back from the value to its parameters keep
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from paramgraph.compiler.program import Value
+from paramgraph.compiler.program import Op, Value
 from paramgraph.compiler.strides import Strided
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
@@ -92,59 +91,94 @@ class Leaf:
         return out
 
 
-def leaves_of(value: Value, labels: Sequence[Any], system: SpaceSystem, factors: Mapping[Any, Any]) -> list[Leaf]:
-    """The parameters behind a parametric value, each once.
+class Leaves:
+    """The parameters behind parametric values of one typed program."""
+
+    def __init__(self, system: SpaceSystem) -> None:
+        self.system = system
+        # Walks without virtual factors, by the parameters that they take whole: many values are computed from the same few.
+        self._walks: dict[frozenset[Value], _Walk] = {}
+
+    def of(self, value: Value, labels: Sequence[Any], factors: Mapping[Any, Any]) -> list[Leaf]:
+        """The parameters behind a parametric value, each once.
+
+        Args:
+            factors: labels of the value's virtual factors, by key.
+        """
+        if value.kind in ("parameter", "buffer"):  # by far the most
+            return [Leaf(value, value.axes, tuple(labels), Strided.whole(value.shape))]
+        found = self._walk(factors, frozenset()).behind(value, tuple(labels))
+        if any(times > 1 for _, times in found.values()):
+            # Parts of one parameter that meet again behind the value (filters turned and stacked): the parameter is one leaf.
+            whole = frozenset(base for base, (_, times) in found.items() if times > 1)
+            found = self._walk(factors, whole).behind(value, tuple(labels))
+        return [leaf for leaf, _ in found.values()]
+
+    def _walk(self, factors: Mapping[Any, Any], whole: frozenset[Value]) -> _Walk:
+        return _Walk(self.system, factors, whole) if factors else self._walks.setdefault(whole, _Walk(self.system, factors, whole))
+
+
+# Per parameter the leaf that is aligned with most, and how many ways lead there.
+_Found = dict[Value, tuple[Leaf, int]]
+
+
+class _Walk:
+    """Walks back to the parameters; what several ways lead to is looked at once.
 
     Args:
-        factors: labels of the value's virtual factors, by key.
+        factors: labels of virtual factors, by key.
+        whole: parameters of which no parts are leaves where other parameters stand between.
     """
-    if value.kind in ("parameter", "buffer"):  # by far the most
-        return [Leaf(value, value.axes, tuple(labels), Strided.whole(value.shape))]
-    leaves = _walk(value, tuple(labels), system, "", factors, frozenset())
-    times = Counter(leaf.value for leaf in leaves)
-    if any(count > 1 for count in times.values()):
-        # Parts of one parameter that meet again behind the value (filters turned and stacked): the parameter is one leaf.
-        leaves = _walk(value, tuple(labels), system, "", factors, frozenset(base for base, count in times.items() if count > 1))
-    found: dict[Value, Leaf] = {}
-    for leaf in leaves:
-        known = found.get(leaf.value)
-        if known is None or (leaf.path and sum(label is not None for label in leaf.labels) > sum(label is not None for label in known.labels)):
-            found[leaf.value] = leaf
-    return list(found.values())
 
+    def __init__(self, system: SpaceSystem, factors: Mapping[Any, Any], whole: frozenset[Value]) -> None:
+        self.system, self.factors, self.whole = system, factors, whole
+        self._known: dict[tuple[Value, tuple[Any, ...], bool], _Found] = {}
 
-def _walk(value: Value, labels: tuple[Any, ...], system: SpaceSystem, path: str, factors: Mapping[Any, Any],
-          whole: frozenset[Value]) -> list[Leaf]:
-    """The leaves behind a value; of the parameters in `whole`, no parts where other parameters stand between."""
-    if value.kind in ("parameter", "buffer"):
-        return [Leaf(value, value.axes, labels, Strided.whole(value.shape), path)]
-    op = value.op
-    if op is None:  # a constant
-        return []
-    if op.kind in ("reshape", "permute", "take", "expand"):
-        plain = _plain_view(value)
-        if plain is not None:
-            base, view = plain
-            if not path or base not in whole or view.size == math.prod(base.shape):
-                return [_drop_repeats(Leaf(base, value.axes, labels, view, path))]
-    if op.kind == "gather" and not op.inputs[1].parametric:
-        x, index = op.inputs
-        dim = op.attrs["dim"]
-        label = next((factors.get(factor.key) for factor in op.output.virtual if factor.axis == x.axes[dim]), None)
-        back = (*labels[:dim], label, *labels[dim + index.ndim :])
-        return _walk(x, back, system, _extend(path, op, 0), factors, whole)
-    out = []
-    for slot, operand in enumerate(op.inputs):
-        if operand.kind != "constant":
-            out.extend(_walk(operand, _labels_back(op, slot, labels, system), system, _extend(path, op, slot), factors, whole))
-    return out
+    def behind(self, value: Value, labels: tuple[Any, ...], first: bool = True) -> _Found:
+        """The parameters behind a value, with paths from there.
 
+        Args:
+            first: only layout operations were passed before it.
+        """
+        found = self._known.get((value, labels, first))
+        if found is None:
+            found = self._known[value, labels, first] = self._look(value, labels, first)
+        return found
 
-def _extend(path: str, op: Any, slot: int) -> str:
-    if op.kind in ("reshape", "permute", "expand"):
-        return path
-    step = f"{op.name or op.kind}.{slot}"
-    return f"{path}/{step}" if path else step
+    def _look(self, value: Value, labels: tuple[Any, ...], first: bool) -> _Found:
+        if value.kind in ("parameter", "buffer"):
+            return {value: (Leaf(value, value.axes, labels, Strided.whole(value.shape)), 1)}
+        op = value.op
+        if op is None:  # a constant
+            return {}
+        if op.kind in ("reshape", "permute", "take", "expand"):
+            plain = _plain_view(value)
+            if plain is not None:
+                base, view = plain
+                if first or base not in self.whole or view.size == math.prod(base.shape):
+                    return {base: (_drop_repeats(Leaf(base, value.axes, labels, view)), 1)}
+        if op.kind == "gather" and not op.inputs[1].parametric:
+            x, index = op.inputs
+            dim = op.attrs["dim"]
+            label = next((self.factors.get(factor.key) for factor in op.output.virtual if factor.axis == x.axes[dim]), None)
+            return self._through(op, 0, (*labels[:dim], label, *labels[dim + index.ndim :]), first)
+        out: _Found = {}
+        for slot, operand in enumerate(op.inputs):
+            if operand.kind == "constant":
+                continue
+            for base, (leaf, times) in self._through(op, slot, _labels_back(op, slot, labels, self.system), first).items():
+                known, before = out.get(base, (leaf, 0))
+                aligned, most = (sum(label is not None for label in each.labels) for each in (leaf, known))
+                out[base] = (leaf if leaf.path and aligned > most else known, before + times)
+        return out
+
+    def _through(self, op: Op, slot: int, labels: tuple[Any, ...], first: bool) -> _Found:
+        """What is behind an operand, with paths that start with the operation."""
+        if op.kind in ("reshape", "permute", "expand"):
+            return self.behind(op.inputs[slot], labels, first)
+        step = f"{op.name or op.kind}.{slot}"
+        found = self.behind(op.inputs[slot], labels, first=False)
+        return {base: (replace(leaf, path=f"{step}/{leaf.path}" if leaf.path else step), times) for base, (leaf, times) in found.items()}
 
 
 def _drop_repeats(leaf: Leaf) -> Leaf:
@@ -184,7 +218,7 @@ def _plain_view(value: Value) -> tuple[Value, Strided] | None:
     return value, Strided.of(view)
 
 
-def _labels_back(op: Any, slot: int, labels: tuple[Any, ...], system: SpaceSystem) -> tuple[Any, ...]:
+def _labels_back(op: Op, slot: int, labels: tuple[Any, ...], system: SpaceSystem) -> tuple[Any, ...]:
     """Labels of an operand's dimensions, from those of the result; None where it is aligned with no dimension of it."""
     operand = op.inputs[slot]
     if op.kind == "permute":

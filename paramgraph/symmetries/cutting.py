@@ -13,8 +13,10 @@ import numpy as np
 from paramgraph.symmetries.space import Axis, Index, Space, as_array, length
 from paramgraph.symmetries.store import SpaceStore
 
-# A piece of an axis: its positions in the result, its axis, and the cuts (unit, elements) that it is restricted to.
-Piece = tuple[np.ndarray, Axis, list[tuple[Space, np.ndarray]]]
+# What an axis is restricted to: a unit and its elements, then, if they are within one part of it, that part and its elements, and so on.
+Cut = tuple[tuple[Space, np.ndarray], ...]
+# A piece of an axis: its positions in the result, its axis, and the cuts that it is restricted to.
+Piece = tuple[np.ndarray, Axis, list[Cut]]
 
 
 class Cutting(SpaceStore):
@@ -27,7 +29,7 @@ class Cutting(SpaceStore):
             through: what is only put in another order is made of relabelled factors, and cut where the order does not follow them.
 
         Returns:
-            Pieces `(positions in the result, axis, cuts)`; `cuts` are the `(unit, its elements)` that the piece is restricted to.
+            Pieces `(positions in the result, axis, cuts)`; `cuts` say what the piece is restricted to.
         """
         units = self.units(axis)
         index = as_array(index)
@@ -50,7 +52,7 @@ class Cutting(SpaceStore):
         assert unit.parts is not None and unit.positions is not None
         for part, positions in zip(unit.parts, unit.positions, strict=True):
             if len(positions) == len(index) and np.array_equal(as_array(positions), index):  # one whole part: often the one just cut
-                return [(np.arange(len(index)), self.units(part), [(unit, index)])]
+                return [(np.arange(len(index)), self.units(part), [((unit, index),)])]
         owner, local = np.empty(unit.size, dtype=np.int64), np.empty(unit.size, dtype=np.int64)
         for number, positions in enumerate(unit.positions):
             where = as_array(positions)
@@ -61,8 +63,12 @@ class Cutting(SpaceStore):
         numbers = [int(owners[0])] if (owners == owners[0]).all() else dict.fromkeys(owners.tolist())
         for number in numbers:
             at = np.flatnonzero(owners == number)
-            for positions, axis, cuts in self.pieces(unit.parts[number], local[index[at]], through):
-                out.append((at[positions], axis, [(unit, index[at[positions]]), *cuts]))
+            inside = self.units(unit.parts[number])
+            for positions, axis, cuts in self.pieces(inside, local[index[at]], through):
+                first: Cut = ((unit, index[at[positions]]),)
+                if cuts and len(inside) == 1 and cuts[0][0][0] is inside[0]:  # a part that is cut again
+                    first, cuts = first + cuts[0], cuts[1:]
+                out.append((at[positions], axis, [first, *cuts]))
         return out
 
     def _pieces_of_product(self, units: Axis, index: np.ndarray, through: bool) -> list[Piece]:
@@ -120,12 +126,20 @@ class Cutting(SpaceStore):
             self._set(space, pinned=True, cause="it is cut into parts that are fixed")
         return space
 
-    def restrict(self, axis: Axis, cuts: Iterable[tuple[Space, np.ndarray]]) -> Axis:
+    def restrict(self, axis: Axis, cuts: Iterable[Cut]) -> Axis:
         """The axis as it is where the cut units are restricted to the given elements."""
         out = self.units(axis)
-        for unit, where in cuts:
-            out = tuple(self.member(space, unit, where) for space in out)
+        for cut in cuts:
+            out = tuple(self._at_cut(space, cut) for space in out)
         return out
+
+    def _at_cut(self, space: Space, cut: Cut) -> Space:
+        """`space` at a cut: what is restricted along a unit is not restricted along the parts of that unit as well."""
+        for unit, where in cut:
+            found = self.member(space, unit, where)
+            if found is not space:
+                return found
+        return space
 
     def member(self, space: Space, over: Space, where: np.ndarray) -> Space:
         """`space` where `over` is restricted to the elements `where`; `space` itself if it cannot depend on `over`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.symmetries.cutting import Cut
 from paramgraph.symmetries.space import as_array, length
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
@@ -30,7 +31,7 @@ class ScaleSpaces(SpaceSystem):
     def record(self, axes: Sequence[Axis], read: bool = True, stored: bool = False, paired: bool = True) -> None:
         """Which spaces occur together does not matter for multipliers."""
 
-    def restrict(self, axis: Axis, cuts: Iterable[tuple[Space, np.ndarray]]) -> Axis:
+    def restrict(self, axis: Axis, cuts: Iterable[Cut]) -> Axis:
         return self.units(axis)
 
     def member(self, space: Space, over: Space, where: np.ndarray) -> Space:
