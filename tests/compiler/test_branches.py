@@ -69,7 +69,7 @@ for name in ("the larger of two branches", "the larger of two halves", "experts 
 """
     root = str(Path(__file__).resolve().parents[2])
     said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root,
-                           env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root}).stdout for seed in ("1", "2", "3")}  # fmt: skip
+                           env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root}).stdout for seed in ("1", "2")}  # fmt: skip
     assert len(said) == 1, said
 
 
@@ -283,10 +283,10 @@ class Random(nn.Module):
         return self.layer(r, h, 2) if r.random() < 0.8 else h
 
 
-@pytest.mark.parametrize("first", range(0, 24, 8))
+@pytest.mark.parametrize("first", range(0, 15, 5))
 def test_groups_of_random_branches_are_sound(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     found = 0
-    for seed in range(first, first + 8):
+    for seed in range(first, first + 5):
         torch.manual_seed(seed)
         model, x = Random(seed).eval(), torch.randn(4, 3)
         graph = pg.compile(model, x)
