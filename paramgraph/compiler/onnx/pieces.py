@@ -1,7 +1,8 @@
 """Parts of packed parameters, found where they were packed: exporters cut a network's weights up and join them in another order.
 
 The part of a join that lies in one of its pieces is (a part of) that piece. Taking it from there instead of from the join says which
-parameter it is, and leaves the others out of it.
+parameter it is, and leaves the others out of it. A part of what is computed element by element (integers that are dequantised) is computed
+of the parts: so no more than these is typed for it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,17 @@ def piece(b: Builder, x: Value, dim: int, start: int, stop: int) -> Value:
         if inner is not None:
             part = piece(b, op.inputs[0], inner, start, stop)
             return b.reshape(part, [stop - start if d == dim else n for d, n in enumerate(x.shape)])
+    if op.kind == "permute":
+        return b.permute(piece(b, op.inputs[0], op.attrs["order"][dim], start, stop), op.attrs["order"])
+    if op.kind == "elementwise":
+        parts = [_part(b, value, dim - x.ndim + value.ndim, x.shape[dim], start, stop) for value in op.inputs]
+        return b.repeat(op, parts, [stop - start if d == dim else n for d, n in enumerate(x.shape)])
     return b.take(x, dim, range(start, stop))
+
+
+def _part(b: Builder, operand: Value, dim: int, size: int, start: int, stop: int) -> Value:
+    """The piece of an operand that belongs to a piece of the result; what is the same all along the axis belongs to all of them."""
+    return piece(b, operand, dim, start, stop) if dim >= 0 and operand.shape[dim] == size else operand
 
 
 def row(b: Builder, x: Value, index: int) -> Value:
