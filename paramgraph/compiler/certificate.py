@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.dimensions import Moves, connected, flat, is_still, parts, projection, run, same
+from paramgraph.compiler.dimensions import Moves, connected, flat, is_alike, is_still, parts, projection, run, same
 from paramgraph.compiler.grids import is_carried
 from paramgraph.compiler.labelling import axes_of_labels, labelled_axes
 from paramgraph.compiler.motion import Motion
@@ -41,7 +41,7 @@ class Certificate(Motion):
         super().__init__(builder)
         self.program = program
         self.system = builder.dependencies.system
-        # Per operation, its operands' axes by labels, and the factors that move anything of it.
+        # Per operation that is to be followed, its operands' axes by labels, and the factors that move anything of it.
         self._plans: dict[Op, tuple[list[tuple[tuple[Any, ...], tuple[Axis, ...]]], dict[Any, Axis]]] = {}
         self._reached: dict[Op, set[int]] = {}
         self._followed: dict[Op, set[frozenset[tuple[int, bytes]]]] = {}
@@ -94,16 +94,19 @@ class Certificate(Motion):
         for op in self.ops:
             labelled = labelled_axes(op)
             table = axes_of_labels(labelled)
-            self._plans[op] = labelled, table
-            mixed = set(op.attrs.get("mixed", ()))
-            tensors = [*(value.context for value in (*op.inputs, op.output)), *(axes for _, axes in labelled), tuple(table.values())]
+            values = (*op.inputs, op.output)
             joint = self.action(tuple(table.values()))
             # Each axis moves by itself, and is the same wherever its label occurs: nothing can differ between operands.
-            if all(len(dims) == 1 for dims, _ in joint.components) and all(
+            if _is_aligned(op) and all(len(dims) == 1 for dims, _ in joint.components) and all(
                 len(set(labels)) == len(labels) and all(not axis or axis == table[label] for label, axis in zip(labels, axes, strict=True))
                 for labels, axes in labelled
             ):
+                if not any(value.virtual or value.kind == "constant" for value in values):
+                    continue  # nothing is left to follow
                 self._plain.add(op)
+            self._plans[op] = labelled, table
+            mixed = set(op.attrs.get("mixed", ()))
+            tensors = [*(value.context for value in values), *(axes for _, axes in labelled), tuple(table.values())]
             actions[op] = [self.action(axes) for axes in (*tensors, tuple(axis for label, axis in table.items() if label not in mixed))]
         for op, own in actions.items():
             self._reached[op] = {number for action in own for _, blocks in action.components for number in self._factors_in(blocks)}
@@ -132,8 +135,8 @@ class Certificate(Motion):
             self._follow()
 
     def _follow(self) -> None:
-        for op in self.ops:
-            moved = frozenset((number, self._moved[number]) for number in self._reached[op] if number in self._moved)
+        for op, reached in self._reached.items():
+            moved = frozenset((number, self._moved[number]) for number in reached if number in self._moved)
             # What moves an operation as an element before did, tells nothing new: of two elements there is one exchange.
             if not moved or moved in (seen := self._followed.setdefault(op, set())):
                 continue
@@ -151,7 +154,7 @@ class Certificate(Motion):
         for value in op.inputs:
             if value.kind == "constant" and not self._keeps_constant(value):
                 return False
-        if op.labels or op.kind == "convolve":
+        if _is_aligned(op):
             return self._aligned(op)
         if op.kind in ("reshape", "take", "concat") and not any(value.virtual for value in op.inputs):
             return self._layout(op)
@@ -235,7 +238,7 @@ class Certificate(Motion):
         shapes = [[value.shape[d] for d in olds] for value in op.inputs]
         if op.kind != "reshape" and op.attrs["dim"] not in news:  # they stay as they are
             wanted = flat(target, news, op.output.shape)
-            return all(np.array_equal(flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
+            return all(is_alike(flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
         numbers, start = [], 0
         for shape in shapes:
             numbers.append(np.arange(start, start + math.prod(shape)).reshape(shape))
@@ -259,3 +262,8 @@ class Certificate(Motion):
         if self._uniform[value]:
             return True
         return bool(np.array_equal(data.reshape(-1)[flat(moves, list(range(value.ndim)), value.shape)], data.reshape(-1), equal_nan=True))
+
+
+def _is_aligned(op: Op) -> bool:
+    """Whether labels say which axes of an operation's operands and result are the same."""
+    return bool(op.labels) or op.kind == "convolve"
