@@ -15,6 +15,7 @@ read the file's message, and of what reading and lowering need without typing, s
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 import tempfile
@@ -67,7 +68,7 @@ def main() -> None:
             message = onnx.load(str(path), load_external_data=False)
             theirs, read, lowered, ours = _least([
                 lambda path=path: onnx.shape_inference.infer_shapes(onnx.load(str(path))),
-                lambda message=message: onnx_ir.serde.deserialize_model(message),
+                lambda message=message: _deserialized(message),
                 lambda path=path: OnnxLowering(open_model(source_of(path)), "model").run(),
                 lambda path=path: pg.compile(path),
             ], chosen.repeats)
@@ -75,6 +76,12 @@ def main() -> None:
             table.add_row(f"{path.parent.name}/{path.stem}", f"{path.stat().st_size / 1e6:.2f}", str(len(message.graph.node)),
                           *(f"{1e3 * seconds:.1f}" for seconds in (theirs, read, lowered, ours)), f"{ratio:.2f}{'' if ratio <= LIMIT else '  over'}")
     Console().print(table)
+
+
+def _deserialized(message: onnx.ModelProto) -> None:
+    """onnx-ir's reading, as far as it gets: it has no maps, which classifiers of `ai.onnx.ml` return."""
+    with contextlib.suppress(onnx_ir.serde.SerdeError):
+        onnx_ir.serde.deserialize_model(message)
 
 
 def _published() -> list[Path]:

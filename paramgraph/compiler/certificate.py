@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.dimensions import Moves, connected, flat, is_identity, is_still, parts, projection, run, same
+from paramgraph.compiler.dimensions import Moves, connected, flat, is_alike, is_still, parts, projection, run, same
+from paramgraph.compiler.grids import is_carried
 from paramgraph.compiler.labelling import axes_of_labels, labelled_axes
+from paramgraph.compiler.motion import Motion
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.group import ActionBlock, SymmetryGroup, TensorAction
@@ -26,7 +28,7 @@ from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 LARGEST = 1 << 20
 
 
-class Certificate:
+class Certificate(Motion):
     """Follows group elements through a program.
 
     Args:
@@ -36,15 +38,10 @@ class Certificate:
     """
 
     def __init__(self, program: Program, builder: GroupBuilder, branches: Sequence[Axis] = ()) -> None:
-        self.program, self.builder = program, builder
+        super().__init__(builder)
+        self.program = program
         self.system = builder.dependencies.system
-        self._known: dict[tuple[Axis, ...], Moves] = {}
-        self._sources: dict[int, np.ndarray | None] = {}
-        self._images: dict[tuple[int, ...], np.ndarray] = {}
-        self._closed: dict[tuple[int, ...], bool] = {}
-        # Per sequence of blocks, the factors that move each; nothing where a product does not say by itself where its elements go.
-        self._moving: dict[int, Sequence[tuple[ActionBlock, set[int]]]] = {}
-        # Per operation, its operands' axes by labels, and the factors that move anything of it.
+        # Per operation that is to be followed, its operands' axes by labels, and the factors that move anything of it.
         self._plans: dict[Op, tuple[list[tuple[tuple[Any, ...], tuple[Axis, ...]]], dict[Any, Axis]]] = {}
         self._reached: dict[Op, set[int]] = {}
         self._followed: dict[Op, set[frozenset[tuple[int, bytes]]]] = {}
@@ -54,7 +51,6 @@ class Certificate:
         self._inside: dict[int, set[int]] = {}
         self._touched: dict[Axis, bool] = {}
         self._held: dict[Axis, set[Space]] = {}
-        self._actions: dict[tuple[Axis, ...], Any] = {}
         self._branches = {space for axis in branches for space in self._spaces(axis)}
         self.ops = [op for op in program.ops if self._is_followed(op)]
         self._prepare()
@@ -76,7 +72,7 @@ class Certificate:
             return True
         if not self._branches or all(self._branches.isdisjoint(self._spaces(axis)) for value in values for axis in value.axes):
             return False
-        actions = [self._action(value.context) for value in values]
+        actions = [self.action(value.context) for value in values]
         return all(math.prod(action.shape[d] for d in dims) <= LARGEST for action in actions for dims, _ in action.components)
 
     def _is_touched(self, value: Value) -> bool:
@@ -91,40 +87,34 @@ class Certificate:
     def _prepare(self) -> None:
         """Number all spaces first: the element needs the whole list of them."""
         for value, buffer in self.program.outputs:
-            self._action(value.axes)
+            self.action(value.axes)
             if buffer is not None:
-                self._action(buffer.axes)
+                self.action(buffer.axes)
         actions: dict[Op, list[TensorAction]] = {}
         for op in self.ops:
             labelled = labelled_axes(op)
             table = axes_of_labels(labelled)
-            self._plans[op] = labelled, table
-            mixed = set(op.attrs.get("mixed", ()))
-            tensors = [*(value.context for value in (*op.inputs, op.output)), *(axes for _, axes in labelled), tuple(table.values())]
-            joint = self._action(tuple(table.values()))
+            values = (*op.inputs, op.output)
+            joint = self.action(tuple(table.values()))
             # Each axis moves by itself, and is the same wherever its label occurs: nothing can differ between operands.
-            if all(len(dims) == 1 for dims, _ in joint.components) and all(
+            if _is_aligned(op) and all(len(dims) == 1 for dims, _ in joint.components) and all(
                 len(set(labels)) == len(labels) and all(not axis or axis == table[label] for label, axis in zip(labels, axes, strict=True))
                 for labels, axes in labelled
             ):
+                if not any(value.virtual or value.kind == "constant" for value in values):
+                    continue  # nothing is left to follow
                 self._plain.add(op)
-            actions[op] = [self._action(axes) for axes in (*tensors, tuple(axis for label, axis in table.items() if label not in mixed))]
+            self._plans[op] = labelled, table
+            mixed = set(op.attrs.get("mixed", ()))
+            tensors = [*(value.context for value in values), *(axes for _, axes in labelled), tuple(table.values())]
+            actions[op] = [self.action(axes) for axes in (*tensors, tuple(axis for label, axis in table.items() if label not in mixed))]
         for op, own in actions.items():
             self._reached[op] = {number for action in own for _, blocks in action.components for number in self._factors_in(blocks)}
 
     def _factors_in(self, blocks: Sequence[ActionBlock]) -> set[int]:
         found = self._inside.get(id(blocks))
         if found is None:
-            found = self._inside[id(blocks)] = set().union(*map(self._factors_of, blocks))
-        return found
-
-    def _factors_of(self, block: ActionBlock) -> set[int]:
-        return {self.builder.spaces[s].factor for spaces in block.spaces for s in spaces}
-
-    def _action(self, axes: tuple[Axis, ...]) -> Any:
-        found = self._actions.get(axes)
-        if found is None:
-            found = self._actions[axes] = self.builder.action(axes)
+            found = self._inside[id(blocks)] = set().union(*map(self.factors_of, blocks))
         return found
 
     def check(self) -> None:
@@ -139,15 +129,14 @@ class Certificate:
             chosen = [number for number, size in enumerate(sizes) if size <= largest]
             if not chosen:
                 break
-            self.element = self.group.sample(seed, factors=chosen)
-            self._known, self._sources, self._images = {}, {}, {}
+            self.start(self.group.sample(seed, factors=chosen))
             # Of each factor that the element permutes, how; those that it leaves as they are move nothing.
             self._moved = {number: own.tobytes() for number, own in self.element.permutations.items() if not is_still(own)}
             self._follow()
 
     def _follow(self) -> None:
-        for op in self.ops:
-            moved = frozenset((number, self._moved[number]) for number in self._reached[op] if number in self._moved)
+        for op, reached in self._reached.items():
+            moved = frozenset((number, self._moved[number]) for number in reached if number in self._moved)
             # What moves an operation as an element before did, tells nothing new: of two elements there is one exchange.
             if not moved or moved in (seen := self._followed.setdefault(op, set())):
                 continue
@@ -159,66 +148,13 @@ class Certificate:
             if not same(self.moves(value.axes), wanted, value.shape):
                 raise Unsettled("an output does not stay as it is")
 
-    def moves(self, axes: tuple[Axis, ...]) -> Moves:
-        """How the element permutes a tensor with these axes."""
-        found = self._known.get(axes)
-        if found is None:
-            action = self._action(axes)
-            found = self._known[axes] = {}
-            for dims, blocks in action.components:
-                if id(blocks) not in self._sources:  # tensors with the same dimensions share their blocks
-                    source = self._source(action, dims, blocks)
-                    self._sources[id(blocks)] = None if source is None or is_identity(source) else source
-                source = self._sources[id(blocks)]
-                if source is not None:
-                    found[dims] = source
-        return found
-
-    def _source(self, action: TensorAction, dims: tuple[int, ...], blocks: Sequence[ActionBlock]) -> np.ndarray | None:
-        """Where the new value of each flat place comes from; the same few spaces make up most single dimensions."""
-        moving = self._moving.get(id(blocks))
-        if moving is None:
-            closed = all(self._is_closed(spaces) for block in blocks for spaces in block.spaces)
-            moving = self._moving[id(blocks)] = [(block, self._factors_of(block)) for block in blocks] if closed else ()
-        if not moving:
-            return self.element.source(action, dims, blocks)
-        sizes = [action.shape[d] for d in dims]
-        source = np.arange(math.prod(sizes))
-        for block, factors in moving:
-            if factors.isdisjoint(self.element.permutations):
-                continue
-            place: np.ndarray | None = None
-            target: np.ndarray | None = None
-            for size, spaces, index in zip(sizes, block.spaces, block.index, strict=True):
-                image = self._image(spaces)
-                before, after = (np.arange(len(image)), image) if index is None else (index, index[image])
-                place = before if place is None else np.add.outer(place * size, before).reshape(-1)
-                target = after if target is None else np.add.outer(target * size, after).reshape(-1)
-            assert place is not None and target is not None  # blocks have dimensions
-            source[target] = place
-        return source
-
-    def _image(self, spaces: tuple[int, ...]) -> np.ndarray:
-        found = self._images.get(spaces)
-        if found is None:
-            found = self._images[spaces] = self.element.permutation_of(spaces)
-        return found
-
-    def _is_closed(self, spaces: tuple[int, ...]) -> bool:
-        """Whether a product says by itself where its elements go: nothing else decides it."""
-        found = self._closed.get(spaces)
-        if found is None:
-            factors = [self.group.factors[number] for s in spaces if (number := self.group.spaces[s].factor) >= 0]
-            found = self._closed[spaces] = all({*factor.spaces, *factor.over} <= set(spaces) for factor in factors)
-        return found
-
     # -- operations ----------------------------------------------------------------------------------------------------
 
     def _commutes(self, op: Op) -> bool:
         for value in op.inputs:
             if value.kind == "constant" and not self._keeps_constant(value):
                 return False
-        if op.labels or op.kind == "convolve":
+        if _is_aligned(op):
             return self._aligned(op)
         if op.kind in ("reshape", "take", "concat") and not any(value.virtual for value in op.inputs):
             return self._layout(op)
@@ -272,11 +208,30 @@ class Certificate:
             before = [unit for axis in x.axes for unit in self.system.units(axis)]
             if len(set(before)) == len(before) and before == [unit for axis in op.output.axes for unit in self.system.units(axis)]:
                 return True
+        elif (carried := self._carried(op)) is not None:
+            return carried
         target = self.moves(op.output.axes)
         sources = [self.moves(value.axes) for value in op.inputs]
         if not target and not any(sources):
             return True
         return all(self._part(op, olds, news, target, sources) for olds, news in parts(op, target, sources))
+
+    def _carried(self, op: Op) -> bool | None:
+        """Slices and joins of tensors of which several dimensions move together, by positions; None where that is not said."""
+        values = (*op.inputs, op.output)
+        if all(len(dims) == 1 for value in values for dims, _ in self.action(value.axes).components):
+            return None
+        found = [self.grids(value.axes) for value in values]
+        *own, result = found
+        if result is None or None in own:
+            return None
+        if op.kind == "take":
+            return is_carried(result, own[0] or (), op.attrs["dim"], np.asarray(op.attrs["index"]))
+        dim, start, said = op.attrs["dim"], 0, []
+        for value, grids in zip(op.inputs, own, strict=True):
+            said.append(is_carried(grids or (), result, dim, np.arange(start, start + value.shape[dim])))
+            start += value.shape[dim]
+        return None if None in said else all(said)
 
     def _part(self, op: Op, olds: Sequence[int], news: Sequence[int], target: Moves, sources: Sequence[Moves]) -> bool:
         """Some dimensions of the operands, and those of the result that they go to: nothing else moves with them."""
@@ -285,7 +240,7 @@ class Certificate:
             if all(set(own) == set(target) and all(own[dims] is target[dims] for dims in own if dims[0] in olds) for own in sources):
                 return True
             wanted = flat(target, news, op.output.shape)
-            return all(np.array_equal(flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
+            return all(is_alike(flat(own, olds, value.shape), wanted) for own, value in zip(sources, op.inputs, strict=True))
         numbers, start = [], 0
         for shape in shapes:
             numbers.append(np.arange(start, start + math.prod(shape)).reshape(shape))
@@ -309,3 +264,8 @@ class Certificate:
         if self._uniform[value]:
             return True
         return bool(np.array_equal(data.reshape(-1)[flat(moves, list(range(value.ndim)), value.shape)], data.reshape(-1), equal_nan=True))
+
+
+def _is_aligned(op: Op) -> bool:
+    """Whether labels say which axes of an operation's operands and result are the same."""
+    return bool(op.labels) or op.kind == "convolve"

@@ -57,17 +57,30 @@ def connected(dims: set[int], groups: Sequence[tuple[int, ...]]) -> list[int]:
 
 def flat(moves: Moves, dims: Sequence[int], shape: Sequence[int]) -> np.ndarray:
     """The permutation over the row-major product of some dimensions, made of the sets of dimensions inside it."""
+    whole = moves.get(tuple(dims))
+    if whole is not None:
+        return whole
     sizes = [shape[d] for d in dims]
-    out = np.arange(math.prod(sizes)).reshape(sizes)
+    steps = [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+    still = set(range(len(dims)))
+    out: np.ndarray = np.zeros([1] * len(dims), dtype=np.int64)
     for own, source in moves.items():
         at = [dims.index(d) for d in own if d in dims]
-        if len(at) != len(own):
-            continue
-        rest = [i for i in range(len(dims)) if i not in at]
-        front = out.transpose([*at, *rest])
-        moved = front.reshape(len(source), -1)[source].reshape(front.shape)
-        out = moved.transpose(np.argsort([*at, *rest]))
-    return out.reshape(-1)
+        if len(at) == len(own):
+            still -= set(at)
+            out = out + _spread(source, at, sizes, steps)
+    for i in still:
+        out = out + _spread(np.arange(sizes[i]), [i], sizes, steps)
+    return np.broadcast_to(out, sizes).reshape(-1)
+
+
+def _spread(source: np.ndarray, at: Sequence[int], sizes: Sequence[int], steps: Sequence[int]) -> np.ndarray:
+    """What the flat places along some dimensions add to those of the product of all, in the shape of that."""
+    own = [sizes[i] for i in at]
+    coordinates = np.unravel_index(source, own) if len(at) > 1 else (source,)
+    added = sum(coordinate * steps[i] for coordinate, i in zip(coordinates, at, strict=True))
+    inside = np.asarray(added).reshape(own).transpose(np.argsort(at))
+    return inside.reshape([n if i in at else 1 for i, n in enumerate(sizes)])
 
 
 def projection(inside: Sequence[int], held: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
@@ -81,7 +94,12 @@ def projection(inside: Sequence[int], held: Sequence[int], sizes: Sequence[int])
 
 def same(a: Moves, b: Moves, shape: Sequence[int]) -> bool:
     dims = sorted({d for moves in (a, b) for group in moves for d in group})
-    return bool(np.array_equal(flat(a, dims, shape), flat(b, dims, shape)))
+    return is_alike(flat(a, dims, shape), flat(b, dims, shape))
+
+
+def is_alike(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two permutations are equal; the same few arrays stand for most."""
+    return a is b or bool(np.array_equal(a, b))
 
 
 def is_identity(source: np.ndarray) -> bool:

@@ -136,10 +136,12 @@ def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[t
     targets, flats = _split(out, step), _split(out.view(count, width), step)
     chunks = _split(tensor if rows is None else rows, step)
     factors = itertools.repeat(None) if by_row is None else _split(by_row, step)
+    # Memory of its own for what is made on the way would be new for each chunk, and out of the caches.
+    kept = torch.empty((step, *tensor.shape[1:]), dtype=tensor.dtype, device=tensor.device) if rows is not None and inner else out
     total = 0.0
     for start, target, flat, chunk, factor in zip(starts, targets, flats, chunks, factors, strict=False):
         if rows is not None:
-            chunk = tensor.index_select(0, chunk) if inner else torch.index_select(tensor, 0, chunk, out=target)
+            chunk = torch.index_select(tensor, 0, chunk, out=kept[: len(chunk)] if inner else target)
         for number, (dims, source) in enumerate(inner):
             last = number == len(inner) - 1 and len(dims) == 1
             chunk = torch.index_select(chunk, dims[0], source, out=target) if last else _selected(chunk, dims, source)

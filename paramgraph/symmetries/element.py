@@ -80,14 +80,16 @@ class GroupElement:
         import torch
 
         out: dict[str, torch.Tensor] = {}
+        single = {}
         for name, action in self.group.actions.items():
             members = self.group.members(name)
             tensors = [self._checked(state_dict, member, self.group.member_shape(name)) for member in members]
             if name not in self.group.stacks:
-                out[name] = self._act_on(name, tensors[0], action)
+                single[name] = tensors[0]
                 continue
             moved = self._act_on(name, torch.stack(tensors).reshape(action.shape), action).reshape(len(members), *tensors[0].shape)
             out.update((member, part.clone()) for member, part in zip(members, moved.unbind(), strict=True))
+        out.update(self.act_on(single))
         result = {}
         for name, tensor in state_dict.items():
             if name in out:
@@ -108,7 +110,10 @@ class GroupElement:
 
     def act_on(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The action on some tensors alone, by the names of the actions: base tensors, and stacks of them in one tensor each."""
-        return {name: self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items()}
+        from paramgraph.symmetries.vectors import act_on_vectors
+
+        together = act_on_vectors(self, tensors)
+        return {name: together[name] if name in together else self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items()}
 
     def act_on_rows(self, name: str, rows: torch.Tensor, read: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
         """Some rows of what the action makes of one tensor; None where no row is made of one row, and the whole must be acted on.
@@ -128,7 +133,7 @@ class GroupElement:
             return None
         first = next((source for dims, source in sources if dims == (0,)), None)
         tensor = read(rows if first is None else torch.from_numpy(first)[rows])
-        arrays, parts = self._multiplying(name, tensor.dtype)
+        arrays, parts = self.multiplying(name, tensor.dtype)
         inner = [(dims, source) for dims, source in sources if dims != (0,)]
         return acted(name, tensor, inner, *multipliers_of_rows(arrays, parts, rows, action.shape[0]))
 
@@ -137,13 +142,13 @@ class GroupElement:
 
         from paramgraph.symmetries.acting import acted
 
-        out = acted(name, tensor, self.sources(action), *self._multiplying(name, tensor.dtype))
+        out = acted(name, tensor, self.sources(action), *self.multiplying(name, tensor.dtype))
         if action.unread is not None:
             unread = torch.from_numpy(action.unread).to(tensor.device)
             out.view(-1)[unread] = tensor.reshape(-1)[unread]
         return out
 
-    def _multiplying(self, name: str, dtype: torch.dtype) -> tuple[Sequence[torch.Tensor], Sequence[Multipliers]]:
+    def multiplying(self, name: str, dtype: torch.dtype) -> tuple[Sequence[torch.Tensor], Sequence[Multipliers]]:
         """What multiplies a tensor of some type: arrays, and multipliers of parts of it."""
         from paramgraph.symmetries.acting import computed_in, out_of_range
 

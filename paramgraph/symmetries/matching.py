@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from paramgraph.symmetries.action import Array
+from paramgraph.symmetries.assignment import assigned
 from paramgraph.symmetries.element import GroupElement
 from paramgraph.symmetries.gauge import block_view
 from paramgraph.symmetries.scales import Scales, ScaleTerm, ScaleVariable, drawn
@@ -26,6 +27,8 @@ State = Mapping[str, torch.Tensor]
 
 # Elements that are multiplied and summed at a time.
 PIECE = 1 << 14
+# Slices of no more elements are multiplied together.
+NARROW = 16
 # Of the inner product of two states that are one: above this share, descent goes on to the end.
 NEAR = 0.9
 # Elsewhere it ends with the round that gains less than this share of what all before it did: unrelated networks gain ever less, for long.
@@ -33,6 +36,14 @@ LITTLE = 5e-3
 # Below this share networks are unrelated, and a few rounds do.
 FAR = 0.5
 FEW = 4
+
+
+def _add(gains: dict[frozenset[int], torch.Tensor], key: frozenset[int], a: torch.Tensor, x: torch.Tensor) -> None:
+    """Add the inner products of slices of two tensors, shape `(copies, elements, rest)` each, to those of others of one key."""
+    if key in gains:
+        gains[key].baddbmm_(x, a.transpose(1, 2))
+    else:
+        gains[key] = x @ a.transpose(1, 2)
 
 
 def product(a: State, x: State) -> float:
@@ -102,24 +113,36 @@ class Matcher:
 
     def assigned(self, number: int, state: State) -> GroupElement | None:
         """The best permutation of one factor, all others fixed; None if it is the identity."""
-        from scipy.optimize import linear_sum_assignment
-
         factor = self.group.permuting[number]
+        plain = np.arange(factor.size)
+        parts = []
+        for copy in self._worth(number, state):
+            part = assigned(copy)
+            won, still = (float(copy[plain, to].double().sum()) for to in (part, plain))
+            # Of equally good ones, the one that moves nothing.
+            parts.append(part if won > still + 1e-12 * abs(still) else plain)
+        part = np.stack(parts)
+        return None if bool((part == plain).all()) else GroupElement(self.group, {number: part})
+
+    def _worth(self, number: int, state: State) -> torch.Tensor:
+        """By how much each element of a factor, put where each other is, adds to the inner product: shape `(copies, elements, places)`."""
         gains: dict[frozenset[int], torch.Tensor] = {}
+        narrow: dict[frozenset[int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for slices in self.moving[number]:
             a, x = slices.of(self.a[slices.name]), slices.of(state[slices.name])
-            gain = (x @ a.transpose(1, 2)).double()  # (copies, element of x, element of a)
             key = self._signs_along(number, slices)
-            gains[key] = gains[key] + gain if key in gains else gain
+            if a.shape[2] <= NARROW:
+                narrow.setdefault(key, []).append((a, x))
+            else:
+                _add(gains, key, a, x)
+        # Many vectors are one matrix: each product by itself would cost as much as writing its result.
+        for key, pairs in narrow.items():
+            _add(gains, key, *(torch.cat(side, 2) for side in zip(*pairs, strict=True)))
         # Tensors that take one sign are matched up to that sign.
-        total = sum(gain.abs() if key else gain for key, gain in gains.items())
-        assert isinstance(total, torch.Tensor)
-        plain = np.arange(factor.size)
-        part = np.stack([linear_sum_assignment(copy, maximize=True)[1] for copy in total.cpu().numpy()])
-        still = total.diagonal(dim1=1, dim2=2).sum(1).cpu().numpy()
-        won = np.asarray([float(copy[plain, to].sum()) for copy, to in zip(total.cpu().numpy(), part, strict=True)])
-        part[won <= still + 1e-12 * np.abs(still)] = plain  # of equally good ones, the one that moves nothing
-        return None if bool((part == plain).all()) else GroupElement(self.group, {number: part})
+        total, *others = (gain.abs_() if key else gain for key, gain in gains.items())
+        for gain in others:
+            total += gain
+        return total
 
     def _signs_along(self, number: int, slices: Slices) -> frozenset[int]:
         """Sign variables by which the elements of a part may differ, all of whose tensors the factor moves."""

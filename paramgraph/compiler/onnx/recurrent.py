@@ -34,13 +34,13 @@ Step = Callable[[Builder, Value, list[Value], Weights, Sequence[str], str], list
 
 
 def _parts(b: Builder, value: Value, weight: Value, bias: Value | None, gates: int, second: bool, name: str) -> list[Value]:
-    """A linear map for each gate."""
+    """A linear map for each gate. What they give is multiplied and added unit by unit, of one operand: units and inputs are the same for all."""
     n = weight.shape[0] // gates
     out = []
     for gate in range(gates):
         start = (gate + (gates if second else 0)) * n
-        own = None if bias is None else piece(b, bias, 0, start, start + n)
-        out.append(b.linear(value, piece(b, weight, 0, gate * n, (gate + 1) * n), own, name=name))
+        own = None if bias is None else piece(b, bias, 0, start, start + n, alone=True)
+        out.append(b.linear(value, piece(b, weight, 0, gate * n, (gate + 1) * n, alone=True), own, name=name))
     return out
 
 
@@ -52,11 +52,11 @@ def _lstm_step(b: Builder, x: Value, states: list[Value], own: Weights, function
     i_gate, o_gate, f_gate, cell = (b.elementwise("add", a, r) for a, r in zip(from_x, from_h, strict=True))
     if own.p is not None:
         peep = b.reshape(own.p, [3, own.p.shape[0] // 3])
-        i_gate, f_gate = (b.elementwise("add", gate, b.elementwise("mul", c, b.select(peep, 0, k))) for gate, k in ((i_gate, 0), (f_gate, 2)))
+        i_gate, f_gate = (b.elementwise("add", gate, b.elementwise("mul", c, b.select(peep, 0, k, alone=True))) for gate, k in ((i_gate, 0), (f_gate, 2)))
     kept = b.elementwise("mul", b.elementwise(f, f_gate), c)
     new_c = b.elementwise("add", kept, b.elementwise("mul", b.elementwise(f, i_gate), b.elementwise(g, cell)))
     if own.p is not None:
-        o_gate = b.elementwise("add", o_gate, b.elementwise("mul", new_c, b.select(peep, 0, 1)))
+        o_gate = b.elementwise("add", o_gate, b.elementwise("mul", new_c, b.select(peep, 0, 1, alone=True)))
     return [b.elementwise("mul", b.elementwise(f, o_gate), b.elementwise(out, new_c)), new_c]
 
 

@@ -33,3 +33,10 @@ def moved_together(graph: pg.ParamGraph) -> dict[str, list[list[tuple[str, ...]]
     """Per parameter, the factors that move it, by the parameters that they move."""
     moved = [tuple(sorted(graph.symmetry.moved_by(number))) for number in range(len(graph.symmetry.factors))]
     return {name: sorted([m for m in moved if name in m]) for name in graph.values if any(name in m for m in moved)}  # type: ignore[misc]
+
+
+def permuted_together(graph: pg.ParamGraph, other: pg.ParamGraph) -> Counter[tuple[str, ...]]:
+    """Per factor of permutations, which it moves of the parameters that another graph has under the same name and of the same shape."""
+    common = [name for name, value in graph.values.items() if name in other.values and other.values[name].shape == value.shape]
+    moved = [graph.symmetry.moved_by(number) for number, factor in enumerate(graph.symmetry.factors) if factor.kind == "permutation"]
+    return Counter(tuple(name for name in sorted(common) if name in own) for own in moved)
