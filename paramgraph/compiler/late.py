@@ -9,6 +9,8 @@ from __future__ import annotations
 from paramgraph.compiler.program import Program, Value
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
+FEW_MEMBERS = 100
+
 
 def late_fixed(program: Program, system: SpaceSystem) -> dict[tuple[Value, int], str]:
     """Axes of parameters and constants that are fixed now, by value and dimension, with the cause, if families vary over any of them.
@@ -16,7 +18,7 @@ def late_fixed(program: Program, system: SpaceSystem) -> dict[tuple[Value, int],
     Nothing where that saves no time: a member takes about as long to be resolved as an operation to be typed.
     """
     free = [base for base, _ in system.members if not all(map(system.is_fixed, system.units((system.spaces[base],))))]
-    if len(free) < len(program.ops):
+    if len(free) < max(FEW_MEMBERS, len(program.ops)):
         return {}
     varied: set[Space] = set()
     for over in {over for _, assign in system.members for over, _ in assign}:
