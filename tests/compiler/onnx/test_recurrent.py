@@ -94,3 +94,14 @@ def test_gates_of_quantised_weights_are_cut_before_they_are_dequantised() -> Non
     check(message, 2 * lam(2))
     graph = pg.compile(message)
     assert not any("hidden" in nodes.type for nodes in graph.node_sets.values())
+
+
+def test_biases_of_two_layers_in_one_tensor() -> None:
+    """The gates of a layer move alike, those of two layers do not, though one tensor holds them all."""
+    nodes = [node("Slice", "B zero four axis", "lower"), node("Slice", "B four eight axis", "upper"),
+             node("Unsqueeze", "lower axis", "b"), node("Unsqueeze", "upper axis", "c"),
+             node("RNN", "x W R b", "first", hidden_size=2), node("Squeeze", "first one", "h"),
+             node("RNN", "h V S c", "second", hidden_size=2), node("Squeeze", "second one", "k"), node("MatMul", "k U", "y")]  # fmt: skip
+    tensors: dict[str, Any] = weights(W=(1, 2, 3), R=(1, 2, 2), V=(1, 2, 2), S=(1, 2, 2), B=(8,), U=(2, 2))
+    tensors |= {"zero": np.array([0]), "four": np.array([4]), "eight": np.array([8]), "axis": np.array([0]), "one": np.array([1])}
+    check(model(nodes, {"x": (5, 3, 3)}, tensors), 2 * lam(2))
