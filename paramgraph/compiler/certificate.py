@@ -101,8 +101,8 @@ class Certificate(Motion):
                 len(set(labels)) == len(labels) and all(not axis or axis == table[label] for label, axis in zip(labels, axes, strict=True))
                 for labels, axes in labelled
             ):
-                if not any(value.virtual or value.kind == "constant" for value in values):
-                    continue  # nothing is left to follow
+                if op.labels and not any(value.virtual or value.kind == "constant" for value in values):
+                    continue  # all axes of all operands have labels: nothing is left to follow
                 self._plain.add(op)
             self._plans[op] = labelled, table
             mixed = set(op.attrs.get("mixed", ()))

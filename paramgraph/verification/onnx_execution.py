@@ -78,7 +78,9 @@ class OnnxExecution:
 
 
 def _tensor(result: Any) -> torch.Tensor | None:
-    """A result as a tensor; None for strings and sequences, which are not compared."""
+    """A result as a tensor; None for strings and other sequences than of maps to numbers, which are not compared."""
+    if isinstance(result, list) and result and all(isinstance(row, dict) and row.keys() == result[0].keys() for row in result):
+        result = np.asarray([list(row.values()) for row in result])  # as classifiers give their probabilities, by class
     known = isinstance(result, np.ndarray) and result.dtype.kind in "biuf"
     return torch.from_numpy(np.ascontiguousarray(result)) if known else None
 

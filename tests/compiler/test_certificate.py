@@ -58,6 +58,22 @@ def test_a_slice_with_the_type_of_another_fails() -> None:
         Certificate(program, builder).check()
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_positions_say_what_elements_say(wrong: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slices of a tensor of which two dimensions move together: dimension by dimension, and element by element."""
+    program, builder = typed("two slices, two readers")
+    if wrong:
+        takes = [op for op in program.ops if op.kind == "take" and Certificate(program, builder)._is_touched(op.output)]
+        first, second = (op for op in takes if op.output.shape == takes[0].output.shape)
+        second.output.axes = first.output.axes
+    certificate = Certificate(program, builder)
+    certificate.start(certificate.group.sample(0))
+    by_position = {op: said for op in certificate.ops if op.kind in ("take", "concat") and (said := certificate._carried(op)) is not None}
+    monkeypatch.setattr(Certificate, "_carried", lambda self, op: None)
+    assert by_position == {op: certificate._layout(op) for op in by_position}
+    assert by_position and all(by_position.values()) is not wrong
+
+
 def test_an_output_that_moves_fails() -> None:
     program, builder = typed("two slices, two readers")
     moving = next(op for op in program.ops if op.name == "tanh")

@@ -21,6 +21,7 @@ from paramgraph.compiler.onnx.places import Nodes
 from paramgraph.compiler.onnx.shapes import Shapes, Type
 from paramgraph.compiler.onnx.source import require, stated_type
 from paramgraph.compiler.onnx.subgraphs import Subgraphs
+from paramgraph.compiler.onnx.tabular import why_pinned
 from paramgraph.compiler.program import Program, Value
 from paramgraph.compiler.rules import is_exact, operator_rule
 from paramgraph.compiler.tidying import tidy
@@ -330,10 +331,10 @@ class OnnxLowering:
         name = f"{node.domain or 'ai.onnx'}::{node.op_type}"
         flat = flattened(operands)
         rule = operator_rule(node.domain, node.op_type)
-        failure = self._subgraphs.failures.pop(node, "it has no rule")
+        failure = self._subgraphs.failures.pop(node, "") or why_pinned(node.domain, node.op_type)
         unknown = self.shapeless.intersection(flat)
         if unknown:
-            failure = "the sizes of its operands depend on data"
+            failure = "the sizes of its operands are not known"
         elif rule is not None:
             self.builder.shapes = [() if t is None or t[1] is None else t[1] for t in found]
             self.builder.version = self.opsets.get(node.domain, 1)

@@ -31,6 +31,8 @@ def flattened(operands: Sequence[Any]) -> list[Value]:
 
 
 def plain(array: Any) -> np.ndarray:
-    """An array of a kind that numpy itself knows."""
+    """An array of a kind that numpy itself knows. Of strings, it says which are the same."""
     out = np.asarray(array)
+    if out.dtype.kind in "SUO":
+        return np.unique(out.astype(str), return_inverse=True)[1].reshape(out.shape)
     return out if out.dtype.kind in "biufc" else out.astype(np.float32)

@@ -32,8 +32,8 @@ def piece(b: Builder, x: Value, dim: int, start: int, stop: int, alone: bool = F
             first = last
     if op.kind == "take" and op.attrs["dim"] == dim:
         chosen = np.asarray(op.attrs["index"])[start:stop]
-        if np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
-            return piece(b, op.inputs[0], dim, int(chosen[0]), int(chosen[0]) + len(chosen), alone)
+        if np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):  # beside others, of which nothing is known
+            return piece(b, op.inputs[0], dim, int(chosen[0]), int(chosen[0]) + len(chosen))
         return b.take(op.inputs[0], dim, chosen)
     if op.kind == "reshape":
         inner = _same_axis(op.inputs[0].shape, x.shape, dim)

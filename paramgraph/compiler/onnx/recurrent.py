@@ -52,7 +52,8 @@ def _lstm_step(b: Builder, x: Value, states: list[Value], own: Weights, function
     i_gate, o_gate, f_gate, cell = (b.elementwise("add", a, r) for a, r in zip(from_x, from_h, strict=True))
     if own.p is not None:
         peep = b.reshape(own.p, [3, own.p.shape[0] // 3])
-        i_gate, f_gate = (b.elementwise("add", gate, b.elementwise("mul", c, b.select(peep, 0, k, alone=True))) for gate, k in ((i_gate, 0), (f_gate, 2)))
+        looks = [b.elementwise("mul", c, b.select(peep, 0, k, alone=True)) for k in (0, 2)]
+        i_gate, f_gate = (b.elementwise("add", gate, look) for gate, look in zip((i_gate, f_gate), looks, strict=True))
     kept = b.elementwise("mul", b.elementwise(f, f_gate), c)
     new_c = b.elementwise("add", kept, b.elementwise("mul", b.elementwise(f, i_gate), b.elementwise(g, cell)))
     if own.p is not None:

@@ -5,6 +5,7 @@ Everything is concrete: each operator is inferred by itself once its operands ar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -102,6 +103,8 @@ class Shapes:
             return None
         if node.domain == "ai.onnx.ml" and node.op_type in TABULAR:
             return operands[0] if node.op_type in ("Binarizer", "Imputer") else (_FLOAT, operands[0][1])
+        if node.domain == "ai.onnx.ml" and node.op_type == "ArrayFeatureExtractor" and operands[1] is not None and operands[1][1] is not None:
+            return operands[0][0], (*(operands[0][1][:-1] or (1,)), math.prod(operands[1][1]))
         if node.domain not in ("", "ai.onnx"):
             return None
         if node.op_type in SAME:

@@ -1,7 +1,12 @@
-"""Operators of `ai.onnx.ml` that act on tensors element by element or row by row; trees, tables and vectors of attributes hold no tensors."""
+"""Operators of `ai.onnx.ml` that act on tensors element by element or row by row.
+
+Trees, linear models and support vectors are operators of this domain, too. Their numbers are attributes of a node, not tensors: there is
+nothing to edit, and what they are applied to is pinned.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +15,28 @@ import numpy as np
 from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.program import Value
 from paramgraph.compiler.rules import rule
+
+MODELS = frozenset("LinearClassifier LinearRegressor SVMClassifier SVMRegressor TreeEnsemble TreeEnsembleClassifier TreeEnsembleRegressor".split())
+
+
+def why_pinned(domain: str, operator: str) -> str:
+    """Why an operator without a rule is pinned."""
+    if domain == "ai.onnx.ml" and operator in MODELS:
+        return "its numbers are attributes, which are no parameters"
+    return "it has no rule"
+
+
+@rule("ai.onnx.ml::ArrayFeatureExtractor")
+def array_feature_extractor(b: Builder, x: Value, index: Value) -> Value:
+    """Elements of the last axis, by their numbers: the labels of the classes that a classifier chose."""
+    out = b.gather(x, -1, b.reshape(index, [math.prod(index.shape)]))
+    return out if x.ndim > 1 else b.reshape(out, [1, *out.shape])
+
+
+@rule("ai.onnx.ml::ZipMap")
+def zip_map(b: Builder, x: Value, **_: Any) -> Value:
+    """A map from classes to numbers for every row: the numbers, in order."""
+    return x
 
 
 @rule("ai.onnx.ml::Scaler")

@@ -11,7 +11,7 @@ from torch import nn
 
 import paramgraph as pg
 from tests.compiler.onnx.exporting import exported, moved_together, types
-from tests.compiler.onnx.handmade import model, node, weights
+from tests.compiler.onnx.handmade import check, model, node, weights
 from tests.support.cases import lam
 
 pytest.importorskip("onnx_ir", reason="the extra `onnx` is not installed")
@@ -79,3 +79,29 @@ def test_states_that_are_given() -> None:
     graph = pg.compile(message)
     assert graph.symmetry.log_order == pytest.approx(lam(6))
     assert pg.verify(graph, message, elements=2, inputs=1).passed
+
+
+def test_gates_of_quantised_weights_are_cut_before_they_are_dequantised() -> None:
+    """Two directions of two units: the integers stand between the inputs and each gate's units, and no nodes for all of them are made."""
+    rng = np.random.default_rng(0)
+    tensors: dict[str, Any] = {name: rng.integers(-60, 60, shape, dtype=np.int8) for name, shape in {"W": (2, 3, 8), "R": (2, 2, 8)}.items()}
+    tensors |= weights(b=(2, 16), V=(4, 3)) | {name: np.full(2, 0.02, dtype=np.float32) for name in ("sw", "sr")}
+    tensors |= {name: np.zeros(2, dtype=np.int8) for name in ("zw", "zr")} | {"flat": np.array([5, 3, 4])}
+    operands = "x W R b - - - - sw zw sr zr"
+    nodes = [node("DynamicQuantizeLSTM", operands, "all", "com.microsoft", hidden_size=2, direction="bidirectional"),
+             node("Transpose", "all", "t", perm=[0, 2, 1, 3]), node("Reshape", "t flat", "h"), node("MatMul", "h V", "y")]  # fmt: skip
+    message = model(nodes, {"x": (5, 3, 3)}, tensors, domains=["com.microsoft"])
+    check(message, 2 * lam(2))
+    graph = pg.compile(message)
+    assert not any("hidden" in nodes.type for nodes in graph.node_sets.values())
+
+
+def test_biases_of_two_layers_in_one_tensor() -> None:
+    """The gates of a layer move alike, those of two layers do not, though one tensor holds them all."""
+    nodes = [node("Slice", "B zero four axis", "lower"), node("Slice", "B four eight axis", "upper"),
+             node("Unsqueeze", "lower axis", "b"), node("Unsqueeze", "upper axis", "c"),
+             node("RNN", "x W R b", "first", hidden_size=2), node("Squeeze", "first one", "h"),
+             node("RNN", "h V S c", "second", hidden_size=2), node("Squeeze", "second one", "k"), node("MatMul", "k U", "y")]  # fmt: skip
+    tensors: dict[str, Any] = weights(W=(1, 2, 3), R=(1, 2, 2), V=(1, 2, 2), S=(1, 2, 2), B=(8,), U=(2, 2))
+    tensors |= {"zero": np.array([0]), "four": np.array([4]), "eight": np.array([8]), "axis": np.array([0]), "one": np.array([1])}
+    check(model(nodes, {"x": (5, 3, 3)}, tensors), 2 * lam(2))
