@@ -120,7 +120,8 @@ class Spread:
                 found += [] if known else [moved]
         kept = set(sides[0][1])
         over = {order[label] for label in op.attrs.get("mixed", ())} if op.kind in ("mix", "normalize") else set()
-        if op.attrs.get("ordered") or op.kind == "mix" and op.name not in ("softmax", "log_softmax") and any(not over.isdisjoint(mark.axes) for mark in found):
+        in_order = op.attrs.get("ordered") or op.kind == "mix" and op.name not in ("softmax", "log_softmax")
+        if in_order and any(not over.isdisjoint(mark.axes) for mark in found):
             raise Unfit
         for mark in found:
             gone = {axis for axis in mark.axes if axis not in kept or axis in over}
