@@ -47,6 +47,7 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (twins.Dense, torch.randn(3, 2, 4, 4), 36),
     (twins.ResNet, torch.randn(3, 2, 4, 4), 43),
     (twins.EfficientNet, torch.randn(3, 4, 4, 4), 45),
+    (twins.weight_norm, torch.randn(4, 3, 6), 3),  # a magnitude for each tap
 ])  # fmt: skip
 def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, nullity: int) -> None:
     torch.manual_seed(0)
@@ -67,7 +68,7 @@ def test_norms_on_queries_and_keys() -> None:
 
 # What no factor declares, by how many dimensions there are and which tensors they move: docs/symmetries.md says why.
 @pytest.mark.parametrize(("build", "inputs", "left", "moved"), [
-    (twins.weight_norm, torch.randn(4, 3, 6), 2, {"0.parametrizations.weight.original1"}),  # a magnitude for each tap
+    (twins.without_gain, torch.randn(4, 3, 6), 4, {"0.weight", "1.running_var"}),  # a running variance where there is no gain
 ])  # fmt: skip
 def test_what_is_left_is_named(build: Callable[[], nn.Module], inputs: torch.Tensor, left: int, moved: set[str]) -> None:
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ from paramgraph.compiler.garbage import no_collections
 from paramgraph.compiler.lineage import NoLineage
 from paramgraph.compiler.matrices import MatrixFinder
 from paramgraph.compiler.offsets import find_offsets
+from paramgraph.compiler.orientations import find_orientations
 from paramgraph.compiler.phases import find_phases
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.readers import find_read_offsets
@@ -96,6 +97,7 @@ class DeferredScales:
             "running statistics": lambda: find_statistics(program),
             "reflections": lambda: find_reflections(program, system),
             "phase shifts": lambda: find_phases(program, system),
+            "orientations": lambda: find_orientations(program),
         }
         for kind, find in finders.items():
             try:

@@ -21,6 +21,7 @@ from paramgraph.symmetries.commuting import CommutingFactor, CommutingPart
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
 from paramgraph.symmetries.offsets import Change, OffsetFactor, Step
+from paramgraph.symmetries.orientations import OrientationFactor, OrientedPart
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.readers import Reader, ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
@@ -36,7 +37,7 @@ CLASSES: tuple[type, ...] = (
     *(MatrixFactor, MatrixPart, TranslationFactor),
     *(CentreFactor, Change, OffsetFactor, Reader, ReadOffsetFactor, SpreadFactor, Step),
     *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
-    *(PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
+    *(OrientationFactor, OrientedPart, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
 )
 
 Put = Callable[[np.ndarray], int]

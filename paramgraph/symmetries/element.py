@@ -113,7 +113,8 @@ class GroupElement:
         from paramgraph.symmetries.vectors import act_on_vectors
 
         together = act_on_vectors(self, tensors)
-        return {name: together[name] if name in together else self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items()}
+        alone = {name: self._act_on(name, tensor, self.group.actions[name]) for name, tensor in tensors.items() if name not in together}
+        return {name: together[name] if name in together else alone[name] for name in tensors}
 
     def act_on_rows(self, name: str, rows: torch.Tensor, read: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor | None:
         """Some rows of what the action makes of one tensor; None where no row is made of one row, and the whole must be acted on.

@@ -26,6 +26,7 @@ from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.motion import Motion
 from paramgraph.symmetries.multipliers import Multipliers
 from paramgraph.symmetries.offsets import OffsetFactor
+from paramgraph.symmetries.orientations import OrientationFactor
 from paramgraph.symmetries.phases import PhaseFactor
 from paramgraph.symmetries.readers import ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
@@ -49,7 +50,7 @@ SIGMA = 0.5
 # Factors whose elements `move` draws.
 Moving = (
     MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | OffsetFactor | ReadOffsetFactor | SpreadFactor | CentreFactor
-    | ReflectionFactor | PhaseFactor
+    | ReflectionFactor | PhaseFactor | OrientationFactor
 )  # fmt: skip
 # Matrix groups and translations, and what could not be searched for.
 Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
@@ -407,4 +408,7 @@ class SymmetryGroup:
         phases = [factor.size for factor in self.moves if isinstance(factor, PhaseFactor)]
         if phases:
             lines.append(f"phase shifts of {sum(phases):,} units, in {len(phases):,} factors")
+        oriented = [factor.size for factor in self.moves if isinstance(factor, OrientationFactor)]
+        if oriented:
+            lines.append(f"orientations of {sum(oriented):,} filters, in {len(oriented):,} factors")
         return lines

@@ -60,7 +60,8 @@ def act_on_vectors(element: GroupElement, tensors: Mapping[str, torch.Tensor]) -
         moved *= torch.cat([_product(own, length, moved.dtype) for own, length in zip(factors, lengths, strict=True)])
         if not math.isfinite(float(moved.sum())):  # each by itself says what is wrong, if anything is
             return {}
-    return dict(zip(names, torch.split_with_sizes_copy(moved, lengths), strict=True))
+    copies: Sequence[torch.Tensor] = torch.split_with_sizes_copy(moved, lengths)  # type: ignore[func-returns-value, assignment]
+    return dict(zip(names, copies, strict=True))
 
 
 def _source(sources: Sequence[Source], length: int) -> np.ndarray:

@@ -205,6 +205,10 @@ def weight_norm() -> nn.Module:
     return nn.Sequential(layer, nn.GELU(), nn.Conv1d(4, 5, 1))
 
 
+def without_gain() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4, affine=False), nn.GELU(), nn.Conv1d(4, 5, 1)).eval()
+
+
 def vgg() -> nn.Module:
     """Convolutions, ReLU, pooling by the largest, a perceptron with dropout that is off."""
     return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),

@@ -27,6 +27,14 @@ class Convolve(Operation):
     kind = "convolve"
 
     def type(self, system: SpaceSystem, op: Op) -> None:
+        self._type(system, op, pin_taps=True)
+
+    def type_scales(self, system: SpaceSystem, op: Op) -> None:
+        """What is normalised tap by tap can be multiplied so, too: the constraints say that kernels themselves cannot."""
+        made = op.inputs[1].op
+        self._type(system, op, pin_taps=made is None or made.kind != "elementwise")
+
+    def _type(self, system: SpaceSystem, op: Op, pin_taps: bool) -> None:
         x, weight = op.inputs
         groups, pointwise = op.attrs["groups"], op.attrs["pointwise"]
         batch, channels, *positions = x.axes
@@ -44,7 +52,7 @@ class Convolve(Operation):
             system.unify(inner, second)
             out = weight_inner
         if not pointwise:
-            for axis in (*positions, *taps):
+            for axis in (*positions, *taps) if pin_taps else positions:
                 system.pin(axis, f"positions of a {op.name}")
             new = tuple(system.axis(n, "position", f"positions of a {op.name}") for n in op.output.shape[2:])
         else:

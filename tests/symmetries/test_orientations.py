@@ -1,0 +1,241 @@
+"""Orientations of filters: units of group convolutions that start from another turn of their filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+import paramgraph as pg
+from paramgraph import ParamGraph
+from paramgraph.symmetries.orientations import OrientationFactor
+
+Forward = Callable[["Net", Tensor], Tensor]
+
+
+class Net(nn.Module):
+    """Three units that see four orientations of two channels, four units that read them, and more where it is asked for."""
+
+    def __init__(self, forward: Forward, **more: nn.Module) -> None:
+        super().__init__()
+        self.lift, self.group = nn.Parameter(torch.randn(3, 2, 3, 3)), nn.Parameter(torch.randn(4, 3, 4, 3, 3))
+        self.square, self.mirrored = nn.Parameter(torch.randn(3, 3, 4, 3, 3)), nn.Parameter(torch.randn(4, 3, 8, 3, 3))
+        self.bias, self.each, self.head = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3, 4)), nn.Linear(4, 5)
+        self.run = forward
+        for name, module in more.items():
+            self.add_module(name, module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def turned(w: Tensor) -> Tensor:
+    """All turns of a filter on the plane, flat: unit by unit."""
+    return torch.stack([w.rot90(turn, (-2, -1)) for turn in range(4)], 1).flatten(0, 1)
+
+
+def shifted(w: Tensor) -> Tensor:
+    """All turns of a filter on the group."""
+    return torch.stack([w.roll(turn, 2).rot90(turn, (-2, -1)) for turn in range(4)], 1).flatten(0, 1).flatten(1, 2)
+
+
+def lifted(m: Net, x: Tensor) -> Tensor:
+    """What the first units give: `(batch, 3 · 4, height, width)`."""
+    return F.conv2d(x, turned(m.lift), padding=1)
+
+
+def pooled(m: Net, y: Tensor) -> Tensor:
+    return m.head(y.unflatten(1, (4, 4)).tanh().mean((2, 3, 4)))
+
+
+def read(m: Net, h: Tensor) -> Tensor:
+    """What four units make of them, and the head of that."""
+    return pooled(m, F.conv2d(h, shifted(m.group), padding=1))
+
+
+# Turns with and without a mirror, in the order t, and m t.
+MIRRORED = [(mirror, turn) for mirror in range(2) for turn in range(4)]
+
+
+def moved(w: Tensor, mirror: int, turn: int) -> Tensor:
+    return (w.flip(-1) if mirror else w).rot90(turn, (-2, -1))
+
+
+def _divisions() -> list[list[int]]:
+    """For every g, the numbers of g⁻¹ h, by what they do to a square of numbers."""
+    corner = torch.arange(9.0).view(3, 3)
+    number = {tuple(moved(corner, *g).flatten().tolist()): n for n, g in enumerate(MIRRORED)}
+    products = [[number[tuple(moved(moved(corner, *h), *g).flatten().tolist())] for h in MIRRORED] for g in MIRRORED]
+    return [[row.index(n) for n in range(8)] for row in products]
+
+
+DIVISIONS = _divisions()
+
+
+def with_mirrors(m: Net, x: Tensor) -> Tensor:
+    """The same over all eight symmetries of the square."""
+    h = F.conv2d(x, torch.stack([moved(m.lift, *g) for g in MIRRORED], 1).flatten(0, 1), padding=1).relu()
+    filters = [moved(m.mirrored[:, :, divided], *g) for g, divided in zip(MIRRORED, DIVISIONS, strict=True)]
+    y = F.conv2d(h, torch.stack(filters, 1).flatten(0, 1).flatten(1, 2), padding=1)
+    return m.head(y.unflatten(1, (4, 8)).tanh().mean((2, 3, 4)))
+
+
+def residual(m: Net, x: Tensor) -> Tensor:
+    h = lifted(m, x).tanh()
+    return read(m, h + F.conv2d(h, shifted(m.square), padding=1).tanh())
+
+
+def orientation_first(m: Net, x: Tensor) -> Tensor:
+    filters = torch.cat([m.lift.rot90(turn, (-2, -1)) for turn in range(4)])
+    h = F.conv2d(x, filters, padding=1).unflatten(1, (4, 3)).transpose(1, 2)
+    return read(m, (h + m.bias[:, None, None, None]).flatten(1, 2).relu())
+
+
+# A network, and per factor its tensor, its units, the order of its group, and the tensors that are moved.
+KNOWN: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, int, int, set[str]]]]] = {
+    "p4": (lambda: Net(lambda m, x: read(m, lifted(m, x).tanh())), [("lift", 3, 4, {"lift", "group"}), ("group", 4, 4, {"group"})]),
+    "p4m": (lambda: Net(with_mirrors), [("lift", 3, 8, {"lift", "mirrored"}), ("mirrored", 4, 8, {"mirrored"})]),
+    "residual": (lambda: Net(residual), [("lift", 3, 4, {"lift", "square", "group"}), ("group", 4, 4, {"group"})]),
+    "orientations first": (lambda: Net(orientation_first), [("lift", 3, 4, {"lift", "group"}), ("group", 4, 4, {"group"})]),
+    "a bias for each orientation": (
+        lambda: Net(lambda m, x: read(m, (lifted(m, x) + m.each.flatten()[:, None, None]).relu())),
+        [("lift", 3, 4, {"lift", "group", "each"}), ("group", 4, 4, {"group"})],
+    ),
+    "a norm of channels": (
+        lambda: Net(lambda m, x: read(m, m.norm(lifted(m, x).unflatten(1, (3, 4))).relu().flatten(1, 2)), norm=nn.BatchNorm3d(3)),
+        [("lift", 3, 4, {"lift", "group"}), ("group", 4, 4, {"group"})],
+    ),
+    "a norm of orientations": (
+        lambda: Net(lambda m, x: read(m, m.norm(lifted(m, x)).relu()), norm=nn.BatchNorm2d(12)),
+        [("lift", 3, 4, {"lift", "group", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"}), ("group", 4, 4, {"group"})],
+    ),
+    "group norm": (
+        lambda: Net(lambda m, x: read(m, F.group_norm(lifted(m, x), 3).relu())),
+        [("lift", 3, 4, {"lift", "group"}), ("group", 4, 4, {"group"})],
+    ),
+    "pooling of positions": (
+        lambda: Net(lambda m, x: read(m, F.max_pool2d(lifted(m, x), 2))),
+        [("lift", 3, 4, {"lift", "group"}), ("group", 4, 4, {"group"})],
+    ),
+    "largest orientation": (
+        lambda: Net(lambda m, x: m.out(lifted(m, x).unflatten(1, (3, 4)).amax(2)).mean((2, 3)), out=nn.Conv2d(3, 5, 3)),
+        [("lift", 3, 4, {"lift"})],
+    ),
+    "a plain reader": (
+        lambda: Net(lambda m, x: m.out(lifted(m, x).relu()).mean((2, 3)), out=nn.Conv2d(12, 5, 3)),
+        [("lift", 3, 4, {"lift", "out.weight"})],
+    ),
+}
+NONE: dict[str, Callable[[], nn.Module]] = {
+    "orientations apart": lambda: Net(lambda m, x: m.out(apart(m, x).relu()).amax(2).mean((2, 3)), out=nn.Conv3d(3, 5, (1, 3, 3))),
+    "an output": lambda: Net(lambda m, x: lifted(m, x).mean((2, 3))),
+    "a softmax over units": lambda: Net(lambda m, x: m.head(apart(m, x).softmax(1).sum(1).mean((2, 3)))),
+    "orientations in order": lambda: read_sums(lambda m, h: h.cumsum(2).relu()),
+    "neighbours": lambda: read_sums(lambda m, h: (h * h.roll(1, 2)).tanh()),
+    "fixed weights": lambda: read_sums(lambda m, h: h * torch.arange(4.0)[:, None, None]),
+    "one weight for all units": lambda: read_sums(lambda m, h: h * m.each[0, :, None, None]),
+    "read elsewhere": lambda: read_sums(lambda m, h: h.relu() + m.lift[0, 0, 0, 0]),
+    "pooled in pairs": lambda: read_sums(lambda m, h: F.avg_pool3d(h, (2, 1, 1)).tanh()),
+    "three of four": lambda: read_sums(lambda m, h: h[:, :, [0, 1, 3]].relu()),
+    "three turns": lambda: Net(three_turns, out=nn.Conv2d(3, 5, 3)),
+}
+
+
+def apart(m: Net, x: Tensor) -> Tensor:
+    """What the first units give, their orientations apart: `(batch, 3, 4, height, width)`."""
+    return lifted(m, x).unflatten(1, (3, 4))
+
+
+def read_sums(function: Callable[[Net, Tensor], Tensor]) -> Net:
+    """A plain reader of sums over orientations of what a function makes of them."""
+    return Net(lambda m, x: m.out(function(m, apart(m, x)).sum(2)).mean((2, 3)), out=nn.Conv2d(3, 5, 3))
+
+
+def three_turns(m: Net, x: Tensor) -> Tensor:
+    """No group: the fourth turn is missing."""
+    filters = torch.stack([m.lift.rot90(turn, (-2, -1)) for turn in (0, 1, 3)], 1).flatten(0, 1)
+    return m.out(F.conv2d(x, filters).unflatten(1, (3, 3)).amax(2)).mean((2, 3))
+
+
+@cache
+def compiled(name: str) -> tuple[nn.Module, Tensor, ParamGraph]:
+    torch.manual_seed(0)
+    model = (KNOWN[name][0] if name in KNOWN else NONE[name])().double().eval()
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand_like(value) + 0.3)
+    for value in model.parameters():
+        nn.init.normal_(value)
+    x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
+    return model, x, pg.compile(model, x)
+
+
+def orientations(graph: ParamGraph) -> dict[int, OrientationFactor]:
+    return {n: factor for n, factor in enumerate(graph.symmetry.moves) if isinstance(factor, OrientationFactor)}
+
+
+def change(model: nn.Module, x: Tensor, state: dict[str, Tensor]) -> float:
+    with torch.no_grad():
+        before, after = model(x), functional_call(model, state, (x,))
+    return float((after - before).abs().max() / before.abs().max())
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_units_start_from_any_orientation(name: str) -> None:
+    model, x, graph = compiled(name)
+    state = model.state_dict()
+    found = orientations(graph)
+    known = KNOWN[name][1]
+    assert [(factor.name, factor.size, len(factor.shifts)) for factor in found.values()] == [(f"orientations of {t}", n, k) for t, n, k, _ in known]
+    for (number, _), (*_, tensors) in zip(found.items(), known, strict=True):
+        for seed in range(3):
+            moved = graph.symmetry.move(seed, [number]).act(state)
+            assert change(model, x, moved) < 1e-12
+            assert {key for key in state if not torch.equal(moved[key], state[key])} == tensors
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_leaving_a_tensor_out_changes_the_output(name: str) -> None:
+    model, x, graph = compiled(name)
+    state = model.state_dict()
+    for number, factor in orientations(graph).items():
+        moved = graph.symmetry.move(0, [number]).act(state)
+        for tensor in factor.tensors if len(factor.tensors) > 1 else ():
+            assert change(model, x, moved | {tensor: state[tensor]}) > 1e-6
+
+
+@pytest.mark.parametrize("name", NONE)
+def test_what_tells_orientations_apart(name: str) -> None:
+    _, _, graph = compiled(name)
+    assert not orientations(graph)
+    assert not any("orientations" in str(d) for d in graph.symmetry.scales.diagnostics)
+
+
+@pytest.mark.parametrize("name", ["p4", "p4m", "residual"])
+def test_the_elements_are_a_group(name: str) -> None:
+    model, _, graph = compiled(name)
+    state, symmetry = model.state_dict(), graph.symmetry
+    for number in orientations(graph):
+        g, h = (symmetry.move(seed, [number]) for seed in (1, 2))
+        once, twice = (g @ h).act(state), g.act(h.act(state))
+        back = g.inverse().act(g.act(state))
+        assert all(torch.equal(once[key], twice[key]) and torch.equal(back[key], state[key]) for key in state)
+        assert len((g @ g.inverse()).steps) == 1 and not (g @ g.inverse()).steps[0][1].any()
+
+
+def test_verification_draws_them_and_files_keep_them(tmp_path: Path) -> None:
+    model, x, graph = compiled("p4")
+    report = pg.verify(graph, model, (x,), elements=1, inputs=2, leave_one_out=0)
+    assert report.passed, report
+    graph.save(tmp_path / "p4.pgraph")
+    again = pg.load(tmp_path / "p4.pgraph")
+    state = model.state_dict()
+    first, second = (g.symmetry.move(3).act(state) for g in (graph, again))
+    assert all(torch.equal(first[key], second[key]) for key in state)
+    assert "orientations of 7 filters, in 2 factors" in str(again.symmetry)
