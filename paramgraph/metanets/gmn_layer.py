@@ -11,7 +11,8 @@ from paramgraph.backends.protocol import Backend, Block
 from paramgraph.metanets.job_pass import Ends, Tensors
 from paramgraph.metanets.layers import EdgeFunction, MessageFunction, StateUpdate, begin_as_identity
 from paramgraph.metanets.layout import FEATURE, Job, Layout
-from paramgraph.metanets.passes import EdgeStates, Reduced, Step, Terms
+from paramgraph.metanets.passes import EdgeStates, Reduced, Step
+from paramgraph.metanets.terms import Terms
 
 
 @dataclass(frozen=True)

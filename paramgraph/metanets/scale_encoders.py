@@ -64,7 +64,7 @@ class ScaledEdgeEncoder(nn.Module):
         offset = 0.0 if kind.edge.sign and not kind.ragged else phase
         waves = torch.sin(raw[..., None] * frequency + offset) * coefficients
         states = waves if positions == 1 else waves.sum(-2, keepdim=True) / positions**0.5
-        return states.expand(job.batch, groups, m, k, 1, self.width)
+        return states.expand(raw.shape[0], groups, m, k, 1, self.width)
 
 
 def at_codes(table: torch.Tensor, job: Job, tile: Tile) -> torch.Tensor:
