@@ -58,7 +58,7 @@ class NodeEncoder(nn.Module):
         per_set = embeddings.node_type[table.type] + embeddings.activation[table.activation] + torch.sin(self.depth(depth))
         order = self.order(fourier(table.order, self.no_order.dtype))
         codes = torch.cat([self.no_order[None], order])
-        return per_set.index_select(0, table.set_of_row) + codes[table.order_row]
+        return per_set.index_select(0, table.set_of_row) + codes.index_select(0, table.order_row)
 
 
 class EdgeEncoder(nn.Module):
@@ -95,7 +95,9 @@ class EdgeEncoder(nn.Module):
         codes, scale, weight, bias = tensors
         groups, m, k, positions = tile.block.shape
         raw = at_unit_size(raw, scale, job, tile)
-        code = codes[job.codes[tile.slices[0]]].reshape(1, groups, 1, 1, 1, -1) if job.packed else codes[job.codes[tile.slices[3]]]
+        # The derivative of `index_select` adds rows up, where that of indexing sorts them first.
+        code = codes.index_select(0, job.codes[tile.slices[0 if job.packed else 3]])
+        code = code.reshape(1, groups, 1, 1, 1, -1) if job.packed else code
         # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
         states = torch.sin((raw[..., None] * weight).add_(bias)).add_(code)
         return states.expand(raw.shape[0], groups, m, k, positions, -1)
@@ -105,7 +107,7 @@ class EdgeEncoder(nn.Module):
         codes, scale, weight, bias = tensors
         torch.addcmul(bias, _column(cut, raw, scale), weight, out=out).sin_()
         numbers = _code_numbers(cut)
-        out.view(-1, len(numbers), out.shape[-1]).add_(codes[numbers])
+        out.view(-1, len(numbers), out.shape[-1]).add_(codes.index_select(0, numbers))
 
     def add_gradients(
         self,

@@ -135,23 +135,28 @@ class FusedPass:
 
     def streamed_gradients(self, inputs: Tensors, needed: Sequence[bool], gradients: MaybeTensors) -> list[torch.Tensor | None]:
         """Gradients of the inputs that need one, part by part, from those of the outputs (None: zero)."""
-        collected = [torch.zeros_like(tensor) if need else None for tensor, need in zip(inputs, needed, strict=True)]
+        collected = [_begun(kind, tensor) if need else None for kind, tensor, need in zip(self.kinds, inputs, needed, strict=True)]
         buffers = _Buffers(inputs[-1], self.width)
         for cut in cuts(self.job, fold=False):
             views, wanted = self._views(cut, inputs), self._views(cut, collected)
             states = self._states(cut, views, buffers)
-            gradient = self._of_last_state(cut, states[-1], views, wanted, gradients, buffers)
+            # The gradient of the states that a part begins from is made where it is wanted.
+            scratch = buffers.rows("gradient", len(states[0]))
+            last = scratch if wanted.state is None else wanted.state.view(scratch.shape)
+            gradient = self._of_last_state(cut, states[-1], views, wanted, gradients, buffers, last if self.steps == 0 else scratch)
             if gradient is None:
+                if wanted.state is not None:
+                    wanted.state.zero_()
                 continue
             for number in reversed(range(self.steps)):
                 # The state has been read for the last time, so its gradient may take its place.
                 blocks = self._blocks(cut, states[number + 1])
                 torch.ops.aten.threshold_backward.grad_input(gradient, blocks, 0, grad_input=blocks)
                 self._collect(cut, states[number + 1], states[number], wanted.layers[number])
-                gradient = torch.mm(states[number + 1], views.layers[number].weight, out=buffers.rows("gradient", len(states[0])))
-                gradient = self._blocks(cut, gradient)
+                product = torch.mm(states[number + 1], views.layers[number].weight, out=last if number == 0 else scratch)
+                gradient = self._blocks(cut, product)
             if self.encoder is None:
-                if wanted.state is not None:
+                if wanted.state is not None and gradient.data_ptr() != wanted.state.data_ptr():
                     wanted.state.copy_(gradient)
                 continue
             rows, raw = gradient.reshape(states[0].shape), cut.raw(views.values, views.encoder[0])
@@ -198,20 +203,21 @@ class FusedPass:
             output[cut.networks].add_(self.backend.to_graph(cut.block, state))
 
     def _of_last_state(
-        self, cut: Cut, state: torch.Tensor, views: _Views, wanted: _Views, gradients: MaybeTensors, buffers: _Buffers
+        self, cut: Cut, state: torch.Tensor, views: _Views, wanted: _Views, gradients: MaybeTensors, buffers: _Buffers, out: torch.Tensor
     ) -> torch.Tensor | None:
-        """The gradient of the last states of a part, `(networks, groups, m, k, positions, width)`; perhaps expanded, and None if zero."""
+        """The gradient of the last states of a part, `(networks, groups, m, k, positions, width)`: in `out`, or an expanded view; None if zero."""
         rest = iter(gradients)
-        found = _Sum(self, cut, buffers)
-        first = self.steps
-        for number, end in enumerate(self.messages, start=first):
+        found = _Sum(cut.shape(self.width), out)
+        for number, end in enumerate(self.messages, start=self.steps):
             of_sums = next(rest)
             if of_sums is None:
                 continue
             hidden = self._hidden(cut, views.layers[number], state, buffers.rows("message", len(state)))
-            given = {"source" if end == "source" else "target": _at(cut, end, of_sums)}
+            seen = _at(cut, end, of_sums)
+            at_source, at_target = (seen, None) if end == "source" else (None, seen)
             # The derivative of relu is the sign of its result.
-            spread = self.backend.combine(cut.block, edge=self._blocks(cut, hidden.sign_()), op="mul", overwrite=True, **given)
+            signs = self._blocks(cut, hidden.sign_())
+            spread = self.backend.combine(cut.block, at_source, at_target, signs, "mul", overwrite=True)
             of_hidden = spread.reshape(state.shape)
             self._collect(cut, of_hidden, state, wanted.layers[number])
             found.add_product(of_hidden, views.layers[number].weight)
@@ -245,9 +251,9 @@ class FusedPass:
 class _Sum:
     """A gradient that is added up. A single term is handed through, so that expanded ones need no memory."""
 
-    def __init__(self, owner: FusedPass, cut: Cut, buffers: _Buffers) -> None:
-        self._shape = cut.shape(owner.width)
-        self._rows = buffers.rows("gradient", cut.rows.stop - cut.rows.start)
+    def __init__(self, shape: tuple[int, ...], rows: torch.Tensor) -> None:
+        self._shape = shape
+        self._rows = rows
         self._owned = False
         self.result: torch.Tensor | None = None
 
@@ -272,6 +278,11 @@ class _Sum:
         if not self._owned and self.result is not None:
             self.result = self._rows.view(self._shape).copy_(self.result)
             self._owned = True
+
+
+def _begun(kind: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Where a gradient is collected. Every edge state belongs to one part, which writes it; all else is added up."""
+    return torch.empty_like(tensor) if kind == "state" else torch.zeros_like(tensor)
 
 
 def _at(cut: Cut, end: End, sums: torch.Tensor) -> torch.Tensor:

@@ -121,7 +121,7 @@ class GMNLayer(nn.Module):
         if self.reverse is not None and collected.source is not None:
             inputs.append(self.reverse.finish(collected.source, state.layout.out_degree, self.mean))
         if state.globals_ is not None:
-            inputs.append(state.globals_[state.layout.graph_of_row])
+            inputs.append(state.globals_.index_select(0, state.layout.graph_of_row))
         return replace(state, nodes=self.node_update(state.nodes, *inputs))
 
     def _advance_edges(self, state: State) -> State:

@@ -47,7 +47,7 @@ class EdgeFunction(nn.Module):
         nodes = self.node_norm(nodes)
         target = F.linear(nodes, target_part, self.first.bias)
         if globals_ is not None:
-            target = target + F.linear(globals_, global_part[0])[graph_of_row]
+            target = target + F.linear(globals_, global_part[0]).index_select(0, graph_of_row)
         return F.linear(nodes, source_part), target
 
     def edge_tensors(self) -> tuple[torch.Tensor, ...]:

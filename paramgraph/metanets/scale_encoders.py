@@ -70,5 +70,6 @@ class ScaledEdgeEncoder(nn.Module):
 def at_codes(table: torch.Tensor, job: Job, tile: Tile) -> torch.Tensor:
     """Rows of a table of codes for a tile: `(1, groups, 1, 1, positions, width)` in a packed job, else `(positions, width)`."""
     if job.packed:
-        return table[job.codes[tile.slices[0]]][None, :, None, None]
-    return table[job.codes[tile.slices[3]]]
+        codes = job.codes[tile.slices[0]]
+        return table.index_select(0, codes.reshape(-1)).view(1, len(codes), 1, 1, codes.shape[1], -1)
+    return table.index_select(0, job.codes[tile.slices[3]])
