@@ -21,7 +21,7 @@ class TorchBackend:
 
     def cached_numbers(self, device: torch.device) -> int:
         """See `Backend`: what fits in a core's cache together with the intermediate results. A GPU needs larger blocks to be busy."""
-        return 2**18 if device.type == "cpu" else 2**24
+        return 3 * 2**16 if device.type == "cpu" else 2**24
 
     def combine(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -45,20 +46,26 @@ class EncodesInto(Protocol):
         ...
 
 
-class _Buffers:
-    """Memory that all parts of a pass use one after the other."""
+class Buffers:
+    """Memory that all parts of all passes over a batch use one after the other: pages that are new are slow.
+
+    Args:
+        like: a tensor of the states' dtype and device.
+        width: of the states.
+    """
 
     def __init__(self, like: torch.Tensor, width: int) -> None:
         self._like = like
         self._width = width
-        self._flat: dict[str, torch.Tensor] = {}
+        self._tables: dict[tuple[str, int], torch.Tensor] = {}
 
     def rows(self, name: str, count: int) -> torch.Tensor:
-        """`(count, width)` of any content; the same memory for the same name."""
-        flat = self._flat.get(name)
-        if flat is None or len(flat) < count:
-            flat = self._flat[name] = self._like.new_empty(count, self._width)
-        return flat[:count]
+        """`(count, width)` of any content; the same memory for the same name, in one thread."""
+        key = (name, get_ident())
+        table = self._tables.get(key)
+        if table is None or len(table) < count:
+            table = self._tables[key] = self._like.new_empty(count, self._width)
+        return table[:count]
 
 
 class _Layer(NamedTuple):
@@ -91,6 +98,7 @@ class FusedPass:
         backend: the engine.
         job: the edges.
         width: of the states.
+        buffers: what parts are worked on in.
         encoder: values to initial states; None where states are at hand.
         encoder_tensors: how many it has.
         steps: how many edge updates to run first.
@@ -105,6 +113,7 @@ class FusedPass:
     backend: Backend
     job: Job
     width: int
+    buffers: Buffers
     encoder: EncodesInto | None
     encoder_tensors: int
     steps: int
@@ -118,7 +127,7 @@ class FusedPass:
     def streamed(self, inputs: Tensors) -> list[torch.Tensor]:
         """The outputs, part by part."""
         outputs = [inputs[-1].new_zeros(shape) for shape in self.shapes]
-        buffers = _Buffers(inputs[-1], self.width)
+        buffers = self.buffers
         kept = inputs[-1].new_empty(num_states(self.job, fold=False), self.width) if self.keeps else None
         for cut in cuts(self.job, fold=False):
             views, rest = self._views(cut, inputs), iter(outputs)
@@ -136,7 +145,7 @@ class FusedPass:
     def streamed_gradients(self, inputs: Tensors, needed: Sequence[bool], gradients: MaybeTensors) -> list[torch.Tensor | None]:
         """Gradients of the inputs that need one, part by part, from those of the outputs (None: zero)."""
         collected = [_begun(kind, tensor) if need else None for kind, tensor, need in zip(self.kinds, inputs, needed, strict=True)]
-        buffers = _Buffers(inputs[-1], self.width)
+        buffers = self.buffers
         for cut in cuts(self.job, fold=False):
             views, wanted = self._views(cut, inputs), self._views(cut, collected)
             states = self._states(cut, views, buffers)
@@ -175,7 +184,7 @@ class FusedPass:
     def _blocks(self, cut: Cut, rows: torch.Tensor) -> torch.Tensor:
         return rows.view(cut.shape(self.width))
 
-    def _states(self, cut: Cut, views: _Views, buffers: _Buffers, kept: torch.Tensor | None = None) -> list[torch.Tensor]:
+    def _states(self, cut: Cut, views: _Views, buffers: Buffers, kept: torch.Tensor | None = None) -> list[torch.Tensor]:
         """The states before and after each step, `(edges, width)`; the last lies in the table, if there is one."""
         count = cut.rows.stop - cut.rows.start
         if self.encoder is None:
@@ -203,7 +212,7 @@ class FusedPass:
             output[cut.networks].add_(self.backend.to_graph(cut.block, state))
 
     def _of_last_state(
-        self, cut: Cut, state: torch.Tensor, views: _Views, wanted: _Views, gradients: MaybeTensors, buffers: _Buffers, out: torch.Tensor
+        self, cut: Cut, state: torch.Tensor, views: _Views, wanted: _Views, gradients: MaybeTensors, buffers: Buffers, out: torch.Tensor
     ) -> torch.Tensor | None:
         """The gradient of the last states of a part, `(networks, groups, m, k, positions, width)`: in `out`, or an expanded view; None if zero."""
         rest = iter(gradients)

@@ -19,7 +19,7 @@ from paramgraph.backends.protocol import Backend, End
 from paramgraph.metanets.batch import Batch
 from paramgraph.metanets.composed import Composed, EmitsLinear, HasPerceptron, composed, linear_after
 from paramgraph.metanets.cuts import cuts
-from paramgraph.metanets.fused_pass import EncodesInto, FusedPass
+from paramgraph.metanets.fused_pass import Buffers, EncodesInto, FusedPass
 from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, JobPass, Streamed
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.memory import Plan
@@ -94,6 +94,7 @@ class EdgeStates:
         # The steps as perceptrons, up to the first that is none.
         self._composed: list[Composed] = []
         self._kept: dict[int, _Kept] = {}
+        self._buffers = Buffers(encoding.tensors[0].detach(), encoding.width)
         device = encoding.tensors[0].device.type
         self._fuses = (
             plan.tiled and not encoding.fold and isinstance(encoding.encoder, EncodesInto) and not torch.is_autocast_enabled(device)
@@ -231,6 +232,7 @@ class EdgeStates:
             backend=self._backend,
             job=job,
             width=self._encoding.width,
+            buffers=self._buffers,
             encoder=encoder if kept is None else None,
             encoder_tensors=sum(counts),
             steps=len(self._steps) - level,
