@@ -5,8 +5,9 @@
     python benchmarks/metanet_speed.py --published                 operations and memory of ScaleGMN at the published size
     python benchmarks/metanet_speed.py --streamed resnet18         GMN of width 64 over networks too large to keep their edge states
 
-Every measurement runs in a process of its own. Time is the least of the repeats' processor time, which other programs on the machine change
-least; memory is the highest resident size, less that of the process before the first pass. Ratios are the best other engine over `torch`.
+Every engine runs in a process of its own, and their repeats take turns, so that a busy machine slows all of them alike. Time is the least of the
+repeats' processor time; memory is the highest resident size, less that of the process before the first pass. Ratios are the best other engine
+over `torch`.
 Targets: three times as fast in a fifth of the memory where there are over 100,000 edges, and never slower.
 """
 
@@ -18,6 +19,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -67,23 +69,22 @@ def networks(case: str, count: int) -> list[Any]:
     return [pg.compile(resolved.model, resolved.inputs, name=case)]
 
 
-def measure(case: str, metanet: str, backend: str, hidden: int, layers: int, count: int, repeats: int, options: dict[str, Any]) -> dict[str, float]:
-    """Seconds, bytes and edges of one combination, in this process."""
+def measure(case: str, metanet: str, backend: str, hidden: int, layers: int, count: int, options: dict[str, Any]) -> Iterator[dict[str, float]]:
+    """One combination, in this process: each step is a forward and backward pass, and gives its seconds, the bytes so far, and the edges."""
     graphs = networks(case, count)
+    edges = sum(len(g) * g.graph.num_edges if isinstance(g, Stack) else g.num_edges for g in graphs)
     torch.manual_seed(0)
     net = {"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet](hidden, layers, backend=backend, **options)
     with torch.no_grad():
         net([graphs[0].take([0])] if isinstance(graphs[0], Stack) else graphs)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(repeats):
+    while True:
         start = time.process_time()
         net(graphs).square().sum().backward()
-        times.append(time.process_time() - start)
+        seconds = time.process_time() - start
         net.zero_grad()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    edges = sum(len(g) * g.graph.num_edges if isinstance(g, Stack) else g.num_edges for g in graphs)
-    return {"seconds": min(times), "bytes": 1024.0 * (peak - before), "edges": edges}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        yield {"seconds": seconds, "bytes": 1024.0 * (peak - before), "edges": edges}
 
 
 def flops(direction: str, count: int = 2) -> float:
@@ -96,15 +97,53 @@ def flops(direction: str, count: int = 2) -> float:
     return counter.get_total_flops() / count
 
 
-def apart(**arguments: Any) -> dict[str, float]:
-    """`measure` in a process of its own."""
-    script = f"import json, metanet_speed; print(json.dumps(metanet_speed.measure(**json.loads({json.dumps(arguments)!r}))))"
-    code = f"import sys; sys.path.insert(0, {str(__file__).rsplit('/', 1)[0]!r}); {script}"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    if out.returncode:
-        raise SystemExit(f"{arguments}: {out.stderr.strip().splitlines()[-1] if out.stderr else out.returncode}")
-    found: dict[str, float] = json.loads(out.stdout.strip().splitlines()[-1])
-    return found
+def answer(**arguments: Any) -> None:
+    """Run `measure` here, one step per line read, each answered by a line."""
+    for _, found in zip(sys.stdin, measure(**arguments), strict=False):
+        print(json.dumps(found), flush=True)
+
+
+class Apart:
+    """`measure` in a process of its own, which waits between steps."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = arguments
+        code = f"import sys, json; sys.path.insert(0, {str(__file__).rsplit('/', 1)[0]!r}); import metanet_speed; "
+        code += f"metanet_speed.answer(**json.loads({json.dumps(arguments)!r}))"
+        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def step(self) -> dict[str, float]:
+        """One step's answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.arguments}: the process ended; its message is above.")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def in_turns(repeats: int, each: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Least seconds and most bytes of several combinations, whose repeats take turns."""
+    found: list[list[dict[str, float]]] = [[] for _ in each]
+    apart = []
+    for number, arguments in enumerate(each):
+        # One after the other to begin with: compiling a large network needs memory.
+        apart.append(Apart(**arguments))
+        found[number].append(apart[-1].step())
+    for _ in range(repeats - 1):
+        for one, steps in zip(apart, found, strict=True):
+            steps.append(one.step())
+    for one in apart:
+        one.close()
+    return [{"seconds": min(s["seconds"] for s in steps), "bytes": steps[-1]["bytes"], "edges": steps[-1]["edges"]} for steps in found]
 
 
 def main() -> None:
@@ -115,6 +154,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=32, help="networks per batch of small ones")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--backends", nargs="*", default=list(BACKENDS))
+    parser.add_argument("--metanets", nargs="*", default=["GMN", "ScaleGMN"])
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--streamed", action="store_true")
     options = parser.parse_args()
@@ -124,21 +164,23 @@ def main() -> None:
             found = flops(direction)
             share = f"{found / released:.2f} of the released code (target 0.5)"
             console.print(f"{direction}: {found / 1e9:.2f} GFLOP per graph, {share}", highlight=False)
-        used = apart(case="inrs", metanet="ScaleGMN", backend="torch", hidden=128, layers=4, count=128, repeats=1, options={})["bytes"]
+        case = {"case": "inrs", "metanet": "ScaleGMN", "backend": "torch", "hidden": 128, "layers": 4, "count": 128, "options": {}}
+        used = in_turns(1, [case])[0]["bytes"]
         console.print(f"batch of 128: {used / 2**30:.2f} GiB, {used / RELEASED_MEMORY:.2f} of the released code (target 0.25)", highlight=False)
         return
     if options.streamed:
-        shared = {"metanet": "GMN", "backend": "torch", "hidden": 64, "layers": 4, "count": 1, "repeats": 1}
+        shared = {"metanet": "GMN", "backend": "torch", "hidden": 64, "layers": 4, "count": 1}
         for case in options.cases:
-            found = apart(case=case, options={"updates": "edges-first", "keep_edges": 0}, **shared)
+            found = in_turns(1, [{"case": case, "options": {"updates": "edges-first", "keep_edges": 0}, **shared}])[0]
             said = f"{found['seconds']:.0f} s of processor time, {found['bytes'] / 2**30:.2f} GiB"
             console.print(f"{case}, GMN over {found['edges']:,.0f} edges: {said}", highlight=False)
         return
     table = Table("case", "metanet", "edges", *options.backends, "faster", "less memory")
     for case in options.cases:
-        for metanet in ("GMN", "ScaleGMN"):
+        for metanet in options.metanets:
             shared = {"case": case, "metanet": metanet, "hidden": options.hidden, "layers": options.layers, "count": options.count}
-            rows = {b: apart(backend=b, repeats=options.repeats, options={}, **shared) for b in options.backends}
+            found = in_turns(options.repeats, [{"backend": backend, "options": {}, **shared} for backend in options.backends])
+            rows = dict(zip(options.backends, found, strict=True))
             cells = [f"{row['seconds']:.2f} s, {row['bytes'] / 2**20:,.0f} MiB" for row in rows.values()]
             others = [row for name, row in rows.items() if name != "torch"]
             ratios = ["", ""]

@@ -89,7 +89,7 @@ class Backend(Protocol):
             edge: `(batch, groups, m, k, positions, width)`, or broadcastable to it.
             op: `"add"` or `"mul"`.
             overwrite: the caller gives `edge` away: the result may take its memory. It must be of full shape, and no derivative may
-                need it. Large blocks are bound by memory traffic, so this counts.
+                need it (nor, of a product, anything that it is made of). Large blocks are bound by memory traffic, so this counts.
 
         Returns:
             `(batch, groups, m, k, positions, width)`. The caller may write to it where autograd allows.

@@ -21,7 +21,7 @@ class TorchBackend:
 
     def cached_numbers(self, device: torch.device) -> int:
         """See `Backend`: what fits in a core's cache together with the intermediate results. A GPU needs larger blocks to be busy."""
-        return 2**18 if device.type == "cpu" else 2**24
+        return 3 * 2**16 if device.type == "cpu" else 2**24
 
     def combine(
         self,
@@ -44,20 +44,22 @@ class TorchBackend:
         result = terms[0]
         owned = overwrite and edge is not None and edge.shape == full
         for term in terms[1:]:
-            if op == "mul":
-                result = result * term
-            elif owned and result.shape == full:
-                # The sum is our own and no derivative needs it, so the next addition can save a pass over memory.
-                result = result.add_(term)
+            if owned and result.shape == full and (op == "add" or overwrite):
+                # The result is our own and no derivative needs it, so the next operation can save a pass over memory.
+                result = result.add_(term) if op == "add" else result.mul_(term)
             else:
-                result = result + term
+                result = result + term if op == "add" else result * term
             owned = True
         return result if owned and result.shape == full else result.expand(full).clone()
 
     def to_nodes(self, block: Block, edge: torch.Tensor, end: End = "target") -> torch.Tensor:
         """See `Backend.to_nodes`."""
         index, size = _end(block, end)
-        sums = edge.sum((3, 4) if end == "target" else (2, 4))
+        if end == "target":
+            sums = edge.sum((3, 4))
+        else:
+            # One axis after the other: the outer one is summed row by row, where both at once would jump through memory.
+            sums = edge.sum(2).sum(3)
         batch, width = sums.shape[0], sums.shape[-1]
         rows = sums.reshape(batch, sums.shape[1] * sums.shape[2], width)
         if index is None:

@@ -57,8 +57,8 @@ class Batch:
         groups: the networks, numbered by the layout: those of one structure stand together.
         order: `order[i]` is the number of the i-th network as given.
         layout: structure in memory.
-        values: per job, tensors of `edge_set.shape` per network, or one tensor `(networks, *edge_set.shape)` of a stack, or one flat tensor if
-            packed, or None if structural. Integers of block jobs are converted tile by tile.
+        values: per job, `(networks, *edge_set.shape)`, or one flat tensor if packed, or None if structural. Those of a stack and of a single network
+            are views. Integers of block jobs are converted tile by tile.
     """
 
     def __init__(self, groups: Sequence[Group], order: Sequence[int], layout: Layout, dtype: torch.dtype) -> None:
@@ -74,12 +74,16 @@ class Batch:
         """The group that a network belongs to, by its number in the layout."""
         return self.groups[self._group_of[graph]]
 
-    def _read(self, job: Job) -> list[torch.Tensor] | None:
+    def _read(self, job: Job) -> torch.Tensor | None:
         if job.parts[0].edges.parameter is None:
             return None
-        return self.group_of(job.parts[0].graph).read(job.parts[0].edges)
+        group = self.group_of(job.parts[0].graph)
+        values = group.read(job.parts[0].edges)
+        if group.stack is not None:
+            return values[0]
+        return values[0][None] if len(values) == 1 else torch.stack(values)
 
-    def _read_packed(self, job: Job) -> list[torch.Tensor]:
+    def _read_packed(self, job: Job) -> torch.Tensor:
         zero = torch.zeros(1, dtype=self.dtype, device=self.layout.device)
         pieces = []
         for first, edges in _runs(job, self):
@@ -88,13 +92,13 @@ class Batch:
                 pieces.append(zero.expand(group.count * edges.num_edges))
             else:
                 pieces += [value.reshape(-1).to(self.dtype) for value in group.read(edges)]
-        return [torch.cat(pieces)]
+        return torch.cat(pieces)
 
     def _check_finite(self) -> None:
         """One pass over the values and one synchronisation: a sum is finite only if all its terms are. Traces have no values to look at."""
         if torch.compiler.is_exporting():
             return
-        sums = [value.detach().sum(dtype=self.dtype) for values in self.values if values is not None for value in values]
+        sums = [values.detach().sum(dtype=self.dtype) for values in self.values if values is not None]
         if not sums or bool(torch.isfinite(torch.stack(sums)).all()):
             return
         for group in self.groups:

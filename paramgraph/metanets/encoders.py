@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from paramgraph.backends.tiles import Tile
+from paramgraph.metanets.cuts import Cut
 from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.structure import EdgeTable, NodeTable
@@ -57,7 +58,7 @@ class NodeEncoder(nn.Module):
         per_set = embeddings.node_type[table.type] + embeddings.activation[table.activation] + torch.sin(self.depth(depth))
         order = self.order(fourier(table.order, self.no_order.dtype))
         codes = torch.cat([self.no_order[None], order])
-        return per_set.index_select(0, table.set_of_row) + codes[table.order_row]
+        return per_set.index_select(0, table.set_of_row) + codes.index_select(0, table.order_row)
 
 
 class EdgeEncoder(nn.Module):
@@ -94,10 +95,54 @@ class EdgeEncoder(nn.Module):
         codes, scale, weight, bias = tensors
         groups, m, k, positions = tile.block.shape
         raw = at_unit_size(raw, scale, job, tile)
-        code = codes[job.codes[tile.slices[0]]].reshape(1, groups, 1, 1, 1, -1) if job.packed else codes[job.codes[tile.slices[3]]]
+        # The derivative of `index_select` adds rows up, where that of indexing sorts them first.
+        code = codes.index_select(0, job.codes[tile.slices[0 if job.packed else 3]])
+        code = code.reshape(1, groups, 1, 1, 1, -1) if job.packed else code
         # In place where no derivative needs the overwritten number: edges are bound by memory traffic.
         states = torch.sin((raw[..., None] * weight).add_(bias)).add_(code)
-        return states.expand(job.batch, groups, m, k, positions, -1)
+        return states.expand(raw.shape[0], groups, m, k, positions, -1)
+
+    def encode_into(self, cut: Cut, raw: torch.Tensor, tensors: Sequence[torch.Tensor], out: torch.Tensor) -> None:
+        """See `fused_pass.EncodesInto`."""
+        codes, scale, weight, bias = tensors
+        torch.addcmul(bias, _column(cut, raw, scale), weight, out=out).sin_()
+        numbers = _code_numbers(cut)
+        out.view(-1, len(numbers), out.shape[-1]).add_(codes.index_select(0, numbers))
+
+    def add_gradients(
+        self,
+        cut: Cut,
+        raw: torch.Tensor,
+        tensors: Sequence[torch.Tensor],
+        of_states: torch.Tensor,
+        of_raw: torch.Tensor | None,
+        of_tensors: Sequence[torch.Tensor | None],
+        scratch: torch.Tensor,
+    ) -> None:
+        """See `fused_pass.EncodesInto`. The scales are buffers, which need no gradient."""
+        _, scale, weight, bias = tensors
+        of_codes, _, of_weight, of_bias = of_tensors
+        numbers, values = _code_numbers(cut), _column(cut, raw, scale)
+        if of_codes is not None:
+            per_code = of_states.view(-1, len(numbers) * of_states.shape[-1]).sum(0)
+            of_codes.index_add_(0, numbers, per_code.view(len(numbers), -1))
+        of_angles = torch.addcmul(bias, values, weight, out=scratch).cos_().mul_(of_states)
+        if of_bias is not None:
+            of_bias.add_(of_angles.sum(0))
+        if of_weight is not None:
+            of_weight.add_((values.t() @ of_angles)[0])
+        if of_raw is not None:
+            of_raw.add_(at_unit_size((of_angles @ weight).view(of_raw.shape), scale, cut.job, cut.tile))
+
+
+def _column(cut: Cut, raw: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Values of a part at unit size, `(edges, 1)`."""
+    return at_unit_size(raw, scale, cut.job, cut.tile).expand(cut.shape(1)[:-1]).reshape(-1, 1)
+
+
+def _code_numbers(cut: Cut) -> torch.Tensor:
+    """Rows of the table of codes, of consecutive edges; they repeat."""
+    return cut.job.codes[cut.tile.slices[0 if cut.job.packed else 3]]
 
 
 def value_scale(embeddings: TypeEmbeddings, table: EdgeTable) -> torch.Tensor:

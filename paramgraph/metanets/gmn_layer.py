@@ -11,7 +11,8 @@ from paramgraph.backends.protocol import Backend, Block
 from paramgraph.metanets.job_pass import Ends, Tensors
 from paramgraph.metanets.layers import EdgeFunction, MessageFunction, StateUpdate, begin_as_identity
 from paramgraph.metanets.layout import FEATURE, Job, Layout
-from paramgraph.metanets.passes import EdgeStates, Reduced, Step, Terms
+from paramgraph.metanets.passes import EdgeStates, Reduced, Step
+from paramgraph.metanets.terms import Terms
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class GMNLayer(nn.Module):
         if self.reverse is not None and collected.source is not None:
             inputs.append(self.reverse.finish(collected.source, state.layout.out_degree, self.mean))
         if state.globals_ is not None:
-            inputs.append(state.globals_[state.layout.graph_of_row])
+            inputs.append(state.globals_.index_select(0, state.layout.graph_of_row))
         return replace(state, nodes=self.node_update(state.nodes, *inputs))
 
     def _advance_edges(self, state: State) -> State:

@@ -89,9 +89,13 @@ class EdgeHead(nn.Module):
         """See `job_pass.Emits`."""
         return self.linear.weight, self.linear.bias
 
+    def linear_of_states(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `composed.EmitsLinear`."""
+        return self.linear.weight, self.linear.bias
+
     def emitted(self, job: Job, tile: Tile, tensors: Sequence[torch.Tensor], state: torch.Tensor) -> torch.Tensor:
         """See `job_pass.Emits`."""
-        return F.linear(state, *tensors).reshape(job.batch, tile.block.num_edges, -1)
+        return F.linear(state, *tensors).reshape(state.shape[0], tile.block.num_edges, -1)
 
     def stacked(self, state: State) -> Stacked:
         """Per group of the batch, from names of edge sets with a parameter to `(networks, *edge_set.shape, out)`."""

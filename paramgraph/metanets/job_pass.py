@@ -17,7 +17,9 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from paramgraph.backends.protocol import Backend, Block
-from paramgraph.backends.tiles import Tile, Window
+from paramgraph.backends.tiles import Tile
+from paramgraph.metanets.cuts import Cut, cuts, num_states
+from paramgraph.metanets.fused_pass import FusedPass
 from paramgraph.metanets.layout import Job
 
 Tensors = Sequence[torch.Tensor]
@@ -71,11 +73,11 @@ class Emits(Protocol):
 class JobPass:
     """One pass over one job.
 
-    The inputs are, in this order: the table of edge states if they are at hand, else the tensors of values (none if structural) and the
-    encoder's; for each step and each message the source terms, the target terms and its parameters; and the parameters of what is emitted. The
-    outputs are, as far as wanted, sums at targets, sums at sources, the total, what is emitted, the table of new edge states.
+    The inputs are, in this order: the table of edge states if they are at hand, else the values (none if structural) and the encoder's tensors;
+    for each step and each message the source terms, the target terms and its parameters; and the parameters of what is emitted. The outputs are, as
+    far as wanted, sums at targets, sums at sources, the total, what is emitted, the table of new edge states.
 
-    A table of edge states is `(batch · edges, width)`, tile after tile.
+    A table of edge states is `(batch · edges, width)`, part after part.
 
     Attributes:
         backend: the engine.
@@ -88,8 +90,7 @@ class JobPass:
         emit: what to return of every edge state.
         fold: whether the positions of a node pair are one edge.
         keeps: whether to return the new edge states.
-        kinds: what a tile sees of each input: `"state"`, `"values"` and `"stacked"` values, `"sources"` and `"targets"` are cut to it, `"whole"`
-            is not.
+        kinds: of the inputs, see `Cut.of`; only the first is `"state"` or `"values"`.
         counts: number of parameters of the encoder, of each step, of forward, of backward and of emit.
         shapes: of each output but edge states.
     """
@@ -108,18 +109,20 @@ class JobPass:
     counts: tuple[int, ...]
     shapes: tuple[tuple[int, ...], ...]
 
-    def compute(self, tile: Tile, seen: Tensors, state: torch.Tensor | None = None) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """What a tile adds to the outputs, and its edge states.
+    def compute(self, cut: Cut, seen: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What a part adds to the outputs, and its edge states.
 
         Args:
-            tile: the tile.
+            cut: the part.
             seen: what it sees of the inputs.
-            state: edge states to begin with, if they are at hand: `(batch, groups, m, k, positions, width)`.
         """
-        rest, counts = iter(seen), iter(self.counts)
-        block = tile.folded if self.fold else tile.block
-        if state is None:
-            state = self._encoded(tile, rest, next(counts))
+        rest, counts, block = iter(seen), iter(self.counts), cut.block
+        if self.kinds[0] == "state":
+            state = next(rest)
+        else:
+            values = next(rest) if self.kinds[0] == "values" else None
+            tensors = [next(rest) for _ in range(next(counts))]
+            state = self.encoder.encode(self.job, cut.tile, cut.raw(values, tensors[0]), tensors)
         for step in self.steps:
             ends, tensors = _taken(rest, next(counts))
             state = step.updated(self.job, tensors, self.backend, block, ends, state)
@@ -136,46 +139,32 @@ class JobPass:
             # In a packed job, edges of several graphs meet; their targets tell them apart.
             found.append(self.backend.to_nodes(block, state) if self.job.packed else self.backend.to_graph(block, state))
         if self.emit is not None:
-            found.append(self.emit.emitted(self.job, tile, [next(rest) for _ in range(next(counts))], state))
+            found.append(self.emit.emitted(self.job, cut.tile, [next(rest) for _ in range(next(counts))], state))
         return found, state
 
-    def _encoded(self, tile: Tile, rest: Iterator[torch.Tensor], count: int) -> torch.Tensor:
-        job, (groups, _, _, positions) = self.job, tile.block.shape
-        values = [next(rest) for kind in self.kinds if kind in ("values", "stacked")]
-        tensors = [next(rest) for _ in range(count)]
-        if job.packed:
-            raw = values[0].reshape(1, groups, 1, 1, positions)
-        elif job.structural:
-            raw = tensors[0].new_zeros(job.batch, 1, 1, 1, positions)
-        elif "stacked" in self.kinds:
-            raw = values[0]
-        else:
-            raw = torch.stack(list(values)) if len(values) > 1 else values[0][None]
-        return self.encoder.encode(job, tile, raw.to(tensors[0].dtype), tensors)
-
     def streamed(self, inputs: Tensors) -> list[torch.Tensor]:
-        """The outputs, tile by tile."""
+        """The outputs, part by part."""
         outputs = [inputs[-1].new_zeros(shape) for shape in self.shapes]
         kept: torch.Tensor | None = None
-        for tile, run in self._runs():
-            found, state = self._computed(tile, self.seen(tile, inputs, run))
-            for view, piece in zip(self._added_to(tile, run, outputs), found, strict=True):
+        for cut in cuts(self.job, self.fold):
+            found, state = self.compute(cut, cut.views(self.kinds, inputs))
+            for view, piece in zip(self.outputs_of(cut, outputs), found, strict=True):
                 view += piece
             if self.keeps:
-                kept = state.new_empty(self._num_states, state.shape[-1]) if kept is None else kept
-                kept[self._rows(tile, run)] = state.reshape(-1, state.shape[-1])
+                kept = state.new_empty(num_states(self.job, self.fold), state.shape[-1]) if kept is None else kept
+                kept[cut.rows] = state.reshape(-1, state.shape[-1])
         return outputs if kept is None else [*outputs, kept]
 
     def streamed_gradients(self, inputs: Tensors, needed: Sequence[bool], gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """Gradients of the inputs that need one, tile by tile, from those of the outputs (None: zero)."""
+        """Gradients of the inputs that need one, part by part, from those of the outputs (None: zero)."""
         collected = [tensor.new_zeros(tensor.shape) if need else None for tensor, need in zip(inputs, needed, strict=True)]
-        for tile, run in self._runs():
-            leaves = [view.detach().requires_grad_(need) for view, need in zip(self.seen(tile, inputs, run), needed, strict=True)]
+        for cut in cuts(self.job, self.fold):
+            leaves = [view.detach().requires_grad_(need) for view, need in zip(cut.views(self.kinds, inputs), needed, strict=True)]
             with torch.enable_grad():
-                found, state = self._computed(tile, leaves)
-            pairs = list(zip(found, self._added_to(tile, run, gradients), strict=True))
+                found, state = self.compute(cut, leaves)
+            pairs = list(zip(found, self.outputs_of(cut, gradients), strict=True))
             if self.keeps and (of_states := gradients[-1]) is not None:
-                pairs.append((state, of_states[self._rows(tile, run)].view(state.shape)))
+                pairs.append((state, cut.of("state", of_states)))
             pairs = [(f, g) for f, g in pairs if f.requires_grad and g is not None]
             wanted = [leaf for leaf in leaves if leaf.requires_grad]
             found, given = [f for f, _ in pairs], [g for _, g in pairs]
@@ -183,64 +172,28 @@ class JobPass:
             for kind, total in zip(self.kinds, collected, strict=True):
                 piece = None if total is None else next(pieces, None)
                 if total is not None and piece is not None:
-                    self._cut(tile, run, kind, total).add_(piece)
+                    cut.of(kind, total).add_(piece)
         return collected
 
-    def _computed(self, tile: Tile, seen: Tensors) -> tuple[list[torch.Tensor], torch.Tensor]:
-        return self.compute(tile, seen[1:], seen[0]) if self.kinds[0] == "state" else self.compute(tile, seen)
-
-    def _runs(self) -> Iterator[tuple[Tile, Window]]:
-        """The tiles, each with its run of edges in the layout of the job."""
-        start = 0
-        for tile in self.job.tiles:
-            yield tile, (start, start + tile.block.num_edges)
-            start += tile.block.num_edges
-
-    def seen(self, tile: Tile, tensors: Tensors, run: Window = (0, 0)) -> list[torch.Tensor]:
-        """Views of the inputs, or of tensors shaped like them, that a tile sees. `run` is needed for edge states only."""
-        return [self._cut(tile, run, kind, tensor) for kind, tensor in zip(self.kinds, tensors, strict=True)]
-
-    def _cut(self, tile: Tile, run: Window, kind: str, tensor: torch.Tensor) -> torch.Tensor:
-        if kind == "state":
-            block = tile.folded if self.fold else tile.block
-            return tensor[self._rows(tile, run)].view(self.job.batch, *block.shape, tensor.shape[-1])
-        if kind == "values" and self.job.packed:
-            positions = tile.block.shape[3]
-            return tensor[tile.slices[0].start * positions : tile.slices[0].stop * positions]
-        if kind == "values":
-            return tensor[tile.slices]
-        if kind == "stacked":
-            return tensor[(slice(None), *tile.slices)]
-        if kind == "whole":
-            return tensor
-        return tensor[:, slice(*(tile.sources if kind == "sources" else tile.targets))]
-
-    def _rows(self, tile: Tile, run: Window) -> slice:
-        """A tile's rows of the table of edge states."""
-        each = tile.block.shape[3] if self.fold else 1
-        return slice(self.job.batch * (run[0] // each), self.job.batch * (run[1] // each))
-
-    @property
-    def _num_states(self) -> int:
-        return self.job.batch * sum((tile.folded if self.fold else tile.block).num_edges for tile in self.job.tiles)
-
-    def _added_to(self, tile: Tile, run: Window, outputs: Sequence[torch.Tensor | None]) -> Iterator[Any]:
+    def outputs_of(self, cut: Cut, outputs: Sequence[torch.Tensor | None]) -> Iterator[Any]:
+        """Views of what a part adds to the outputs, or of their gradients; None for those that are None."""
         rest = iter(outputs)
-        cuts: list[slice | None] = [slice(*tile.targets)] if self.forward is not None else []
-        cuts += [slice(*tile.sources)] if self.backward is not None else []
+        runs = [slice(*cut.tile.targets)] if self.forward is not None else []
+        runs += [slice(*cut.tile.sources)] if self.backward is not None else []
         # Edges of several graphs meet in a packed job; their targets tell them apart.
-        cuts += [slice(*tile.targets) if self.job.packed else None] if self.total else []
-        cuts += [slice(*run)] if self.emit is not None else []
-        for cut in cuts:
+        runs += [slice(*cut.tile.targets) if self.job.packed else slice(None)] if self.total else []
+        runs += [cut.edges] if self.emit is not None else []
+        for number, run in enumerate(runs):
             output = next(rest)
-            yield output if output is None or cut is None else output[:, cut]
+            of_graphs = self.total and not self.job.packed and number == len(runs) - 1 - (self.emit is not None)
+            yield output if output is None else output[cut.networks] if of_graphs else output[cut.networks, run]
 
 
 class Streamed(torch.autograd.Function):
     """A pass that keeps its inputs and the edge states that it returns, and computes its tiles again in backward."""
 
     @staticmethod
-    def forward(ctx: Any, job_pass: JobPass, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, job_pass: JobPass | FusedPass, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.job_pass = job_pass
         ctx.device = inputs[-1].device.type

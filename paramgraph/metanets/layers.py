@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paramgraph.backends.protocol import Backend, Block
+from paramgraph.metanets.composed import Perceptron
 from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import Job
 
@@ -46,7 +47,7 @@ class EdgeFunction(nn.Module):
         nodes = self.node_norm(nodes)
         target = F.linear(nodes, target_part, self.first.bias)
         if globals_ is not None:
-            target = target + F.linear(globals_, global_part[0])[graph_of_row]
+            target = target + F.linear(globals_, global_part[0]).index_select(0, graph_of_row)
         return F.linear(nodes, source_part), target
 
     def edge_tensors(self) -> tuple[torch.Tensor, ...]:
@@ -54,6 +55,13 @@ class EdgeFunction(nn.Module):
         edge_part = self.first.weight[:, 2 * self.width : 3 * self.width]
         norm = (self.edge_norm.weight, self.edge_norm.bias) if isinstance(self.edge_norm, nn.LayerNorm) else ()
         return (edge_part, self.last.weight, self.last.bias, *norm)
+
+    def perceptron(self) -> Perceptron | None:
+        """See `fused_pass`; None for what is more than a perceptron of the states as they are."""
+        if self.residual or isinstance(self.edge_norm, nn.LayerNorm):
+            return None
+        first, last, bias = self.edge_tensors()
+        return Perceptron(first, last, bias)
 
     def _hidden(self, tensors: Sequence[torch.Tensor], backend: Backend, block: Block, ends: Ends, edge: torch.Tensor) -> torch.Tensor:
         """What the first layer gives at every edge: `(batch, groups, m, k, positions, width)` to the same shape."""
@@ -93,6 +101,10 @@ class MessageFunction(EdgeFunction):
         super().__init__(width, use_global, normalise=normalise)
         self.heads = heads
         self.score = nn.Linear(width, heads, bias=False) if heads else None
+
+    def perceptron(self) -> Perceptron | None:
+        """See `EdgeFunction.perceptron`."""
+        return None if self.heads else super().perceptron()
 
     @property
     def message_width(self) -> int:

@@ -66,6 +66,7 @@ class Job:
         target: likewise for targets.
         codes: row of the edge code table per position `(positions,)`; in a packed job per edge `(edges,)`, or `(edges, positions)` if folded.
         tiles: what to process at once, in the order of the layout.
+        networks: number of networks to process at once.
         packed: whether indices are explicit over the whole table.
         kind: by `Limits.kind`.
     """
@@ -76,6 +77,7 @@ class Job:
     target: int | None
     codes: torch.Tensor
     tiles: list[Tile]
+    networks: int = 1
     packed: bool = False
     kind: Hashable = None
 
@@ -118,6 +120,17 @@ class Layout:
         self.nodes = self._node_table(vocabulary)
         self.edges = self._edge_table(vocabulary)
         self.jobs = self._make_jobs(limits)
+        self._edges_of: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def edges_of(self, jobs: tuple[int, ...]) -> torch.Tensor:
+        """Edges per graph of some of the jobs, by number: `(graphs,)`."""
+        if jobs not in self._edges_of:
+            counts = np.zeros(self.num_graphs, np.int64)
+            for number in jobs:
+                for part in self.jobs[number].parts:
+                    counts[part.graph] += part.edges.num_edges
+            self._edges_of[jobs] = self._tensor(counts)
+        return self._edges_of[jobs]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.as_tensor(array, device=self.device)
@@ -186,8 +199,9 @@ class Layout:
                     continue
                 parts = tuple(Part(number, edges) for number in range(graph, graph + batch))
                 least = edges.shape[3] if limits.fold else 1
-                tiles = _tiles(structure, edges, max(1, least, limits.tile // batch), self.device)
-                jobs.append(Job(parts, batch, source, target, self._tensor(positions), tiles, kind=kind))
+                tiles = _tiles(structure, edges, max(least, limits.tile), self.device)
+                networks = min(batch, max(1, limits.tile // max(edges.num_edges, 1)))
+                jobs.append(Job(parts, batch, source, target, self._tensor(positions), tiles, networks, kind=kind))
             graph += batch
             run += len(structure.nodes)
         return [*jobs, *(self._packed_job(pack, limits) for pack in small.values())]

@@ -25,8 +25,8 @@ KEPT, KEPT_WITH_ALL = 2**28, 2**27
 SMALL = 2**23
 # Numbers in a tile of edge states for engines that say nothing of their own.
 TILE = 2**20
-# Numbers in the edge states up to which edge sets are computed together.
-PACKED = 2**19
+# Numbers in the edge states up to which edge sets are computed together; fewer where a call costs little beside gathering.
+PACKED, PACKED_IN_TILES = 2**19, 2**15
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Reader(nn.Module):
         kept = (KEPT if alone else KEPT_WITH_ALL) // (hidden * max(layers, 1))
         self.keep_edges = max(1, kept) if keep_edges is None else keep_edges
         self.tile_edges = None if tile_edges is None else max(1, tile_edges)
-        self.pack_edges = PACKED // hidden if pack_edges is None else pack_edges
+        self.pack_edges = pack_edges
         self.recompute = recompute
         self._hidden = hidden
         self._layers = layers
@@ -141,7 +141,9 @@ class Reader(nn.Module):
         large = count_states(networks, fold) * self._hidden * self._layers > SMALL
         wanted = large and (in_cache or self.many_results) if self.recompute is None else self.recompute
         tiled = not keep or (wanted and in_cache)
-        return Plan(keep, tiled, wanted, Limits(tile if tiled else WHOLE, self.pack_edges, fold=fold, kind=kind))
+        pack = (PACKED_IN_TILES if tiled and in_cache and not self.many_results else PACKED) // self._hidden
+        pack = pack if self.pack_edges is None else self.pack_edges
+        return Plan(keep, tiled, wanted, Limits(tile if tiled else WHOLE, pack, fold=fold, kind=kind))
 
     def extra_repr(self) -> str:
         return f"backend={self.backend.name!r}, keep_edges={self.keep_edges}, tile_edges={self.tile_edges}"

@@ -9,41 +9,21 @@ between passes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from paramgraph.backends.protocol import Backend
+from paramgraph.backends.protocol import Backend, End
 from paramgraph.metanets.batch import Batch
-from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, Ends, JobPass, Streamed
-from paramgraph.metanets.layout import Job, Layout
+from paramgraph.metanets.composed import Composed, EmitsLinear, HasPerceptron, composed, linear_after
+from paramgraph.metanets.cuts import cuts
+from paramgraph.metanets.fused_pass import Buffers, EncodesInto, FusedPass
+from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, JobPass, Streamed
+from paramgraph.metanets.layout import Job
 from paramgraph.metanets.memory import Plan
-
-
-@dataclass
-class Terms:
-    """What the nodes contribute to an edge-wise function, as sources and as targets: `(rows, width)` each; the widths may differ."""
-
-    layout: Layout
-    source: torch.Tensor
-    target: torch.Tensor
-    _sources: tuple[torch.Tensor, ...] = field(init=False, repr=False)
-    _targets: tuple[torch.Tensor, ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        # One split for all edge sets: its derivative is one concatenation, where slices would each cost a table of zeros.
-        self._sources = torch.split(self.source, self.layout.run_rows)
-        self._targets = torch.split(self.target, self.layout.run_rows)
-
-    def at(self, job: Job) -> Ends:
-        """Terms of a job's node sets, `(batch, nodes, width)` each; of the whole table in a packed job."""
-        if job.source is None or job.target is None:
-            return self.source[None], self.target[None]
-        return (
-            self._sources[job.source].reshape(*self.layout.runs[job.source], self.source.shape[-1]),
-            self._targets[job.target].reshape(*self.layout.runs[job.target], self.target.shape[-1]),
-        )
+from paramgraph.metanets.terms import Sums, Terms, Totals
 
 
 @dataclass(frozen=True)
@@ -111,10 +91,20 @@ class EdgeStates:
         self._encoding = encoding
         self._plan = plan
         self._steps: list[Step] = []
-        self._kept: dict[int, tuple[int, torch.Tensor]] = {}
+        # The steps as perceptrons, up to the first that is none.
+        self._composed: list[Composed] = []
+        self._kept: dict[int, _Kept] = {}
+        self._buffers = Buffers(encoding.tensors[0].detach(), encoding.width)
+        device = encoding.tensors[0].device.type
+        self._fuses = (
+            plan.tiled and not encoding.fold and isinstance(encoding.encoder, EncodesInto) and not torch.is_autocast_enabled(device)
+        )
 
     def advance(self, update: EdgeWise, terms: Terms) -> None:
         """Put one more edge update between the raw values and the current edge states."""
+        if self._fuses and len(self._composed) == len(self._steps):
+            made = composed(update, terms, self._last)
+            self._composed += [] if made is None else [made]
         self._steps.append(Step(update, terms))
 
     def reduce(
@@ -138,148 +128,177 @@ class EdgeStates:
         """
         layout = self.batch.layout
         like = self._encoding.tensors[0]
-        at_targets, at_sources = (_Sums(layout, 0 if step is None else step.width or 0) for step in (forward, backward))
-        totals = _Totals(layout, self._encoding.width)
+        asked = _Asked(forward, backward, total, emit, keeps)
+        fused = self._fused(asked)
+        at_targets, at_sources = (Sums(layout, 0 if step is None else step.width or 0) for step in (forward, backward))
+        totals = Totals(layout, self._encoding.width)
         emitted: list[torch.Tensor | None] = []
         for number, job in enumerate(layout.jobs):
             takes = bool(job.tiles) and (only is None or only(job))
-            emits = None if job.structural else emit
-            found = iter(self._run(number, job, forward, backward, total, emits, keeps) if takes else ())
+            emits = emit is not None and not job.structural
+            each = asked if emits else replace(asked, emit=None)
+            found = iter(() if not takes else self._run(number, job, each) if fused is None else self._run_fused(number, job, each, fused))
             if forward is not None:
                 at_targets.add(job.target, next(found, None))
             if backward is not None:
                 at_sources.add(job.source, next(found, None))
             if total:
-                totals.add(job, next(found, None))
-            emitted.append(next(found, None) if emits is not None else None)
-        return Reduced(
-            at_targets.result(like) if forward else None,
-            at_sources.result(like) if backward else None,
-            totals.result(like) if total else None,
-            emitted,
-        )
+                totals.add(number, next(found, None))
+            emitted.append(next(found, None) if emits else None)
+        sums = totals.result(like) if total else None
+        if sums is not None and fused is not None and self._last is not None:
+            sums = F.linear(sums, self._last.after.last) + totals.edges()[:, None] * self._last.after.bias
+        return Reduced(at_targets.result(like) if forward else None, at_sources.result(like) if backward else None, sums, emitted)
 
-    def _run(
-        self, number: int, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None, keeps: bool
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, ...]:
-        level, state = self._kept.get(number, (0, None))
-        steps = self._steps[level:]
-        tiled = self._plan.tiled
-        inputs: list[tuple[str, torch.Tensor]] = []
-        counts: list[int] = []
-        if state is None:
-            stacked = not job.packed and self.batch.group_of(job.parts[0].graph).stack is not None
-            inputs += [("stacked" if stacked else "values", value) for value in self.batch.values[number] or ()]
-            inputs += [("whole", tensor) for tensor in self._encoding.tensors]
-            counts.append(len(self._encoding.tensors))
-        elif tiled:
-            inputs.append(("state", state))
-        for step in (*steps, *(message for message in (forward, backward) if message is not None)):
+    @property
+    def _last(self) -> Composed | None:
+        return self._composed[-1] if self._composed else None
+
+    def _fused(self, asked: _Asked) -> _Fused | None:
+        """The messages of a pass and what it emits, composed with the last update; None if something is no perceptron."""
+        if not self._fuses or len(self._composed) < len(self._steps):
+            return None
+        steps = [step for step in (asked.forward, asked.backward) if step is not None]
+        if any(isinstance(step.function, HasPerceptron) and step.function.perceptron() is None for step in steps):
+            # Its messages need the edge states themselves in every layer, so those are what is kept.
+            self._fuses = False
+            return None
+        messages = [composed(step.function, step.terms, self._last) for step in steps]
+        emitted: tuple[torch.Tensor, ...] = ()
+        if asked.emit is not None:
+            linear = asked.emit[0].linear_of_states() if isinstance(asked.emit[0], EmitsLinear) else None
+            if linear is None:
+                return None
+            emitted = linear if self._last is None else linear_after(*linear, self._last)
+        found = [message for message in messages if message is not None]
+        return _Fused(found, emitted) if len(found) == len(messages) else None
+
+    def _run(self, number: int, job: Job, asked: _Asked) -> list[torch.Tensor]:
+        """One job's part of a pass of any functions."""
+        kept = self._at_hand(number, hidden=False)
+        level = 0 if kept is None else kept.level
+        messages = [message for message in (asked.forward, asked.backward) if message is not None]
+        inputs, counts = self._begin(number, kept)
+        for step in (*self._steps[level:], *messages):
             tensors = step.function.edge_tensors()
             inputs += zip(("sources", "targets"), step.terms.at(job), strict=True)
             inputs += [("whole", tensor) for tensor in tensors]
             counts.append(len(tensors))
-        if emit is not None:
-            tensors = emit[0].edge_tensors()
+        if asked.emit is not None:
+            tensors = asked.emit[0].edge_tensors()
             inputs += [("whole", tensor) for tensor in tensors]
             counts.append(len(tensors))
         job_pass = JobPass(
             backend=self._backend,
             job=job,
             encoder=self._encoding.encoder,
-            steps=tuple(step.function for step in steps),
-            forward=forward.function if forward else None,
-            backward=backward.function if backward else None,
-            total=total,
-            emit=emit[0] if emit else None,
+            steps=tuple(step.function for step in self._steps[level:]),
+            forward=asked.forward.function if asked.forward else None,
+            backward=asked.backward.function if asked.backward else None,
+            total=asked.total,
+            emit=asked.emit[0] if asked.emit else None,
             fold=self._encoding.fold,
             # Initial states are made again faster than they are read from memory.
-            keeps=tiled and self._plan.keep and keeps and bool(steps),
+            keeps=self._plan.tiled and self._plan.keep and asked.keeps and level < len(self._steps),
             kinds=tuple(kind for kind, _ in inputs),
             counts=tuple(counts),
-            shapes=self._shapes(job, forward, backward, total, emit),
+            shapes=self._shapes(job, asked),
         )
-        tensors = tuple(tensor for _, tensor in inputs)
-        if tiled:
-            # Tiles are passed over as they are: a compiler would unroll them.
-            apply = torch.compiler.disable(Streamed.apply) if torch.compiler.is_compiling() else Streamed.apply
-            found: tuple[torch.Tensor, ...] = apply(job_pass, *tensors)
-            if job_pass.keeps:
-                self._kept[number] = (len(self._steps), found[-1])
-            return found[: len(job_pass.shapes)]
-        seen = job_pass.seen(job.tiles[0], tensors)
+        if self._plan.tiled:
+            return self._streamed(number, job_pass, inputs, hidden=False)
+        cut = next(cuts(job, self._encoding.fold))
+        # Without tiles, states are kept as they are.
+        seen = [tensor if kind == "state" else cut.of(kind, tensor) for kind, tensor in inputs]
         if self._plan.recompute and torch.is_grad_enabled():
-            computed, state = checkpoint(job_pass.compute, job.tiles[0], seen, state, use_reentrant=False, preserve_rng_state=False)
+            computed, state = checkpoint(job_pass.compute, cut, seen, use_reentrant=False, preserve_rng_state=False)
         else:
-            computed, state = job_pass.compute(job.tiles[0], seen, state)
-        assert state is not None
-        self._kept[number] = (len(self._steps), state)
-        return computed
+            computed, state = job_pass.compute(cut, seen)
+        self._kept[number] = _Kept(len(self._steps), state)
+        return list(computed)
 
-    def _shapes(
-        self, job: Job, forward: Step | None, backward: Step | None, total: bool, emit: tuple[Emits, int] | None
-    ) -> tuple[tuple[int, ...], ...]:
+    def _run_fused(self, number: int, job: Job, asked: _Asked, fused: _Fused) -> list[torch.Tensor]:
+        """One job's part of a pass of perceptrons."""
+        kept = self._at_hand(number, hidden=True)
+        level = 0 if kept is None else kept.level
+        inputs, counts = self._begin(number, kept)
+        for layer in (*self._composed[level:], *fused.messages):
+            inputs += zip(("sources", "targets", "whole"), (*layer.terms.at(job), layer.weight), strict=True)
+        inputs += [("whole", tensor) for tensor in (fused.emitted if asked.emit is not None else ())]
+        encoder = self._encoding.encoder
+        assert isinstance(encoder, EncodesInto)
+        ends: list[End] = ["target"] if asked.forward is not None else []
+        ends += ["source"] if asked.backward is not None else []
+        fused_pass = FusedPass(
+            backend=self._backend,
+            job=job,
+            width=self._encoding.width,
+            buffers=self._buffers,
+            encoder=encoder if kept is None else None,
+            encoder_tensors=sum(counts),
+            steps=len(self._steps) - level,
+            messages=tuple(ends),
+            total=asked.total,
+            emit=asked.emit is not None,
+            keeps=self._plan.keep and asked.keeps and level < len(self._steps),
+            kinds=tuple(kind for kind, _ in inputs),
+            shapes=self._shapes(job, asked),
+        )
+        return self._streamed(number, fused_pass, inputs, hidden=True)
+
+    def _at_hand(self, number: int, hidden: bool) -> _Kept | None:
+        """What is kept of a job, if it is of the kind that a pass begins from."""
+        kept = self._kept.get(number)
+        return kept if kept is not None and kept.hidden == hidden else None
+
+    def _begin(self, number: int, kept: _Kept | None) -> tuple[list[tuple[str, torch.Tensor]], list[int]]:
+        """What a pass begins from: the edge states at hand, or values and the encoder's tensors, and how many these are."""
+        if kept is not None:
+            return [("state", kept.states)], []
+        values = self.batch.values[number]
+        inputs = [] if values is None else [("values", values)]
+        return [*inputs, *(("whole", tensor) for tensor in self._encoding.tensors)], [len(self._encoding.tensors)]
+
+    def _streamed(self, number: int, job_pass: JobPass | FusedPass, inputs: list[tuple[str, torch.Tensor]], hidden: bool) -> list[torch.Tensor]:
+        # Tiles are passed over as they are: a compiler would unroll them.
+        apply = torch.compiler.disable(Streamed.apply) if torch.compiler.is_compiling() else Streamed.apply
+        found: tuple[torch.Tensor, ...] = apply(job_pass, *(tensor for _, tensor in inputs))
+        if job_pass.keeps:
+            self._kept[number] = _Kept(len(self._steps), found[-1], hidden)
+        return list(found[: len(job_pass.shapes)])
+
+    def _shapes(self, job: Job, asked: _Asked) -> tuple[tuple[int, ...], ...]:
         width, rows = self._encoding.width, self.batch.layout.num_rows
         sizes = {end: rows if run is None else self.batch.layout.runs[run][1] for end, run in (("s", job.source), ("t", job.target))}
-        shapes: list[tuple[int, ...]] = [(job.batch, sizes["t"], forward.width or 0)] if forward else []
-        shapes += [(job.batch, sizes["s"], backward.width or 0)] if backward else []
-        shapes += [(1, rows, width) if job.packed else (job.batch, width)] if total else []
-        shapes += [(job.batch, sum(tile.block.num_edges for tile in job.tiles), emit[1])] if emit is not None else []
+        shapes: list[tuple[int, ...]] = [(job.batch, sizes["t"], asked.forward.width or 0)] if asked.forward else []
+        shapes += [(job.batch, sizes["s"], asked.backward.width or 0)] if asked.backward else []
+        shapes += [(1, rows, width) if job.packed else (job.batch, width)] if asked.total else []
+        shapes += [(job.batch, sum(tile.block.num_edges for tile in job.tiles), asked.emit[1])] if asked.emit is not None else []
         return tuple(shapes)
 
 
-class _Sums:
-    """Sums over rows, added up job by job."""
+@dataclass(frozen=True)
+class _Asked:
+    """The arguments of `EdgeStates.reduce`."""
 
-    def __init__(self, layout: Layout, width: int) -> None:
-        self._layout = layout
-        self._width = width
-        self._runs: dict[int | None, torch.Tensor] = {}
-
-    def add(self, run: int | None, piece: torch.Tensor | None) -> None:
-        """Add `(batch, nodes, width)` to a run of rows, or `(1, rows, width)` to the whole table. An implied edge set may end early."""
-        if piece is None:
-            return
-        if run is not None and piece.shape[1] < self._layout.runs[run][1]:
-            piece = torch.nn.functional.pad(piece, (0, 0, 0, self._layout.runs[run][1] - piece.shape[1]))
-        self._runs[run] = self._runs[run] + piece if run in self._runs else piece
-
-    def result(self, like: torch.Tensor) -> torch.Tensor:
-        """The table of sums, `(rows, width)`."""
-        empty = like.new_zeros(1, self._width)
-        runs = [
-            self._runs[run].reshape(rows, self._width) if run in self._runs else empty.expand(rows, -1)
-            for run, rows in enumerate(self._layout.run_rows)
-        ]
-        table = torch.cat(runs) if runs else empty[:0]
-        return table + self._runs[None][0] if None in self._runs else table
+    forward: Step | None
+    backward: Step | None
+    total: bool
+    emit: tuple[Emits, int] | None
+    keeps: bool
 
 
-class _Totals:
-    """Sums over graphs, added up job by job."""
+@dataclass(frozen=True)
+class _Fused:
+    """The messages of a pass as perceptrons; weight and bias of what it emits."""
 
-    def __init__(self, layout: Layout, width: int) -> None:
-        self._layout = layout
-        self._width = width
-        self._blocks: list[torch.Tensor] = []
-        self._numbers: list[int] = []
-        self._table: torch.Tensor | None = None
+    messages: list[Composed]
+    emitted: tuple[torch.Tensor, ...]
 
-    def add(self, job: Job, piece: torch.Tensor | None) -> None:
-        """Add `(batch, width)` to the graphs of a block job, or sums at targets, `(1, rows, width)`, of the packed one."""
-        if piece is None:
-            return
-        if job.packed:
-            self._table = piece[0] if self._table is None else self._table + piece[0]
-            return
-        self._blocks.append(piece)
-        self._numbers += [part.graph for part in job.parts]
 
-    def result(self, like: torch.Tensor) -> torch.Tensor:
-        """The sums, `(graphs, width)`."""
-        sums = like.new_zeros(self._layout.num_graphs, self._width)
-        if self._blocks:
-            sums = sums.index_add(0, torch.as_tensor(self._numbers, device=like.device), torch.cat(self._blocks).to(sums.dtype))
-        if self._table is not None:
-            sums = sums.index_add(0, self._layout.graph_of_row, self._table.to(sums.dtype))
-        return sums
+@dataclass(frozen=True)
+class _Kept:
+    """A job's edge states after some steps, or the hidden layers of the last of those."""
+
+    level: int
+    states: torch.Tensor
+    hidden: bool = False

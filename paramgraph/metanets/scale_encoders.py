@@ -64,11 +64,12 @@ class ScaledEdgeEncoder(nn.Module):
         offset = 0.0 if kind.edge.sign and not kind.ragged else phase
         waves = torch.sin(raw[..., None] * frequency + offset) * coefficients
         states = waves if positions == 1 else waves.sum(-2, keepdim=True) / positions**0.5
-        return states.expand(job.batch, groups, m, k, 1, self.width)
+        return states.expand(raw.shape[0], groups, m, k, 1, self.width)
 
 
 def at_codes(table: torch.Tensor, job: Job, tile: Tile) -> torch.Tensor:
     """Rows of a table of codes for a tile: `(1, groups, 1, 1, positions, width)` in a packed job, else `(positions, width)`."""
     if job.packed:
-        return table[job.codes[tile.slices[0]]][None, :, None, None]
-    return table[job.codes[tile.slices[3]]]
+        codes = job.codes[tile.slices[0]]
+        return table.index_select(0, codes.reshape(-1)).view(1, len(codes), 1, 1, codes.shape[1], -1)
+    return table.index_select(0, job.codes[tile.slices[3]])

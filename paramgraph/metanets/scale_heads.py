@@ -122,7 +122,7 @@ class _Emitter:
         columns: Sequence[torch.Tensor] = [
             (self._read(state, kind, number) * table[..., number, :]).sum(-1) / width**0.5 for number in range(self.out)
         ]
-        return torch.stack(list(columns), dim=-1).reshape(job.batch, tile.block.num_edges, self.out)
+        return torch.stack(list(columns), dim=-1).reshape(state.shape[0], tile.block.num_edges, self.out)
 
     def _read(self, state: torch.Tensor, kind: EdgeKind, column: int) -> torch.Tensor:
         return invariant(state, kind.edge) if column in self.masks and not kind.ragged else state

@@ -19,13 +19,14 @@ from paramgraph.metanets.heads import Prediction
 from paramgraph.metanets.layout import Job, Layout
 from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
-from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
+from paramgraph.metanets.passes import EdgeStates, Encoding, Step
 from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, ScaledNodeSet, rewired
 from paramgraph.metanets.scale_encoders import ScaledEdgeEncoder
 from paramgraph.metanets.scale_heads import SCALED_HEADS, ScaledGraphHead, ScaledState
 from paramgraph.metanets.scale_layers import Invariant, InvariantMessage, ScaledEdgeUpdate, ScaledMessage, ScaledNodeUpdate
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.structure import Structure
+from paramgraph.metanets.terms import Terms
 from paramgraph.metanets.vocabulary import Vocabulary
 
 

@@ -19,8 +19,9 @@ from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
-from paramgraph.metanets.passes import EdgeStates, Encoding, Terms
+from paramgraph.metanets.passes import EdgeStates, Encoding
 from paramgraph.metanets.stack import Stack
+from paramgraph.metanets.terms import Terms
 from paramgraph.metanets.vocabulary import Vocabulary
 
 

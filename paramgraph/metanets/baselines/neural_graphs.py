@@ -20,8 +20,9 @@ from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import FEATURE, Job, feature_kind
 from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
-from paramgraph.metanets.passes import EdgeStates, Encoding, Step, Terms
+from paramgraph.metanets.passes import EdgeStates, Encoding, Step
 from paramgraph.metanets.stack import Stack
+from paramgraph.metanets.terms import Terms
 from paramgraph.metanets.vocabulary import Vocabulary
 
 
