@@ -94,10 +94,10 @@ class _Finder:
     def run(self, seen: set[tuple[Value, bytes]]) -> OrientationFactor | None:
         mark, shifts = self._copies()
         output = self.op.output
-        key = (output, mark.codes.tobytes())
-        if key in seen:
+        size = shifts.shape[1]
+        if not {(output, mark.codes.tobytes()), (output, mark.partition(size))}.isdisjoint(seen):
             return None
-        spread = Spread(self.program, self.elements, shifts.shape[1])
+        spread = Spread(self.program, self.elements, size)
         spread.run(output, mark)
         seen |= {(value, own.codes.tobytes()) for value, own in spread.marks.items()}
         layers = list(self._layers(spread))
@@ -111,10 +111,11 @@ class _Finder:
         if len(valid) < 2:
             return None
         kept = np.array(valid)
-        parts = [part for n, layer in enumerate(layers) for part in self._parts(layer, np.array([own[n] for own in images]), kept.shape[1])]
+        parts = _moving([part for n, layer in enumerate(layers) for part in self._parts(layer, np.array([own[n] for own in images]), size)])
         if not parts or not self._is_group(kept):
             return None
-        units = mark.codes.size // kept.shape[1]
+        seen |= {(value, own.partition(size)) for value, own in spread.marks.items()}
+        units = mark.codes.size // size
         return OrientationFactor(f"orientations of {self._name(parts)}", units, kept, tuple(parts))
 
     def _name(self, parts: Sequence[OrientedPart]) -> str:
@@ -228,6 +229,22 @@ class _Finder:
     def _is_group(shifts: Array) -> bool:
         known = {shift.tobytes() for shift in shifts}
         return all(a[b].tobytes() in known for a in shifts for b in shifts) and len(set(shifts[:, 0].tolist())) == len(shifts)
+
+
+def _moving(parts: Sequence[OrientedPart]) -> list[OrientedPart]:
+    """All but those of tensors that are moved twice, there and back: a circulant matrix from one unit to the same."""
+    by_tensor: dict[str, list[OrientedPart]] = {}
+    for part in parts:
+        by_tensor.setdefault(part.tensor, []).append(part)
+    return [part for part in parts if len(by_tensor[part.tensor]) != 2 or not _is_back(*by_tensor[part.tensor])]
+
+
+def _is_back(first: OrientedPart, second: OrientedPart) -> bool:
+    """Whether the second part always takes elements back to where the first took them from."""
+    if not np.array_equal(first.places, second.places) or not np.array_equal(first.units, second.units):
+        return False
+    there = np.searchsorted(first.places, first.images)
+    return bool((np.take_along_axis(second.images, there, 1) == first.places).all())
 
 
 def _shifts(rows: Array) -> Array:

@@ -41,6 +41,15 @@ class Mark:
         order = sorted(range(len(axes)), key=lambda i: axes[i])
         return Mark(tuple(axes[i] for i in order), self.codes.transpose(order))
 
+    def partition(self, size: int) -> bytes:
+        """What is one unit, whatever numbers the units and their elements have.
+
+        Args:
+            size: number of elements of each unit.
+        """
+        units = self.codes.reshape(-1) // size
+        return b"units" + np.unique(units, return_index=True)[1][units].tobytes()
+
     def is_as(self, other: Mark) -> bool:
         return self.axes == other.axes and np.array_equal(self.codes, other.codes)
 

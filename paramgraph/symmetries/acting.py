@@ -122,7 +122,7 @@ def _copied(made: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float | None]:
     """A tensor permuted and multiplied, and the sum of its elements if it was multiplied: what is not finite shows there."""
     if not sources and not arrays:
-        return tensor.detach().clone(), None
+        return tensor.clone(), None
     if tensor.numel() <= CHUNK:
         return _at_once(tensor, sources, arrays)
     out = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
@@ -161,7 +161,7 @@ def _at_once(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[t
     """As `_by_rows`, of a tensor that stays in the caches as a whole: what is done for each counts, not what is done to its elements."""
     out = _permuted(tensor, sources).contiguous()
     if not arrays:
-        return (out if out is not tensor else tensor.detach().clone()), None
+        return (out if out is not tensor else tensor.clone()), None
     out = out * arrays[0] if out is tensor else out.mul_(arrays[0])
     for array in arrays[1:]:
         out.mul_(array)

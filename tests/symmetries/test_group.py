@@ -127,6 +127,18 @@ def test_act_copies() -> None:
     assert equal(theta, before)
 
 
+def test_forward_derivatives_pass_what_is_moved_and_what_is_not() -> None:
+    """The action is linear: it takes the direction in which a tensor changes as it takes a tensor. Large tensors that stay are copied so, too."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 300))
+    model.append(torch.nn.Linear(300, 300))
+    symmetry = pg.compile(model, torch.randn(2, 3)).symmetry
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    direction = {name: torch.randn_like(tensor) for name, tensor in state.items()}
+    for element in (symmetry.identity(), symmetry.sample(0, factors=[0])):
+        _, moved = torch.func.jvp(element.act, (state,), (direction,))
+        assert equal(moved, element.act(direction))
+
+
 def test_act_keeps_other_names_and_dtypes() -> None:
     graph = graph_of("mlp")
     state = {name: torch.randn(a.shape, dtype=torch.float16) for name, a in graph.symmetry.actions.items()}

@@ -22,14 +22,14 @@ Forward = Callable[["Net", Tensor], Tensor]
 class Net(nn.Module):
     """Three units that see four orientations of two channels, four units that read them, and more where it is asked for."""
 
-    def __init__(self, forward: Forward, **more: nn.Module) -> None:
+    def __init__(self, forward: Forward, **more: nn.Module | nn.Parameter) -> None:
         super().__init__()
         self.lift, self.group = nn.Parameter(torch.randn(3, 2, 3, 3)), nn.Parameter(torch.randn(4, 3, 4, 3, 3))
         self.square, self.mirrored = nn.Parameter(torch.randn(3, 3, 4, 3, 3)), nn.Parameter(torch.randn(4, 3, 8, 3, 3))
         self.bias, self.each, self.head = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3, 4)), nn.Linear(4, 5)
         self.run = forward
-        for name, module in more.items():
-            self.add_module(name, module)
+        for name, own in more.items():
+            setattr(self, name, own)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self, x)
@@ -97,6 +97,29 @@ def orientation_first(m: Net, x: Tensor) -> Tensor:
     return read(m, (h + m.bias[:, None, None, None]).flatten(1, 2).relu())
 
 
+def in_two_orders(m: Net, x: Tensor) -> Tensor:
+    """Units that are six in one layer and two by three, the other way round, in another."""
+    h = F.conv2d(x, turned(m.six)).unflatten(1, (2, 3, 4)).transpose(1, 2).flatten(1, 3)
+    return m.out((h.tanh() * F.conv2d(x, turned(m.others))).unflatten(1, (6, 4)).amax(2)).mean((2, 3))
+
+
+def flipped_in_two_orders(m: Net, x: Tensor) -> Tensor:
+    """Flips along one axis, then along the other; and the other way round."""
+    h, k = (F.conv2d(x, flipped(w)).unflatten(1, (3, 2, 2)) for w in (m.lift, m.others))
+    return m.out((h.transpose(2, 3) * k).tanh().sum((2, 3))).mean((2, 3))
+
+
+def there_and_back(m: Net, x: Tensor) -> Tensor:
+    """One unit, moved on both sides of a matrix that these two movements leave as it is."""
+    first, second = (torch.stack([w.roll(turn) for turn in range(4)], 1) for w in (m.first, m.second))
+    h = x[:, 0, 0, :4] @ first
+    return m.head((h + (h @ second).tanh()).tanh())
+
+
+def flipped(w: Tensor) -> Tensor:
+    return torch.stack([w.flip(dims) for dims in ((), (-1,), (-2,), (-2, -1))], 1).flatten(0, 1)
+
+
 # A network, and per factor its tensor, its units, the order of its group, and the tensors that are moved.
 KNOWN: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, int, int, set[str]]]]] = {
     "p4": (lambda: Net(lambda m, x: read(m, lifted(m, x).tanh())), [("lift", 3, 4, {"lift", "group"}), ("group", 4, 4, {"group"})]),
@@ -130,6 +153,18 @@ KNOWN: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, int, int, set[st
     "a plain reader": (
         lambda: Net(lambda m, x: m.out(lifted(m, x).relu()).mean((2, 3)), out=nn.Conv2d(12, 5, 3)),
         [("lift", 3, 4, {"lift", "out.weight"})],
+    ),
+    "units in two orders": (
+        lambda: Net(in_two_orders, six=nn.Parameter(torch.randn(6, 2, 3, 3)), others=nn.Parameter(torch.randn(6, 2, 3, 3)), out=nn.Conv2d(6, 5, 3)),
+        [("six", 6, 4, {"six", "others"})],
+    ),
+    "copies in two orders": (
+        lambda: Net(flipped_in_two_orders, others=nn.Parameter(torch.randn(3, 2, 3, 3)), out=nn.Conv2d(3, 5, 3)),
+        [("lift", 3, 4, {"lift", "others"})],
+    ),
+    "a circulant there and back": (
+        lambda: Net(there_and_back, first=nn.Parameter(torch.randn(4)), second=nn.Parameter(torch.randn(4))),
+        [("first", 1, 4, {"first", "head.weight"})],
     ),
 }
 NONE: dict[str, Callable[[], nn.Module]] = {
@@ -227,6 +262,15 @@ def test_the_elements_are_a_group(name: str) -> None:
         back = g.inverse().act(g.act(state))
         assert all(torch.equal(once[key], twice[key]) and torch.equal(back[key], state[key]) for key in state)
         assert len((g @ g.inverse()).steps) == 1 and not (g @ g.inverse()).steps[0][1].any()
+
+
+@pytest.mark.parametrize("name", ["a circulant there and back", "residual"])
+def test_what_is_claimed_to_move_moves(name: str) -> None:
+    model, x, graph = compiled(name)
+    state = model.state_dict()
+    for number, factor in orientations(graph).items():
+        drawn = [graph.symmetry.move(seed, [number]).act(state) for seed in range(8)]
+        assert all(any(not torch.equal(moved[tensor], state[tensor]) for moved in drawn) for tensor in factor.tensors)
 
 
 def test_verification_draws_them_and_files_keep_them(tmp_path: Path) -> None:
