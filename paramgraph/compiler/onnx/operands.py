@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,9 @@ def flattened(operands: Sequence[Any]) -> list[Value]:
 
 
 def plain(array: Any) -> np.ndarray:
-    """An array of a kind that numpy itself knows. Of strings, it says which are the same."""
+    """An array of a kind that numpy itself knows. Of strings, it says which are the same, in other arrays too."""
     out = np.asarray(array)
     if out.dtype.kind in "SUO":
-        return np.unique(out.astype(str), return_inverse=True)[1].reshape(out.shape)
+        words = (word if isinstance(word, bytes) else str(word).encode() for word in out.reshape(-1).tolist())
+        return np.asarray([int.from_bytes(blake2b(word, digest_size=6).digest()) for word in words], dtype=np.int64).reshape(out.shape)
     return out if out.dtype.kind in "biufc" else out.astype(np.float32)

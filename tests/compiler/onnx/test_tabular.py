@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import paramgraph as pg
+from paramgraph.compiler.onnx.operands import plain
 from paramgraph.verification.onnx_execution import _tensor
 from tests.compiler.onnx.handmade import check, model, node, weights
 
@@ -60,3 +61,9 @@ def test_numbers_in_attributes_are_no_parameters() -> None:
     assert graph.symmetry.log_order == 0
     (said,) = [d for d in graph.diagnostics if d.kind == "unknown-operation"]
     assert said.subject == "ai.onnx.ml::LinearRegressor" and "attributes" in said.cause
+
+
+def test_strings_of_two_tables_are_the_same_only_if_they_read_the_same() -> None:
+    ours, theirs = plain(np.asarray(["cat", "dog"])), plain(np.asarray([b"dog", b"fox", b"cat"], dtype=object))
+    assert ours.tolist() == [theirs[2], theirs[0]]
+    assert len({*ours.tolist(), *theirs.tolist()}) == 3
