@@ -8,7 +8,7 @@ import torch
 import paramgraph as pg
 from tests.support import algebra, attention, branches, derivatives, gathered, groups, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.attention import T5, Attention
-from tests.support.cases import CASES, compiled
+from tests.support.cases import CASES, compiled, traced
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -17,7 +17,7 @@ def test_order_and_function(name: str) -> None:
     assert [d for d in graph.diagnostics if d.kind == "unknown-operation"] == []
     # The certificate finds nothing wrong with the first typing.
     assert [d for d in graph.diagnostics if d.subject in ("families", "the whole network")] == []
-    report = pg.verify(graph, model, inputs, elements=2, inputs=2, leave_one_out="all")
+    report = pg.verify(graph, model, inputs, elements=2, inputs=2, leave_one_out="all", traced=traced(name)[2])
     assert report.passed, str(report)
     assert report.exported is not None
     assert report.exported < 1e-10

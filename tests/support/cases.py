@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 import paramgraph as pg
+from paramgraph.compiler.pipeline import compile_trace
+from paramgraph.compiler.trace import Trace, trace
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,17 @@ CASES: dict[str, Case] = {}
 
 
 @functools.cache
+def traced(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], Trace]:
+    """A case's network, inputs and trace, made once for all tests of a process: tracing takes most of a small network's time."""
+    model, inputs = CASES[name].build()
+    return model, inputs, trace(model, inputs)
+
+
+@functools.cache
 def compiled(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], pg.ParamGraph]:
     """A case's network, inputs and graph, made once for all tests of a process: they are to be read only."""
-    model, inputs = CASES[name].build()
-    return model, inputs, pg.compile(model, inputs)
+    model, inputs, found = traced(name)
+    return model, inputs, compile_trace(found)
 
 
 def case(name: str, log_order: float, *shapes: Any) -> Callable[[Any], Any]:
