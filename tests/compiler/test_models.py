@@ -8,11 +8,13 @@ import pytest
 import torch
 
 import paramgraph as pg
+from paramgraph.compiler.pipeline import compile_trace
+from paramgraph.compiler.trace import trace
 from tests.support.cases import lam
 
-OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False}}
+OPTIONS: dict[str, dict[str, Any]] = {"googlenet": {"init_weights": False}}
 # Input sizes for verification: small, where the network allows it.
-SIZES = {"alexnet": 96, "inception_v3": 96, "swin_t": 224}
+SIZES = {"alexnet": 96, "swin_t": 224}
 
 RESIDUAL_50 = lam(256) + lam(512) + lam(1024) + lam(2048)
 
@@ -35,11 +37,9 @@ TORCHVISION: dict[str, float | None] = {
     "resnext50_32x4d": 55775.66,
     "densenet121": 38076.8,
     "googlenet": None,
-    "inception_v3": None,
     "squeezenet1_1": None,
     "mobilenet_v2": 48622.4,
     "mobilenet_v3_small": None,
-    "mnasnet1_0": None,
     "shufflenet_v2_x1_0": None,
     "efficientnet_b0": None,
     "regnet_y_400mf": None,
@@ -49,17 +49,18 @@ TORCHVISION: dict[str, float | None] = {
 }
 
 
-# Verified by `make sweep` only (vit_b_16 by `make demo`, too), for the time it takes: their orders are tested, and smaller ones of their
+# Verified by `make sweep` only (resnet50 and vit_b_16 by `make demo`, too), for the time it takes: their orders are tested, and smaller ones of their
 # families are verified.
-LARGE = ["vgg11_bn", "wide_resnet50_2", "vit_b_16"]
+LARGE = ["vgg11_bn", "wide_resnet50_2", "resnet50", "resnext50_32x4d", "vit_b_16"]
 
 
 def check(model: torch.nn.Module, inputs: Any, log_order: float | None) -> None:
-    graph = pg.compile(model, inputs)
+    traced = trace(model, inputs)
+    graph = compile_trace(traced)
     assert [str(d) for d in graph.diagnostics if d.kind == "unknown-operation"] == []
     if log_order is not None:
         assert graph.symmetry.log_order == pytest.approx(log_order, abs=0.06)
-    report = pg.verify(graph, model, inputs, elements=1, inputs=1, bundles=3, leave_one_out=2)
+    report = pg.verify(graph, model, inputs, elements=1, inputs=1, bundles=3, leave_one_out=2, traced=traced)
     assert report.passed, str(report)
     assert report.outside_changed
     assert report.exported is not None
@@ -75,7 +76,7 @@ def test_torchvision(name: str, torchvision: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "densenet121", *LARGE])
+@pytest.mark.parametrize("name", LARGE)
 def test_meta_at_full_size(name: str, torchvision: Any) -> None:
     with torch.device("meta"):
         model = getattr(torchvision.models, name)().eval()

@@ -304,8 +304,10 @@ def test_it_learns():
     losses = []
     for _ in range(80):
         loss = (made(stack) - labels).square().mean()
+        losses.append(loss.item())
+        if losses[-1] < 0.2 * losses[0]:
+            return
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
+    pytest.fail(f"the loss went from {losses[0]:.3g} to {losses[-1]:.3g}")

@@ -13,7 +13,9 @@ from torch import nn
 
 import paramgraph as pg
 from paramgraph.compiler import deferred
+from paramgraph.compiler.pipeline import compile_trace
 from paramgraph.compiler.rules import rule, unregister
+from paramgraph.compiler.trace import trace
 from paramgraph.errors import StateDictError
 from paramgraph.graph import ScaleDomain
 from paramgraph.symmetries import scale_spaces
@@ -230,6 +232,7 @@ def test_large_tensors_are_worked_on_in_parts() -> None:
 def test_channels_in_many_parts_keep_their_scales(torchvision: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fixed spaces in many parts are taken as whole; single channels that shuffles have cut out are no fixed space."""
     model, x = torchvision.models.shufflenet_v2_x0_5().eval(), torch.randn(2, 3, 64, 64)
-    known = pg.compile(model, x).symmetry.dimension
+    traced = trace(model, x)
+    known = compile_trace(traced).symmetry.dimension
     monkeypatch.setattr(scale_spaces, "MOST_FIXED", 1 << 30)
-    assert known == pg.compile(model, x).symmetry.dimension
+    assert known == compile_trace(traced).symmetry.dimension
