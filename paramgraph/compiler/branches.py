@@ -16,8 +16,7 @@ import numpy as np
 
 from paramgraph.compiler.lineage import Lineage
 from paramgraph.compiler.operations.aligned import COMMUTATIVE
-from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.typing import LAYOUT
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.errors import TraceError
 
 # Associative and commutative functions, with the reduction that they are over many operands.

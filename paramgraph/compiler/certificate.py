@@ -16,7 +16,7 @@ import numpy as np
 from paramgraph.compiler.dimensions import Moves, connected, flat, is_alike, is_still, parts, projection, run, same
 from paramgraph.compiler.grids import is_carried
 from paramgraph.compiler.labelling import axes_of_labels, labelled_axes
-from paramgraph.compiler.motion import Motion
+from paramgraph.compiler.moved_tensors import MovedTensors
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.group import ActionBlock, SymmetryGroup, TensorAction
@@ -28,7 +28,7 @@ from paramgraph.symmetries.spaces import Axis, Space, Unsettled
 LARGEST = 1 << 20
 
 
-class Certificate(Motion):
+class Certificate(MovedTensors):
     """Follows group elements through a program.
 
     Args:

@@ -11,13 +11,12 @@ import numpy as np
 
 from paramgraph.compiler.increments import Increment, Node, Nodes, Piece, Product, added, multiplied, renamed
 from paramgraph.compiler.operations.scaling import CENTRED, arguments
-from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.scales import constant_of
 from paramgraph.compiler.terms import Tangled, regrouped
 
 # Not safe_softmax: its weights are all zero where everything is masked.
 SOFTMAX = frozenset(("softmax",))
-LAYOUT = frozenset("reshape permute take concat expand".split())
 # Constants of more elements are not written down.
 MOST_ELEMENTS = 1 << 12
 

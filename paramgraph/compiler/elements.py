@@ -6,10 +6,9 @@ import math
 
 import numpy as np
 
-from paramgraph.compiler.program import Program, Value
+from paramgraph.compiler.program import LAYOUT, Program, Value
 
 Array = np.ndarray
-LAYOUT = frozenset("reshape permute take concat expand".split())
 # Values of more elements are not laid out.
 MOST = 1 << 24
 

@@ -14,12 +14,11 @@ import numpy as np
 
 from paramgraph.compiler.operations.functions import SUMS, number_kind
 from paramgraph.compiler.operations.scaling import arguments
-from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.scales import constant_of
 from paramgraph.compiler.terms import Tangled, Terms, concatenated, hashed, leaf, mixed, permuted, regrouped, reshaped, taken, total
 
 Array = np.ndarray
-LAYOUT = frozenset("reshape permute take concat expand".split())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from paramgraph.compiler.program import Program, Value
 from paramgraph.symmetries.spaces import Axis, Space, SpaceSystem
 
+# Fewer members are resolved in less time than another typing takes, however few the operations.
 FEW_MEMBERS = 100
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.coefficients import LAYOUT, Known
+from paramgraph.compiler.coefficients import Known
 from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed, varying
 from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.passing import Passing
-from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.scales import ScaleSolver
 from paramgraph.compiler.terms import Tangled
 from paramgraph.symmetries.offsets import Change, OffsetFactor, Step

@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paramgraph.compiler.coefficients import LAYOUT, Known, gone_of, label_numbers, laid_out
+from paramgraph.compiler.coefficients import Known, gone_of, label_numbers, laid_out
 from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed, varying
 from paramgraph.compiler.operations.functions import SUMS, kind_of
 from paramgraph.compiler.operations.positional import RESAMPLED
 from paramgraph.compiler.operations.scaling import CENTRED, arguments
-from paramgraph.compiler.program import Op, Value
+from paramgraph.compiler.program import LAYOUT, Op, Value
 from paramgraph.compiler.terms import Tangled
 
 # Functions that take away what is the same along their axes.

@@ -16,6 +16,8 @@ from paramgraph.compiler.virtual import Virtual
 from paramgraph.symmetries.spaces import Axis
 
 Labels = tuple[Any, ...]
+# Operations that move elements without computing with them.
+LAYOUT = frozenset(("reshape", "permute", "take", "concat", "expand"))
 
 
 class Value:

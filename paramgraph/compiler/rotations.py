@@ -13,12 +13,11 @@ from paramgraph.compiler.conjugations import Conjugations, Powers, plus
 from paramgraph.compiler.operations.functions import number_kind
 from paramgraph.compiler.operations.positional import RESAMPLED
 from paramgraph.compiler.operations.scaling import CENTRED, UNCENTRED, arguments
-from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.scales import constant_of
 from paramgraph.compiler.terms import regrouped
 from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 
-LAYOUT = frozenset("reshape permute take concat expand".split())
 # An axis of a parameter, and the gains that have multiplied it since.
 Held = tuple[int, Powers]
 Axes = dict[int, Held]

@@ -14,10 +14,9 @@ import numpy as np
 
 from paramgraph.compiler.operations.base import operation
 from paramgraph.compiler.operations.functions import number_kind
-from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.scale_operands import Operands
 from paramgraph.compiler.shifting import find_shifts
-from paramgraph.compiler.typing import LAYOUT
 from paramgraph.compiler.zeros import block_kind, cut_at_zeros, readers_of_zeros
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.character import Character, Incompatible, Key, Terms

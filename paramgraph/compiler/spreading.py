@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.elements import LAYOUT, Elements
-from paramgraph.compiler.program import Labels, Op, Program, Value
+from paramgraph.compiler.elements import Elements
+from paramgraph.compiler.passing import SOFTMAX
+from paramgraph.compiler.program import LAYOUT, Labels, Op, Program, Value
 from paramgraph.compiler.terms import regrouped
 
 Array = np.ndarray
@@ -129,7 +130,7 @@ class Spread:
                 found += [] if known else [moved]
         kept = set(sides[0][1])
         over = {order[label] for label in op.attrs.get("mixed", ())} if op.kind in ("mix", "normalize") else set()
-        in_order = op.attrs.get("ordered") or op.kind == "mix" and op.name not in ("softmax", "log_softmax")
+        in_order = op.attrs.get("ordered") or op.kind == "mix" and op.name not in SOFTMAX
         if in_order and any(not over.isdisjoint(mark.axes) for mark in found):
             raise Unfit
         for mark in found:

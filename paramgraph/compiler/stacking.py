@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.compiler.branches import Colours, is_multiple, is_product, same_data
-from paramgraph.compiler.program import Op, Value
-from paramgraph.compiler.typing import LAYOUT
+from paramgraph.compiler.program import LAYOUT, Op, Value
 
 Several = tuple[Value, ...]
 # Operations that are linear in each operand.

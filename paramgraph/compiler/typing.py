@@ -12,14 +12,12 @@ import numpy as np
 
 from paramgraph.compiler.late import late_fixed
 from paramgraph.compiler.operations.base import operation
-from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.shifting import Shift, find_shifts
 from paramgraph.errors import TraceError
 from paramgraph.symmetries.dependencies import Dependencies
 from paramgraph.symmetries.spaces import Axis, Misaligned, Space, SpaceSystem
 
-# Operations that move elements without computing with them.
-LAYOUT = ("reshape", "permute", "take", "concat", "expand")
 # Larger constants are read in the end, if typing needs their values.
 LARGEST = 1 << 18
 

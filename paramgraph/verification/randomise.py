@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 
-from paramgraph.compiler.program import Program, Value
+from paramgraph.compiler.program import LAYOUT, Program, Value
 from paramgraph.errors import TraceError
 
 # Elementwise functions of a parameter that are finite for positive arguments only.
 _POSITIVE = frozenset(["sqrt", "rsqrt", "log", "log2", "log10", "log1p", "lgamma", "digamma", "logit", "acosh"])
 # Functions of one parameter and plain numbers through which positivity is asked of the parameter itself.
 _THROUGH = frozenset(["add", "sub", "mul", "div", "clamp", "clamp_min", "maximum", "reciprocal", "abs"])
-_MOVES = frozenset(("reshape", "permute", "take", "concat", "expand"))
 # Weights keep the size of a signal through a ReLU (He et al. 2015).
 _GAIN = math.sqrt(2.0)
 # Largest absolute value of quantised weights. What scales them is smaller by as much, so that no activation saturates.
@@ -63,13 +62,13 @@ class Randomiser:
         elif op.kind == "normalize":
             for role, value in zip(op.attrs["roles"], op.inputs[1:], strict=True):
                 if role == "running_var":
-                    self.positive.update(_sources(value, _MOVES))
+                    self.positive.update(_sources(value, LAYOUT))
         elif op.kind == "elementwise" and op.name == "dequantize":
             if op.inputs[0].parametric:
                 self.scales.update(_sources(op.inputs[1]))
         elif op.kind == "elementwise" and (op.name in _POSITIVE or _is_root(op)):
             for value in op.inputs[:1]:
-                self.positive.update(_sources(value, _MOVES, _THROUGH))
+                self.positive.update(_sources(value, LAYOUT, _THROUGH))
 
     def _contracted(self, value: Value, fan: int) -> None:
         for name in _sources(value):

@@ -15,7 +15,7 @@ from paramgraph.symmetries.solution import GroupBuilder
 from paramgraph.symmetries.spaces import Axis
 
 
-class Motion:
+class MovedTensors:
     """Tensors under one element of a group after the other.
 
     Args:
