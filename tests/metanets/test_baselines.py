@@ -1,5 +1,7 @@
 """Baselines: what they are invariant to, what they refuse, and that they learn."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from .test_gmn import deviation
 WIDTHS = (3, 5, 4, 2)
 
 
+@cache
 def chain(seed=0, dtype=torch.float64):
     """A compiled chain: `mlp` names its tensors by layer, weights first."""
     torch.manual_seed(seed)
