@@ -70,7 +70,7 @@ class Certificate(MovedTensors):
         values = (*op.inputs, op.output)
         if any(self._is_touched(value) for value in values):
             return True
-        if not self._branches or all(self._branches.isdisjoint(self._spaces(axis)) for value in values for axis in value.axes):
+        if not self._branches or all(self._branches.isdisjoint(self._spaces(axis)) for value in values for axis in value.context):
             return False
         actions = [self.action(value.context) for value in values]
         return all(math.prod(action.shape[d] for d in dims) <= LARGEST for action in actions for dims, _ in action.components)
@@ -101,7 +101,7 @@ class Certificate(MovedTensors):
                 len(set(labels)) == len(labels) and all(not axis or axis == table[label] for label, axis in zip(labels, axes, strict=True))
                 for labels, axes in labelled
             ):
-                if op.labels and not any(value.virtual or value.kind == "constant" for value in values):
+                if not any(value.kind == "constant" for value in op.inputs):
                     continue  # all axes of all operands have labels: nothing is left to follow
                 self._plain.add(op)
             self._plans[op] = labelled, table

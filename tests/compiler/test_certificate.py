@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import paramgraph as pg
 from paramgraph.compiler.certificate import Certificate
-from paramgraph.compiler.program import Program
+from paramgraph.compiler.program import Program, Value
 from paramgraph.compiler.torch_export import Lowering
 from paramgraph.compiler.trace import trace
 from paramgraph.compiler.typing import type_program
@@ -21,9 +25,12 @@ VARYING = ["two slices, two readers", "stacked heads", "overlapping slices", "bl
 
 
 def typed(name: str) -> tuple[Program, GroupBuilder]:
-    model, inputs = CASES[name].build()
+    return typed_network(*CASES[name].build())
+
+
+def typed_network(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Program, GroupBuilder]:
     traced = trace(model, inputs)
-    program = Lowering(traced.exported, name, traced.state).run()
+    program = Lowering(traced.exported, "network", traced.state).run()
     builder = GroupBuilder(type_program(program).dependencies)
     for value in program.tensors.values():
         builder.action(value.axes)
@@ -72,6 +79,61 @@ def test_positions_say_what_elements_say(wrong: bool, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Certificate, "_carried", lambda self, op: None)
     assert by_position == {op: certificate._layout(op) for op in by_position}
     assert by_position and all(by_position.values()) is not wrong
+
+
+@pytest.mark.parametrize("varies", [False, True])
+def test_a_constant_that_varies_where_its_axis_moves_fails(varies: bool) -> None:
+    """Labels say that its axis is the right one; only its numbers can tell the elements apart."""
+    program, builder = typed("two slices, two readers")
+    op = next(op for op in program.ops if op.name == "tanh")
+    constant = Value([5], "constant", "numbers", lambda: np.arange(5.0) if varies else np.ones(5))
+    constant.axes = op.output.axes[1:]
+    op.inputs, op.labels = (*op.inputs, constant), (*op.labels, op.out_labels[1:])
+    certificate = Certificate(program, builder)
+    if varies:
+        with pytest.raises(Unsettled, match="the typing of tanh does not commute"):
+            certificate.check()
+    else:
+        certificate.check()
+
+
+class Tables(nn.Module):
+    """Two hidden layers of five units, each read from a part of one table and from two tables joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.long = nn.ParameterList([nn.Parameter(torch.randn(6, 5)) for _ in range(2)])
+        self.short = nn.ParameterList([nn.Parameter(torch.randn(2, 5)) for _ in range(4)])
+        self.o = nn.ModuleList([nn.Linear(5, 2) for _ in range(2)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = [torch.cat([self.short[n], self.short[n + 2]]) for n in range(2)]
+        hidden = [x @ (self.long[n][:4] + joined[n]) for n in range(2)]
+        return self.o[0](hidden[0].tanh()) + self.o[1](hidden[1].sin())
+
+
+@pytest.mark.parametrize("kind", ["take", "concat"])
+def test_a_layout_whose_other_axis_moves_otherwise_fails(kind: str) -> None:
+    """A part of a table, and a table made of two, are as they should be along the rows; the columns are those of the other hidden layer."""
+    program, builder = typed_network(Tables(), (torch.randn(7, 4),))
+    first, second = (op for op in program.ops if op.kind == kind)
+    branches = [first.output.axes[1], second.output.axes[1]]  # so that these are followed, though no family is among them
+    Certificate(program, builder, branches).check()
+    second.output.axes = (second.output.axes[0], first.output.axes[1])
+    with pytest.raises(Unsettled, match=f"the typing of {kind} does not commute"):
+        Certificate(program, builder, branches).check()
+
+
+@pytest.mark.parametrize("wrong", ["forgotten", "another choice"])
+def test_a_virtual_factor_that_is_wrong_fails(wrong: str) -> None:
+    """The inner units of a chosen expert move as that expert says, though no axis of theirs is the experts'."""
+    program, builder = typed("top-k mixture by gathering")
+    output = next(op.output for op in program.ops if op.name == "relu" and op.output.virtual)
+    (factor,) = output.virtual
+    Certificate(program, builder, [factor.axis]).check()
+    output.virtual = () if wrong == "forgotten" else (replace(factor, key=wrong),)
+    with pytest.raises(Unsettled, match="without a space that it depends on"):
+        Certificate(program, builder, [factor.axis]).check()
 
 
 def test_an_output_that_moves_fails() -> None:
