@@ -13,7 +13,7 @@ from paramgraph.graph import EdgeSet, NodeSet
 from paramgraph.symmetries.group import GroupElement
 from tests.support import algebra, attention, branches, derivatives, gathered, indexing, layers, layouts, merging, pairing, values  # noqa: F401  register the cases
 from tests.support.automorphisms import log_action, log_automorphisms
-from tests.support.cases import CASES, Case, compiled
+from tests.support.cases import CASES, Case, compiled, lam
 
 # igraph counts up to this many edges in about a second.
 SMALL = [case for case in CASES.values()]
@@ -167,6 +167,27 @@ def test_a_shared_weight_is_one_parameter_with_two_uses() -> None:
     uses = [e.parameter.use for e in graph.edge_sets.values() if e.parameter is not None and e.parameter.name == "w.weight"]
     assert sorted(uses) == [0, 1]
     assert log_automorphisms(graph) == pytest.approx(graph.symmetry.log_order)
+
+
+def test_a_computed_weight_read_both_ways_is_dense_both_times() -> None:
+    """Its factors are aligned with the same two layers twice, once the other way round."""
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.i, self.o = nn.Linear(4, 3), nn.Linear(3, 2)
+            self.a, self.b = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(3, 5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            w = self.a * self.b
+            return self.o(torch.tanh(torch.tanh(torch.tanh(self.i(x)) @ w) @ w.T))
+
+    graph = pg.compile(Both(), torch.randn(7, 4))
+    for name in ("a", "b"):
+        there, back = (e for e in graph.edge_sets.values() if e.parameter is not None and e.parameter.name == name)
+        assert (there.connectivity, there.shape) == ("dense", (1, 5, 3, 1))
+        assert (back.connectivity, back.shape) == ("dense", (1, 3, 5, 1)) and back.source == there.target
+    assert log_action(graph) == pytest.approx(graph.symmetry.log_order) == pytest.approx(lam(3) + lam(5))
 
 
 def test_depth_is_the_longest_path_from_an_input() -> None:
