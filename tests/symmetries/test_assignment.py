@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from paramgraph.symmetries.assignment import LARGE, assigned
+from paramgraph.symmetries.assignment import LARGE, WARMTH, _duals, assigned
 
 N = LARGE + 3
 GAINS: dict[str, Callable[[], torch.Tensor]] = {
@@ -25,6 +27,7 @@ GAINS: dict[str, Callable[[], torch.Tensor]] = {
     "nearly a permutation": lambda: torch.randn(N, N) + 50 * torch.eye(N)[torch.randperm(N)],
     "very large": lambda: 1e30 * torch.randn(N, N),
     "very small": lambda: 1e-30 * torch.randn(N, N),
+    "nearly out of range": lambda: 5e37 * torch.randn(N, N),
 }
 
 
@@ -37,3 +40,31 @@ def test_assignments_are_the_best(name: str) -> None:
     held = gains.double().numpy()
     assert sorted(found.tolist()) == rows.tolist()
     assert held[rows, found].sum() == pytest.approx(held[rows, best].sum(), rel=1e-9, abs=0)
+
+
+def test_duals_leave_a_matrix_whose_rows_and_columns_are_alike() -> None:
+    """What is left of an entropic assignment: its exponentials add up to one in every column, and nearly so in every row.
+
+    No dual changes the best assignment, so that results do not tell right duals from wrong ones: only what the solver is given does.
+    """
+    torch.manual_seed(0)
+    gains = torch.randn(N, N) + 2 * torch.randn(N)[:, None] + 2 * torch.randn(N)
+    rows, columns = _duals(gains) or pytest.fail("there are none")
+    centred = gains - gains.mean(0) - gains.mean(1, keepdim=True)
+    shares = ((gains - rows[:, None] - columns) / (WARMTH * centred.std())).exp()
+    assert float((shares.sum(0) - 1).abs().max()) < 1e-3
+    assert float((shares.sum(1) - 1).abs().max()) < 0.3
+
+
+def test_the_solver_is_given_what_duals_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(N, N)
+    given: list[float] = []
+
+    def solve(costs: np.ndarray, maximize: bool) -> tuple[np.ndarray, np.ndarray]:
+        given.append(float(costs.std()))
+        return linear_sum_assignment(costs, maximize)
+
+    monkeypatch.setattr(scipy.optimize, "linear_sum_assignment", solve)
+    assigned(noise + 2 * torch.randn(N)[:, None] + 2 * torch.randn(N))
+    assert given[0] < 1.2 * float(noise.std())

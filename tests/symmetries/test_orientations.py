@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 
 import paramgraph as pg
 from paramgraph import ParamGraph
+from paramgraph.compiler.orientations import _Finder
 from paramgraph.symmetries.orientations import OrientationFactor
 
-Forward = Callable[["Net", Tensor], Tensor]
+Forward = Callable[["Net", Tensor], "Tensor | tuple[Tensor, Tensor]"]
 
 
 class Net(nn.Module):
@@ -31,7 +33,7 @@ class Net(nn.Module):
         for name, own in more.items():
             setattr(self, name, own)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         return self.run(self, x)
 
 
@@ -116,6 +118,35 @@ def there_and_back(m: Net, x: Tensor) -> Tensor:
     return m.head((h + (h @ second).tanh()).tanh())
 
 
+def with_a_matrix_between(m: Net, x: Tensor) -> Tensor:
+    """One unit, moved on both sides of a matrix that is all free: its rows, and then its columns."""
+    h = x[:, 0, 0, :4] @ torch.stack([m.first.roll(turn) for turn in range(4)], 1)
+    return m.head((h + (h @ m.matrix).tanh()).tanh())
+
+
+def in_opposite_orders(m: Net, x: Tensor) -> Tensor:
+    """Products of what a filter and its turns give with what they give in the opposite order: only half a turn takes both alike."""
+    back = torch.stack([m.lift.rot90(-turn, (-2, -1)) for turn in range(4)], 1).flatten(0, 1)
+    return m.out((apart(m, x) * F.conv2d(x, back, padding=1).unflatten(1, (3, 4))).sum(2)).mean((2, 3))
+
+
+def of_other_units(m: Net, x: Tensor) -> Tensor:
+    """Products of what the first unit gives with what the last does: neither may turn without the other."""
+    others = F.conv2d(x, turned(m.lift.flip(0)), padding=1).unflatten(1, (3, 4))
+    return m.out((apart(m, x) * others).sum(2)).mean((2, 3))
+
+
+def in_two_tensors(m: Net, x: Tensor) -> Tensor:
+    """Filters whose turns take elements of one parameter to places of another."""
+    return m.out(F.conv2d(x, turned(torch.cat([m.top, m.rest], 2))).unflatten(1, (3, 4)).amax(2)).mean((2, 3))
+
+
+def unlike_units(m: Net, x: Tensor) -> Tensor:
+    """One unit with four turns, and two with two each."""
+    halves = torch.stack([m.lift[1:], m.lift[1:].rot90(2, (-2, -1))], 1).flatten(0, 1)
+    return m.out(F.conv2d(x, torch.cat([turned(m.lift[:1]), halves])).relu()).mean((2, 3))
+
+
 def flipped(w: Tensor) -> Tensor:
     return torch.stack([w.flip(dims) for dims in ((), (-1,), (-2,), (-2, -1))], 1).flatten(0, 1)
 
@@ -166,6 +197,11 @@ KNOWN: dict[str, tuple[Callable[[], nn.Module], list[tuple[str, int, int, set[st
         lambda: Net(there_and_back, first=nn.Parameter(torch.randn(4)), second=nn.Parameter(torch.randn(4))),
         [("first", 1, 4, {"first", "head.weight"})],
     ),
+    "a matrix there and back": (
+        lambda: Net(with_a_matrix_between, first=nn.Parameter(torch.randn(4)), matrix=nn.Parameter(torch.randn(4, 4))),
+        [("first", 1, 4, {"first", "matrix", "head.weight"})],
+    ),
+    "copies in opposite orders": (lambda: Net(in_opposite_orders, out=nn.Conv2d(3, 5, 3)), [("lift", 3, 2, {"lift"})]),
 }
 NONE: dict[str, Callable[[], nn.Module]] = {
     "orientations apart": lambda: Net(lambda m, x: m.out(apart(m, x).relu()).amax(2).mean((2, 3)), out=nn.Conv3d(3, 5, (1, 3, 3))),
@@ -179,6 +215,11 @@ NONE: dict[str, Callable[[], nn.Module]] = {
     "pooled in pairs": lambda: read_sums(lambda m, h: F.avg_pool3d(h, (2, 1, 1)).tanh()),
     "three of four": lambda: read_sums(lambda m, h: h[:, :, [0, 1, 3]].relu()),
     "three turns": lambda: Net(three_turns, out=nn.Conv2d(3, 5, 3)),
+    "filters of other units": lambda: Net(of_other_units, out=nn.Conv2d(3, 5, 3)),
+    "filters in two tensors": lambda: Net(in_two_tensors, top=nn.Parameter(torch.randn(3, 2, 1, 3)), rest=nn.Parameter(torch.randn(3, 2, 2, 3)),
+                                          out=nn.Conv2d(3, 5, 3)),
+    "units that are unlike": lambda: Net(unlike_units, out=nn.Conv2d(8, 5, 3)),
+    "the filters are an output": lambda: Net(lambda m, x: (m.out(apart(m, x).amax(2)).mean((2, 3)), m.lift.flip(-1)), out=nn.Conv2d(3, 5, 3)),
 }
 
 
@@ -250,6 +291,12 @@ def test_what_tells_orientations_apart(name: str) -> None:
     _, _, graph = compiled(name)
     assert not orientations(graph)
     assert not any("orientations" in str(d) for d in graph.symmetry.scales.diagnostics)
+
+
+@pytest.mark.parametrize(("shifts", "group"), [([0, 1, 2], True), ([0, 1], False), ([0, 2], False)])
+def test_what_is_a_group(shifts: list[int], group: bool) -> None:
+    """Of the cyclic permutations of three copies, all; not two of them."""
+    assert _Finder._is_group(np.array([np.roll(np.arange(3), shift) for shift in shifts])) is group
 
 
 @pytest.mark.parametrize("name", ["p4", "p4m", "residual"])
