@@ -1,10 +1,12 @@
 """Passes over perceptrons: the written-out derivatives, what they leave out, and the parts that they work on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from paramgraph.backends.torch import TorchBackend
-from paramgraph.metanets import GMN, Vocabulary
+from paramgraph.metanets import GMN, Vocabulary, fused_pass
 from paramgraph.metanets.cuts import cuts, num_states
 from paramgraph.metanets.fused_pass import FusedPass
 from paramgraph.metanets.layout import Layout, Limits
@@ -62,6 +64,28 @@ def test_gradients_are_those_of_autograd(options, way, monkeypatch):
     assert_same(gradients(made(**options, **way)), expected)
     assert (2 if options.get("direction") == "both" else 1) in {len(run.messages) for run in runs}
     assert_same(gradients(made(Elsewhere(), **options, **way)), expected)
+
+
+def test_gradients_of_states_at_hand_are_written(monkeypatch):
+    """They begin as memory of any content: zeros where nothing is read, and what a total alone gives, which is an expanded view."""
+    monkeypatch.setattr(fused_pass, "_begun", lambda kind, like: torch.full_like(like, torch.nan if kind == "state" else 0))
+    jobs = []
+
+    def checked(self, inputs, needed, given, run=FusedPass.streamed_gradients):
+        if self.encoder is None and self.steps == 0 and needed[0]:
+            jobs.append(self.job)
+            (nothing, *_) = run(self, inputs, needed, [None] * len(given))
+            assert not nothing.any()
+            total = replace(self, messages=(), total=True, emit=False, keeps=False, kinds=self.kinds[:1])
+            shape = self.shapes[0] if self.job.packed else (self.job.batch, self.width)
+            (of_total,) = run(total, inputs[:1], [True], [inputs[0].new_ones(shape)])
+            assert of_total.eq(1).all()
+        return run(self, inputs, needed, given)
+
+    monkeypatch.setattr(FusedPass, "streamed_gradients", checked)
+    gradients(made(recompute=True, direction="both"))
+    gradients(made(recompute=True, direction="both", pack_edges=0))
+    assert {job.packed for job in jobs} == {False, True}
 
 
 @pytest.mark.parametrize("part", [{"of_values": False}, {"of_parameters": False}, {"frozen": ("edge_encoder", "layers.0", "embeddings")}], ids=str)

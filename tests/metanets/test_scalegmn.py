@@ -1,7 +1,9 @@
 """ScaleGMN: exact under the whole annotated group, on every backend, at any scale; stable at depth; finite with zeros."""
 
 import copy
+import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import nn
 import paramgraph as pg
 from paramgraph.metanets import GMN, Editor, ScaleGMN, Stack, equivariance_error, run
 from paramgraph.metanets.fingerprints import Domain
-from paramgraph.metanets.rewiring import rewired
+from paramgraph.metanets.rewiring import EdgeKind, rewired
+from paramgraph.metanets.scale_layers import ScaledMessage
 from paramgraph.models.torchvision import import_torchvision
 
 from .test_gmn import deviation, tensors
@@ -140,6 +143,33 @@ def test_invariant_and_equivariant(networks, name, direction, sigma):
     # Permutations alone, as of a GMN, are not enough where anything is multiplied.
     plain = GMN(8, 1, backend="torch", head="edge").double()
     assert equivariance_error(plain, graph, element) > 1e-6
+
+
+class Rows:
+    """An engine of edges that have a source and a target each, in the same row."""
+
+    def combine(self, block, source=None, target=None, edge=None, op="add", overwrite=False):
+        seen = [term for term in (source, target, edge) if term is not None]
+        return math.prod(seen) if op == "mul" else sum(seen)
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+@pytest.mark.parametrize("transport", ["direct", "inverse"])
+def test_messages_are_multiplied_as_their_receivers_are(transport, end):
+    """Along edges and against them; edges that transport by the inverse are too rare for a network here to have one."""
+    message, both = ScaledMessage(8).double(), Domain(magnitude=True, sign=True)
+    job = SimpleNamespace(kind=EdgeKind(transport, both, both, both))
+    states, invariants, edge, source, target = torch.randn(5, 30, 8, dtype=torch.float64)
+    source, target = ((6 * q[:, :1]).exp() * q[:, 1:2].sign() for q in (source, target))
+
+    def sent(states, edge):
+        ends = message.at_nodes(states, invariants, backward=end == "source")
+        return message.hidden(job, message.edge_tensors(), Rows(), None, ends, edge, end)
+
+    sender, receiver = (source, target) if end == "target" else (target, source)
+    ratio = target / source if transport == "direct" else source / target
+    found, expected = sent(sender * states, ratio * edge), receiver * sent(states, edge)
+    assert torch.allclose(found / receiver, expected / receiver, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("direction", ["forward", "both"])
