@@ -216,6 +216,28 @@ def test_every_parameter_but_few_transports(networks):
                 assert edges.kind.edge.trivial, (name, edges.name)
 
 
+class Quotient(nn.Module):
+    """Hidden units are divided by a parameter: it, and what reads the quotients, is multiplied by something else than its ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.c, self.p = nn.Linear(3, 4), nn.Linear(4, 2), nn.Parameter(torch.rand(4) + 0.5)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.a(x)) / self.p)
+
+
+def test_what_does_not_transport_is_read_through_invariants():
+    graph = pg.compile(Quotient().double(), torch.randn(5, 3, dtype=torch.float64))
+    kinds = [edges.kind for edges in rewired(graph).edge_sets.values() if edges.kind.transport == "none"]
+    assert any(kind.edge == Domain(magnitude=True, sign=True) for kind in kinds)
+    element = graph.symmetry.sample(1, sigma=6.0)
+    moved = graph.with_values(element.act(graph.values))
+    made = net(graphs=[graph], direction="both")
+    assert deviation(made([moved]), made([graph])) < 1e-10
+    assert equivariance_error(net("edge", graphs=[graph], direction="both"), graph, element) < 1e-10
+
+
 def test_rewiring_keeps_every_parameter_once(networks):
     for name in NETWORKS:
         graph = networks[name][2]
