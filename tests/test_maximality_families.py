@@ -48,6 +48,8 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (twins.ResNet, torch.randn(3, 2, 4, 4), 43),
     (twins.EfficientNet, torch.randn(3, 4, 4, 4), 45),
     (twins.weight_norm, torch.randn(4, 3, 6), 3),  # a magnitude for each tap
+    (twins.HashGrid, torch.randn(40, 2), 12),  # GL(2) and two additions, of each table
+    (twins.TriPlane, torch.randn(40, 3), 4),  # GL(2)
 ])  # fmt: skip
 def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, nullity: int) -> None:
     torch.manual_seed(0)

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paramgraph.compiler.operations.functions import SUMS, kind_of, number_kind
+from paramgraph.compiler.operations.functions import SUMS, kind_of
 from paramgraph.compiler.operations.positional import RESAMPLED
 from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.program import Op, Program, Value
-from paramgraph.compiler.scales import ScaleSolver, constant_of
+from paramgraph.compiler.scales import ScaleSolver
 from paramgraph.symmetries.character import Key, Subset
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
 from paramgraph.symmetries.scale_spaces import Layout
@@ -131,8 +131,7 @@ class MatrixFinder:
 
     def _is_linear(self, holding: dict[Value, Holding]) -> bool:
         for value in holding:
-            is_zero = value.kind == "constant" and number_kind(constant_of(value)) == "zero"
-            if value.kind not in ("op", "parameter", "buffer", "state") and not is_zero:
+            if value.kind not in ("op", "parameter", "buffer", "state") and not self.solver.is_zero(value):
                 return False
         if any(value in holding or buffer in holding for value, buffer in self.program.outputs):
             return False
@@ -218,7 +217,7 @@ class MatrixFinder:
             return bool(op.attrs.get("linear")) and held == [0] and all(mixed.isdisjoint(labels) for labels in self._labels(op, 0, holding))
         positional, keywords = arguments(op, len(op.inputs))
         if op.name in SUMS:
-            return len(held) == len(op.inputs)
+            return all(slot in held or self.solver.is_zero(value) for slot, value in enumerate(op.inputs))
         if any(self._varies(op, held, labels) for slot in held for labels in self._labels(op, slot, holding)):
             return False
         if op.name == "mul":

@@ -20,6 +20,7 @@ from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.passing import Passing
 from paramgraph.compiler.program import LAYOUT, Op, Program, Value
 from paramgraph.compiler.scales import ScaleSolver
+from paramgraph.compiler.shares import Shares
 from paramgraph.compiler.terms import Tangled
 from paramgraph.symmetries.offsets import Change, OffsetFactor, Step
 from paramgraph.symmetries.translations import TranslationFactor
@@ -44,11 +45,12 @@ def find_offsets(program: Program, solver: ScaleSolver) -> tuple[TranslationFact
         solver: its solved scales: parameters are cut where their characters are.
     """
     known = Known(program)
+    shares = Shares(known)
     pairs: set[frozenset[Any]] = set()
-    return tuple(factor for value in program.tensors.values() for factor in _of(known, solver, value, pairs))
+    return tuple(factor for value in program.tensors.values() for factor in _of(known, shares, solver, value, pairs))
 
 
-def _of(known: Known, solver: ScaleSolver, value: Value, pairs: set[frozenset[Any]]) -> Iterator[TranslationFactor | OffsetFactor]:
+def _of(known: Known, shares: Shares, solver: ScaleSolver, value: Value, pairs: set[frozenset[Any]]) -> Iterator[TranslationFactor | OffsetFactor]:
     """The additions to one parameter: to the whole of it, then to parts."""
     if value.kind != "parameter" or value.integer or value not in solver.characters or 0 in value.shape or value in known.out:
         return
@@ -63,7 +65,7 @@ def _of(known: Known, solver: ScaleSolver, value: Value, pairs: set[frozenset[An
             split = any(index is not None and len({(d, i) in same for e, i in wide if e == d}) > 1 for d, index in enumerate(box))
             if split or any(other <= same for other in found):
                 continue
-            following, is_cut = _found(known, value, box, same)
+            following, is_cut = _found(known, shares, value, box, same)
             if is_cut:
                 cut.append(same)
             factor = following.factor() if following is not None else None
@@ -91,12 +93,12 @@ def _atoms(value: Value) -> dict[Atom, int]:
     return out
 
 
-def _found(known: Known, value: Value, box: Sequence[Array | None], same: Atoms) -> tuple[Following | None, bool]:
+def _found(known: Known, shares: Shares, value: Value, box: Sequence[Array | None], same: Atoms) -> tuple[Following | None, bool]:
     """What makes up for an addition, if that can be: nothing, other parameters, or both for what is divided by a gain; whether it was cut."""
     gains: dict[Node, None] = {}
     is_cut = False
     for absorbing in (False, True):
-        following = Following(known, value, box, same, None)
+        following = Following(known, shares, value, box, same, None)
         if following.goes(absorbing):
             return following, True
         gains.update(following.passing.gains)
@@ -105,7 +107,7 @@ def _found(known: Known, value: Value, box: Sequence[Array | None], same: Atoms)
     alone = next(iter(axes)) if len(axes) == 1 and all(atom in same for atom, n in _atoms(value).items() if atom[0] in axes and n > 1) else -1
     for gain in gains if alone >= 0 and box[alone] is None else ():
         for absorbing in (False, True) if gain.shape == (value.shape[alone],) else ():
-            following = Following(known, value, box, same, gain)
+            following = Following(known, shares, value, box, same, gain)
             if following.goes(absorbing):
                 return following, True
             is_cut |= following.is_cut
@@ -126,6 +128,7 @@ class Following:
 
     Args:
         known: facts of the program.
+        shares: its values as polynomials.
         value: a parameter.
         box: the part of it that is added to.
         same: spaces of the axes along which the same is added.
@@ -138,9 +141,11 @@ class Following:
         is_gone: whether something took some of it away: what is read nowhere is no symmetry's.
     """
 
-    def __init__(self, known: Known, value: Value, box: Sequence[Array | None], same: Atoms, gain: Node | None) -> None:
+    def __init__(
+        self, known: Known, shares: Shares, value: Value, box: Sequence[Array | None], same: Atoms, gain: Node | None
+    ) -> None:  # fmt: skip
         self.known, self.value, self.box, self.gain = known, value, box, gain
-        self.passing, self.is_cut, self.is_gone = Passing(known), False, False
+        self.passing, self.is_cut, self.is_gone = Passing(known, shares), False, False
         self.is_made_up = False
         atoms: dict[Atom, int] = {}
         for (d, i), n in _atoms(value).items():

@@ -17,6 +17,7 @@ from paramgraph.compiler.operations.functions import SUMS, kind_of
 from paramgraph.compiler.operations.positional import RESAMPLED
 from paramgraph.compiler.operations.scaling import CENTRED, arguments
 from paramgraph.compiler.program import LAYOUT, Op, Value
+from paramgraph.compiler.shares import MOST_TERMS, Shares, product_of
 from paramgraph.compiler.terms import Tangled
 
 # Functions that take away what is the same along their axes.
@@ -32,13 +33,15 @@ class Passing:
 
     Args:
         known: facts of the program.
+        shares: its values as polynomials.
 
     Attributes:
         gains: nodes of one axis that multiplied what was the same along it: what is added could be divided by them.
     """
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Known, shares: Shares) -> None:
         self.known = known
+        self.shares = shares
         self.nodes = known.nodes
         self.gains: dict[Node, None] = {}
 
@@ -82,11 +85,12 @@ class Passing:
             others: the other operands, the label of each dimension, and to which power they come.
             gone: sizes of the labels that are summed over.
         """
-        pieces, number, unknown = [], 1.0, []
+        pieces, number, unknown, shares = [], 1.0, [], None
         for value, labels, power in others:
             found = self.known.piece(value)
             if found is None or power < 0 and not found[1]:
                 unknown.append((value, labels))
+                shares = self.shares.of(value) if power == 1 and not gone else None
                 continue
             number *= found[1] ** power
             if found[0] is not None:
@@ -101,6 +105,10 @@ class Passing:
             centred = self._centred(*unknown[0], increment, pieces, left)
             if centred is not None:
                 increment, unknown = centred, []
+        if len(unknown) == 1 and shares is not None and len(increment) * len(shares) <= MOST_TERMS:
+            along_labels = [term.at(dict(enumerate(unknown[0][1]))).times(*pieces) for term in shares]
+            made = {term: own * number for term, own in zip(along_labels, shares.values(), strict=True)}
+            return product_of(increment, made)
         if not unknown:
             found_all = [multiplied(self.nodes.contracted(product, pieces, left), own * number) for product, own in increment.items()]
             return added(*found_all)

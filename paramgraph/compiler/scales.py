@@ -84,6 +84,11 @@ class ScaleSolver:
         """Whether a value is a parameter that nothing has been said of yet."""
         return value.kind in ("parameter", "buffer") and value not in self.characters
 
+    @staticmethod
+    def is_zero(value: Value) -> bool:
+        """Whether a value is a constant of zeros, which any factor leaves as they are."""
+        return value.kind == "constant" and number_kind(constant_of(value)) == "zero"
+
     def set(self, value: Value, character: Character) -> None:
         self.characters[value] = character
 

@@ -213,3 +213,39 @@ def vgg() -> nn.Module:
     """Convolutions, ReLU, pooling by the largest, a perceptron with dropout that is off."""
     return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                          nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 6))  # fmt: skip
+
+
+class HashGrid(nn.Module):
+    """Two tables that corners of a grid are hashed into, interpolated by shares that sum to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(5, 2) for _ in range(2))
+        self.net = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def read(self, table: nn.Module, x: Tensor) -> Tensor:
+        low = (9 * x.sigmoid()).floor()
+        rest, low = 9 * x.sigmoid() - low, low.long()
+        out = torch.zeros(1)
+        for i in (0, 1):
+            for j in (0, 1):
+                share = (rest[:, 0] if i else 1 - rest[:, 0]) * (rest[:, 1] if j else 1 - rest[:, 1])
+                out = out + share[:, None] * table(((low[:, 0] + i) ^ (low[:, 1] + j) * 2654435761) % 5)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(torch.cat([self.read(table, size * x) for table, size in zip(self.tables, (2.9, 3.9), strict=True)], -1))
+
+
+class TriPlane(nn.Module):
+    """Features at three planes' places, summed: a sampled plane is linear in what it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.planes = nn.Parameter(torch.randn(3, 2, 3, 3))
+        self.net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.stack([x[..., [0, 1]], x[..., [0, 2]], x[..., [1, 2]]])
+        found: Tensor = F.grid_sample(self.planes, places[:, None], align_corners=True).sum(0)[:, 0].T
+        return self.net(found)

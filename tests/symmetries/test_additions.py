@@ -119,6 +119,44 @@ def written(m: Layers, x: Tensor) -> Tensor:
     return torch.tanh(m.b(m.n(m.a(x) + m.gain * m.c(torch.sin(x)))))
 
 
+def gated(m: Layers, x: Tensor) -> Tensor:
+    """One layer's outputs at two inputs, mixed by a gate and what it leaves."""
+    z = torch.sigmoid(m.z(x))
+    return torch.tanh(m.b(z * m.a(torch.sin(x)) + (1 - z) * m.a(torch.cos(x))))
+
+
+def gated_twice(m: Layers, x: Tensor) -> Tensor:
+    """What two gates leave of one layer's outputs is shared among four."""
+    y, z = torch.sigmoid(m.y(x)), torch.tanh(m.z(x))
+    one, two, three, four = (m.a(f(x)) for f in (torch.sin, torch.cos, torch.exp, torch.tanh))
+    return torch.tanh(m.b(y * z * one + (1 - y) * z * two + (y - y * z) * three + (1 - y - z + z * y) * four))
+
+
+def between(m: Layers, x: Tensor) -> Tensor:
+    """A table's rows left and right of a place, which is no number of a row."""
+    place = 4 * x[:, 0].sigmoid()
+    low = place.floor()
+    rest = (place - low)[:, None]
+    return torch.tanh(m.b((1 - rest) * m.table[low.long()] + rest * m.table[low.long() + 1]))
+
+
+def unmatched(m: Layers, x: Tensor) -> Tensor:
+    """Two gates that leave nothing of each other."""
+    y, z = torch.sigmoid(m.z(x)), torch.sigmoid(2 * m.z(x))
+    return torch.tanh(m.b(z * m.a(torch.sin(x)) + (1 - y) * m.a(torch.cos(x))))
+
+
+def doubled(m: Layers, x: Tensor) -> Tensor:
+    z = torch.sigmoid(m.z(x))
+    return torch.tanh(m.b(z * m.a(torch.sin(x)) + (2 - z * z) * m.a(torch.cos(x))))
+
+
+def elsewhere(m: Layers, x: Tensor) -> Tensor:
+    """What one gate takes at one position, and leaves at another."""
+    z = torch.sigmoid(m.z(x))
+    return torch.tanh(m.b(z * m.a(torch.sin(x)) + (1 - z.flip(0)) * m.a(torch.cos(x))))
+
+
 # Per network, its inputs and what may be added to which parameters while others make up for it, with dimensions by hand.
 FOUND: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]] = {
     "an offset past a sum": (lambda: Layers(behind, n=norm(5), a=linear(5, 4), b=linear(4, 5)), TOKENS, {"n.bias": 5}),
@@ -136,6 +174,9 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]
     "groups of a normalisation": (lambda: Layers(grouped, a=linear(5, 6), g=nn.GroupNorm(2, 6, EPS)), VECTORS, {"a.weight": 10, "a.bias": 2}),
     "a writer behind a gain": (lambda: Layers(written, a=linear(5, 4), c=linear(5, 4), gain=(4,), n=norm(4), b=linear(4, 3)), VECTORS,
                                {"c.weight": 5, "a.bias": 4, "n.bias": 4, "b.weight": 3}),
+    "what a gate leaves": (lambda: Layers(gated, z=linear(5, 4), a=linear(5, 4), b=linear(4, 3)), VECTORS, {"a.bias": 4}),
+    "what two gates leave": (lambda: Layers(gated_twice, y=linear(5, 4), z=linear(5, 4), a=linear(5, 4), b=linear(4, 3)), VECTORS, {"a.bias": 4}),
+    "between two rows": (lambda: Layers(between, table=(6, 4), b=linear(4, 3)), VECTORS, {"table": 4}),
     "two parts of one": (lambda: Layers(halved, w=(4, 5), b=(8,)), VECTORS, {"b": 4}),
 }  # fmt: skip
 
@@ -193,6 +234,11 @@ NONE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, Callable[[d
                       IMAGES, "a.bias", pair("a.bias", "b.bias", "b.weight", (2, 3))),
     "weights that do not sum to one": (lambda: Layers(routed_freely, r=linear(5, 3), w=(3, 4, 5), own=(3, 4), more=(4,)), VECTORS, "own",
                                        pair("own", "more")),
+    "two gates": (lambda: Layers(unmatched, z=linear(5, 4), a=linear(5, 4), b=linear(4, 3)), VECTORS, "a.bias", pair("a.bias", "b.bias", "b.weight")),
+    "a gate that leaves more": (lambda: Layers(doubled, z=linear(5, 4), a=linear(5, 4), b=linear(4, 3)), VECTORS, "a.bias",
+                                pair("a.bias", "b.bias", "b.weight")),
+    "a gate at two positions": (lambda: Layers(elsewhere, z=linear(5, 4), a=linear(5, 4), b=linear(4, 3)), VECTORS, "a.bias",
+                                pair("a.bias", "b.bias", "b.weight")),
     "a product of both": (lambda: Layers(lambda m, x: torch.tanh(m.up @ m.down @ x.mT + m.up.sum(1, keepdim=True)), up=(4, 2), down=(2, 5)), VECTORS,
                           "up", lambda state: {"up": state["up"] + 1}),
 }  # fmt: skip

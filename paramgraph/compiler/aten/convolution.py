@@ -176,10 +176,13 @@ def affine_grid(b: Builder, theta: Value, size: Sequence[int], align_corners: bo
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
 def grid_sample(b: Builder, x: Value, grid: Value, *args: Any) -> Value:
-    """Every place of the grid reads a few positions of the image: all of them, as far as typing goes. Both are ordered."""
+    """Every place of the grid reads a few positions of the image: all of them, as far as typing goes. Both are ordered.
+
+    In the image it is linear, so that it is typed as a product, with something that nothing scales.
+    """
     rank = x.ndim - 2
     places = tuple(f"p{i}" for i in range(rank))
     to = tuple(f"q{i}" for i in range(rank))
-    image = b.mix("grid positions", x, range(2, x.ndim), ordered=True)
+    image = b.mix("grid positions", x, range(2, x.ndim), ordered=True, linear=True)
     coordinates = b.mix("grid coordinates", grid, [-1], ordered=True)
-    return b.contract(([("b", "c", *places), ("b", *to, "k")], ("b", "c", *to)), image, coordinates, name="grid_sample")
+    return b.contract(([("b", "c", *places), ("b", *to, "k")], ("b", "c", *to)), image, coordinates, name="grid_sample", product=True)

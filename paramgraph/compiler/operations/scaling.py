@@ -26,6 +26,10 @@ def elementwise(solver: ScaleSolver, op: Op, operands: Operands) -> Character | 
     if op in solver.reflecting:
         return _reflected(solver, op, operands)
     if op.name in SUMS and len(op.inputs) == 2:
+        for slot, value in enumerate(op.inputs):
+            # A few zeros that are read everywhere (what a loop begins to add up from) have multipliers of their own at each place.
+            if value.kind == "constant" and value.shape != op.output.shape == op.inputs[1 - slot].shape and solver.is_zero(value):
+                return operands.of(1 - slot)
         fresh = 1 if solver.is_fresh(op.inputs[1]) else 0
         return operands.equal(operands.of(1 - fresh), fresh)
     if op.name == "mul" and len(op.inputs) == 2:
