@@ -63,8 +63,14 @@ VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...]
     ("rows against columns", 0.0, lambda y, p: y.transpose(1, 2).reshape(-1, 2, 3) + y + p, ((3,),), 6),
     # Blocks of 3 against blocks of 2: 0, 1 and 4, 5 are exchanged. The reversal of all six, which exchanges equal cells, is missed.
     ("blocks that do not meet", 2 * lam(2), lambda y: y.softmax(-1).reshape(-1, 3, 2).softmax(-1), (), 6),
+    # Two columns are exchanged, the third is not; whatever column, rows are exchanged in it.
+    ("columns apart, and rows for each", lam(2) + 3 * lam(2), lambda y: _columns_apart(5 * y.softmax(1)), (), 6),
     ("rows repeated", COLUMNS + 3 * lam(2), lambda y, p: (y.sum(1)[:, None].expand(-1, 2, 3) + p), ((2, 3),), 6),
 ]
+
+
+def _columns_apart(y: torch.Tensor) -> torch.Tensor:
+    return torch.cat([y.flatten(1)[:, [0, 1, 3, 4]].tanh(), y[..., 2].sin()], 1)
 
 
 def _view(function: Callable[..., torch.Tensor], shapes: tuple[tuple[int, ...], ...], out: int) -> Callable[[], nn.Module]:
