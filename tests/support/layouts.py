@@ -81,6 +81,20 @@ for _name, _order, _function, _shapes, _out in VIEWS:
     case(_name, _order, (5, 4))(_view(_function, _shapes, _out))
 
 
+# Pairs over which a softmax is taken, each at a place in 2 rows and 3 columns; those of the last column are read by themselves. Places move
+# among both kinds, and within each pair two units do, as nothing is shared by pairs.
+@case("thirds apart, and an outer axis for each pair", lam(4) + lam(2) + 6 * lam(2), (5, 4))
+class Thirds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.o = nn.Linear(4, 12), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = 5 * self.i(x).view(-1, 2, 2, 3).softmax(1)
+        first = y.flatten(1)[:, [0, 1, 3, 4, 6, 7, 9, 10]]
+        return self.o(torch.cat([first.tanh(), y[..., 2].flatten(1).sin()], 1))
+
+
 class Table(nn.Module):
     """A function of an input and a few free tables."""
 
