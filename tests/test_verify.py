@@ -12,7 +12,7 @@ from torch import nn
 import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError, TraceError
-from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
+from paramgraph.symmetries.group import ActionBlock, Factor, GroupElement, IndexSpace, SymmetryGroup, TensorAction
 from tests.support import attention, branches, gathered, layers, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 
@@ -116,6 +116,22 @@ def test_factor_that_does_not_move_what_it_claims() -> None:
     lazy = Lazy(group.spaces, group.factors, group.actions, group.aliases)
     report = pg.verify(replace(graph, symmetry=lazy), model, x)
     assert any("claims to move 4.bias" in problem for problem in report.problems)
+
+
+def test_whole_group_is_compared_by_itself() -> None:
+    """Every factor is right, and what users draw of all of them is not."""
+    model, x, graph = network()
+    group = graph.symmetry
+    wrong = replace(group, actions={**group.actions, "0.bias": replace(group.actions["0.bias"], components=())})
+
+    class Mixed(SymmetryGroup):
+        def sample(self, seed: Any = None, *, factors: Any = None, **options: Any) -> GroupElement:
+            return super().sample(seed, factors=factors, **options) if factors is not None else wrong.sample(seed, **options)
+
+    mixed = Mixed(group.spaces, group.factors, group.actions, group.aliases)
+    report = pg.verify(replace(graph, symmetry=mixed), model, x)
+    assert not report.passed and report.whole > 1e-3 and max(f.deviation for f in report.factors) < 1e-10
+    assert any("the whole group change the outputs" in problem for problem in report.problems)
 
 
 def test_group_that_is_too_small_is_told_by_leaving_out() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import networkx as nx
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 import paramgraph as pg
 from paramgraph.graph import EdgeSet, NodeSet
@@ -188,6 +191,34 @@ def test_a_computed_weight_read_both_ways_is_dense_both_times() -> None:
         assert (there.connectivity, there.shape) == ("dense", (1, 5, 3, 1))
         assert (back.connectivity, back.shape) == ("dense", (1, 3, 5, 1)) and back.source == there.target
     assert log_action(graph) == pytest.approx(graph.symmetry.log_order) == pytest.approx(lam(3) + lam(5))
+
+
+class Folded(nn.Module):
+    """A layer whose weight is made of the parts of one parameter."""
+
+    def __init__(self, fold: Callable[[torch.Tensor], torch.Tensor], *shape: int) -> None:
+        super().__init__()
+        self.fold, self.i, self.o, self.p = fold, nn.Linear(4, 3), nn.Linear(5, 2), nn.Parameter(torch.randn(*shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.o(torch.tanh(torch.tanh(self.i(x)) @ self.fold(self.p)))
+
+
+@pytest.mark.parametrize(("fold", "shape", "log_order"), [
+    (lambda p: p[0] * p[1], (2, 3, 5), lam(3) + lam(5)),
+    (lambda p: torch.cat([p[:, 3:].sin(), p[:, :3]], 1), (3, 5), lam(3) + lam(3) + lam(2)),
+], ids=["multiplied", "joined"])  # fmt: skip
+def test_parts_of_a_parameter_that_meet_in_a_weight_all_move(
+    fold: Callable[[torch.Tensor], torch.Tensor], shape: tuple[int, ...], log_order: float
+) -> None:
+    """No part is taken for one that nothing reads, which would stay where it is."""
+    model, x = Folded(fold, *shape).double(), torch.randn(7, 4, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    assert not any(edges.name.startswith("p.unused") for edges in graph.parameter_edges())
+    assert log_action(graph) == pytest.approx(graph.symmetry.log_order) == pytest.approx(log_order)
+    moved = graph.symmetry.sample(0, kinds=["permutation"]).act(graph.state_dict())
+    assert not torch.equal(moved["p"], graph.values["p"])
+    assert torch.allclose(functional_call(model, moved, (x,)), model(x), rtol=1e-12, atol=1e-12)
 
 
 def test_depth_is_the_longest_path_from_an_input() -> None:

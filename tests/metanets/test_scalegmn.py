@@ -13,7 +13,7 @@ import paramgraph as pg
 from paramgraph.metanets import GMN, Editor, ScaleGMN, Stack, equivariance_error, run
 from paramgraph.metanets.fingerprints import Domain
 from paramgraph.metanets.rewiring import EdgeKind, rewired
-from paramgraph.metanets.scale_layers import ScaledMessage
+from paramgraph.metanets.scale_layers import ScaledMessage, bounded, length
 from paramgraph.models.torchvision import import_torchvision
 
 from .test_gmn import deviation, tensors
@@ -170,6 +170,19 @@ def test_messages_are_multiplied_as_their_receivers_are(transport, end):
     ratio = target / source if transport == "direct" else source / target
     found, expected = sent(sender * states, ratio * edge), receiver * sent(states, edge)
     assert torch.allclose(found / receiver, expected / receiver, rtol=1e-9, atol=1e-12)
+
+
+def test_messages_are_bounded():
+    """Those against the edges by a node's state and what came along them, where magnitudes multiply it; all of them, where none do."""
+    states, forward, backward = torch.randn(3, 6, 8, dtype=torch.float64) * torch.tensor([1.0, 1.0, 1e6]).view(3, 1, 1)
+    magnitude = torch.tensor([True, False]).repeat(3)[:, None]
+    along, against = bounded(states, [forward, backward], magnitude)
+    assert torch.equal(along[::2], forward[::2])
+    assert torch.allclose(length(against[::2]), (length(states) + length(forward))[::2])
+    assert all(bool((length(message[1::2]) <= 8**0.5).all()) for message in (along, against))
+    scales = torch.where(magnitude, torch.randn(6, 1, dtype=torch.float64).exp(), 1.0)
+    scaled = bounded(scales * states, [scales * forward, scales * backward], magnitude)
+    assert all(torch.allclose(found, scales * message) for found, message in zip(scaled, (along, against), strict=True))
 
 
 @pytest.mark.parametrize("direction", ["forward", "both"])

@@ -63,8 +63,14 @@ VIEWS: list[tuple[str, float, Callable[..., torch.Tensor], tuple[tuple[int, ...]
     ("rows against columns", 0.0, lambda y, p: y.transpose(1, 2).reshape(-1, 2, 3) + y + p, ((3,),), 6),
     # Blocks of 3 against blocks of 2: 0, 1 and 4, 5 are exchanged. The reversal of all six, which exchanges equal cells, is missed.
     ("blocks that do not meet", 2 * lam(2), lambda y: y.softmax(-1).reshape(-1, 3, 2).softmax(-1), (), 6),
+    # Two columns are exchanged, the third is not; whatever column, rows are exchanged in it.
+    ("columns apart, and rows for each", lam(2) + 3 * lam(2), lambda y: _columns_apart(5 * y.softmax(1)), (), 6),
     ("rows repeated", COLUMNS + 3 * lam(2), lambda y, p: (y.sum(1)[:, None].expand(-1, 2, 3) + p), ((2, 3),), 6),
 ]
+
+
+def _columns_apart(y: torch.Tensor) -> torch.Tensor:
+    return torch.cat([y.flatten(1)[:, [0, 1, 3, 4]].tanh(), y[..., 2].sin()], 1)
 
 
 def _view(function: Callable[..., torch.Tensor], shapes: tuple[tuple[int, ...], ...], out: int) -> Callable[[], nn.Module]:
@@ -73,6 +79,20 @@ def _view(function: Callable[..., torch.Tensor], shapes: tuple[tuple[int, ...], 
 
 for _name, _order, _function, _shapes, _out in VIEWS:
     case(_name, _order, (5, 4))(_view(_function, _shapes, _out))
+
+
+# Pairs over which a softmax is taken, each at a place in 2 rows and 3 columns; those of the last column are read by themselves. Places move
+# among both kinds, and within each pair two units do, as nothing is shared by pairs.
+@case("thirds apart, and an outer axis for each pair", lam(4) + lam(2) + 6 * lam(2), (5, 4))
+class Thirds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.o = nn.Linear(4, 12), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = 5 * self.i(x).view(-1, 2, 2, 3).softmax(1)
+        first = y.flatten(1)[:, [0, 1, 3, 4, 6, 7, 9, 10]]
+        return self.o(torch.cat([first.tanh(), y[..., 2].flatten(1).sin()], 1))
 
 
 class Table(nn.Module):

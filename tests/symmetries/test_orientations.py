@@ -318,6 +318,7 @@ def test_what_is_claimed_to_move_moves(name: str) -> None:
     for number, factor in orientations(graph).items():
         drawn = [graph.symmetry.move(seed, [number]).act(state) for seed in range(8)]
         assert all(any(not torch.equal(moved[tensor], state[tensor]) for moved in drawn) for tensor in factor.tensors)
+        assert all(any(not torch.equal(moved[tensor], state[tensor]) for tensor in factor.tensors) for moved in drawn)  # none is the identity
 
 
 def test_verification_draws_them_and_files_keep_them(tmp_path: Path) -> None:
