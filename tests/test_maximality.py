@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -90,6 +90,22 @@ def test_matrices_are_verified() -> None:
     wrong = replace(graph, symmetry=replace(graph.symmetry, moves=(crossed, v)))
     report = pg.verify(wrong, model, inputs, elements=1, inputs=1, leave_one_out=0)
     assert any("GL(4)^2" in problem and "changes the outputs" in problem for problem in report.problems)
+
+
+def test_matrices_that_do_not_move_what_they_claim_are_found() -> None:
+    model, inputs, graph = compiled("two-head attention")
+    q, v, *_ = graph.symmetry.moves
+    assert isinstance(q, MatrixFactor) and isinstance(v, MatrixFactor)
+
+    class Claiming(MatrixFactor):
+        @property
+        def tensors(self) -> tuple[str, ...]:
+            return (*super().tensors, *v.tensors)
+
+    claiming = Claiming(**{field.name: getattr(q, field.name) for field in fields(q)})
+    wrong = replace(graph, symmetry=replace(graph.symmetry, moves=(claiming,)))
+    report = pg.verify(wrong, model, inputs, elements=1, inputs=1, leave_one_out=0)
+    assert any(f"claims to move {', '.join(sorted(v.tensors))}, but leaves it" in problem for problem in report.problems)
 
 
 def test_large_networks_are_refused() -> None:

@@ -13,6 +13,8 @@ import paramgraph as pg
 from paramgraph import ParamGraph
 from paramgraph.errors import GroupError, StateDictError, TraceError
 from paramgraph.symmetries.group import ActionBlock, Factor, GroupElement, IndexSpace, SymmetryGroup, TensorAction
+from paramgraph.verification.checks import Checks
+from paramgraph.verification.compare import deviation
 from tests.support import attention, branches, gathered, layers, values  # noqa: F401  registers the cases
 from tests.support.cases import CASES
 
@@ -134,6 +136,23 @@ def test_whole_group_is_compared_by_itself() -> None:
     assert any("the whole group change the outputs" in problem for problem in report.problems)
 
 
+@pytest.mark.parametrize(("before", "after", "expected"), [
+    (torch.tensor([2.0, 1.0]), torch.tensor([2.0, 1.5]), 0.25),
+    (torch.tensor([1, 2]), torch.tensor([1, 3]), 1),
+    (torch.tensor([True]), torch.tensor([True]), 0),
+    (torch.tensor([torch.inf, 1.0]), torch.tensor([torch.inf, 1.5]), 0.5),
+    (torch.tensor([torch.inf, 1.0]), torch.tensor([-torch.inf, 1.0]), torch.inf),
+    (torch.tensor([torch.inf, 1.0]), torch.tensor([1.0, torch.inf]), torch.inf),
+    (torch.tensor([1.0]), torch.tensor([torch.nan]), torch.inf),
+    (torch.tensor([1.0]), torch.tensor([1.0, 1.0]), torch.inf),
+    (3, 3, 0),
+    (3, 4, torch.inf),
+])  # fmt: skip
+def test_deviations(before: Any, after: Any, expected: float) -> None:
+    """Of numbers relative to the largest, of all else whether they are the same; what cannot be compared is infinitely far."""
+    assert deviation([torch.ones(2), before], [torch.ones(2), after]) == expected
+
+
 def test_group_that_is_too_small_is_told_by_leaving_out() -> None:
     """An action split in two that could move apart: leaving one tensor out changes nothing."""
     model, x = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).eval(), torch.randn(5, 4)
@@ -155,6 +174,7 @@ def test_group_that_is_too_small_is_told_by_leaving_out() -> None:
     tied = {**whole.symmetry.actions, "table": TensorAction((6,), (((0,), (ActionBlock((None,), (space,)),)),))}
     report = pg.verify(with_group(whole, actions=tied), idle, x, leave_one_out="all")
     assert any("leaving table out of the action" in problem for problem in report.problems)
+    assert any("permuting axis 0 of table alone is outside the group" in problem for problem in report.problems)
     assert pg.verify(whole, idle, x, leave_one_out="all").passed
     assert group.log_order > 0
 
@@ -241,6 +261,15 @@ def test_bundle_that_fails_is_taken_apart() -> None:
     actions["0.bias"] = replace(actions["0.bias"], components=())
     report = pg.verify(with_group(graph, actions=actions), model, x, bundles=1)
     assert sorted(f.deviation > 1e-6 for f in report.factors) == [False, True]
+
+
+def test_bundle_that_fails_as_a_whole_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its factors is right by itself, and both together are not."""
+    model, x, graph = network()
+    monkeypatch.setattr(Checks, "_deviation", lambda self, element, *_: float(len(element.parts) > 1))
+    report = pg.verify(graph, model, x, bundles=1)
+    assert [f.deviation for f in report.factors] == [0, 0]
+    assert any("together change the outputs" in problem for problem in report.problems)
 
 
 def test_tensor_without_influence_is_said() -> None:
@@ -396,6 +425,14 @@ def test_shared_parameters(name: str) -> None:
     assert report.passed, str(report)
     assert report.exported is not None
     assert not any("not read" in note for note in report.notes)
+
+
+def test_ties_that_the_action_breaks_are_said() -> None:
+    model, inputs = CASES["tied embedding"].build()
+    graph = pg.compile(model, inputs)
+    ((name, alias),) = graph.aliases.items()
+    report = pg.verify(with_group(graph, aliases={}), model, inputs)
+    assert any(f"{name} and {alias.base} are tied, but not after the action" in problem for problem in report.problems)
 
 
 # -- errors --------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import paramgraph as pg
 from paramgraph.metanets import GMN, Editor, ScaleGMN, Stack, equivariance_error, run
 from paramgraph.metanets.fingerprints import Domain
 from paramgraph.metanets.rewiring import EdgeKind, rewired
-from paramgraph.metanets.scale_layers import ScaledMessage, bounded, length
+from paramgraph.metanets.scale_layers import InvariantMessage, ScaledMessage, bounded, length
 from paramgraph.models.torchvision import import_torchvision
 
 from .test_gmn import deviation, tensors
@@ -183,6 +183,14 @@ def test_messages_are_bounded():
     scales = torch.where(magnitude, torch.randn(6, 1, dtype=torch.float64).exp(), 1.0)
     scaled = bounded(scales * states, [scales * forward, scales * backward], magnitude)
     assert all(torch.allclose(found, scales * message) for found, message in zip(scaled, (along, against), strict=True))
+
+
+def test_sums_of_messages_do_not_grow_with_their_number():
+    """Of those that carry states a root is divided out, as they point anywhere; of those that are read through invariants the mean is taken."""
+    torch.manual_seed(0)
+    sums, degrees = torch.randn(2, 8), torch.tensor([4, 9])
+    for message, grown in ((ScaledMessage(8), degrees.sqrt()), (InvariantMessage(8), degrees)):
+        assert torch.allclose(message.finish(sums * grown[:, None], degrees), message.finish(sums, torch.tensor([1, 0])), atol=1e-6)
 
 
 @pytest.mark.parametrize("direction", ["forward", "both"])
