@@ -51,6 +51,7 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (twins.HashGrid, torch.randn(40, 2), 12),  # GL(2) and two additions, of each table
     (twins.TriPlane, torch.randn(40, 3), 4),  # GL(2)
     (twins.without_gain, torch.randn(4, 3, 6), 8),  # bias and mean; variance, rows, bias and mean
+    (twins.spectral_norm, torch.randn(4, 2, 3, 3), 3 + 7 + 2 + 15 + 4),  # what is orthogonal, and two scales for each layer
     (twins.OneMore, torch.randn(9, 5), 10),  # O(4), and the gains' scales
 ])  # fmt: skip
 def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, nullity: int) -> None:

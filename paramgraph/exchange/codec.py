@@ -30,6 +30,7 @@ from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVar
 from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
+from paramgraph.symmetries.vanishing import VanishingFactor
 
 CLASSES: tuple[type, ...] = (
     *(Alias, Diagnostic, EdgeSet, NodeSet, ParameterView),
@@ -39,7 +40,7 @@ CLASSES: tuple[type, ...] = (
     *(CentreFactor, Change, OffsetFactor, Reader, ReadOffsetFactor, SpreadFactor, Step),
     *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(OrientationFactor, OrientedPart, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
-    ShiftedFactor,
+    *(ShiftedFactor, VanishingFactor),
 )
 
 Put = Callable[[np.ndarray], int]

@@ -35,6 +35,7 @@ from paramgraph.symmetries.scales import Scales, drawn
 from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
+from paramgraph.symmetries.vanishing import VanishingFactor
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ SIGMA = 0.5
 # Factors whose elements `move` draws.
 Moving = (
     MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | OffsetFactor | ReadOffsetFactor | SpreadFactor | CentreFactor
-    | ShiftedFactor | ReflectionFactor | PhaseFactor | OrientationFactor
+    | VanishingFactor | ShiftedFactor | ReflectionFactor | PhaseFactor | OrientationFactor
 )  # fmt: skip
 # Matrix groups and translations, and what could not be searched for.
 Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
@@ -397,7 +398,7 @@ class SymmetryGroup:
         if turned:
             groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
             lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
-        kinds_added = (TranslationFactor, OffsetFactor, ReadOffsetFactor, CentreFactor)
+        kinds_added = (TranslationFactor, OffsetFactor, ReadOffsetFactor, CentreFactor, VanishingFactor)
         added = [factor.dimension for factor in self.moves if isinstance(factor, kinds_added)]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
