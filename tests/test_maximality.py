@@ -33,22 +33,23 @@ def test_analytic_networks_have_no_others(name: str) -> None:
     assert counted(name).complete
 
 
-class OneMore(nn.Module):
-    """A gain that one is added to: its scales are declared nowhere."""
+class MixedGain(nn.Module):
+    """A gain that is mixed by fixed numbers: its scales are declared nowhere, but for that of all of it."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.gain, self.second = nn.Linear(5, 4, bias=False), nn.Parameter(torch.randn(4)), nn.Linear(4, 6, bias=False)
+        self.register_buffer("fixed", torch.randn(4, 4), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(torch.sigmoid(self.first(x)) * (1 + self.gain))
+        return self.second(torch.sigmoid(self.first(x)) * (self.fixed @ self.gain))
 
 
 def test_what_is_missing_is_named() -> None:
-    model, x = OneMore(), torch.randn(9, 5)
+    model, x = MixedGain(), torch.randn(9, 5)
     report = pg.verify(pg.compile(model, x), model, x, elements=1, inputs=1, leave_one_out=0, maximality=True)
     assert report.passed and report.maximality is not None
-    assert (report.maximality.nullity, report.maximality.declared) == (4, 0)
+    assert (report.maximality.nullity, report.maximality.declared) == (4, 1)
     assert set(report.maximality.missing) == {"gain", "second.weight"}
     assert "the others move" in str(report.maximality)
 

@@ -50,6 +50,9 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (twins.weight_norm, torch.randn(4, 3, 6), 3),  # a magnitude for each tap
     (twins.HashGrid, torch.randn(40, 2), 12),  # GL(2) and two additions, of each table
     (twins.TriPlane, torch.randn(40, 3), 4),  # GL(2)
+    (twins.without_gain, torch.randn(4, 3, 6), 8),  # bias and mean; variance, rows, bias and mean
+    (twins.spectral_norm, torch.randn(4, 2, 3, 3), 3 + 7 + 2 + 15 + 4),  # what is orthogonal, and two scales for each layer
+    (twins.OneMore, torch.randn(9, 5), 10),  # O(4), and the gains' scales
 ])  # fmt: skip
 def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, nullity: int) -> None:
     torch.manual_seed(0)
@@ -70,7 +73,7 @@ def test_norms_on_queries_and_keys() -> None:
 
 # What no factor declares, by how many dimensions there are and which tensors they move: docs/symmetries.md says why.
 @pytest.mark.parametrize(("build", "inputs", "left", "moved"), [
-    (twins.without_gain, torch.randn(4, 3, 6), 4, {"0.weight", "1.running_var"}),  # a running variance where there is no gain
+    (twins.normalised_behind, torch.randn(4, 3, 6), 4, {"2.running_mean", "3.bias"}),  # a mean that the bias of a later layer makes up for
 ])  # fmt: skip
 def test_what_is_left_is_named(build: Callable[[], nn.Module], inputs: torch.Tensor, left: int, moved: set[str]) -> None:
     torch.manual_seed(0)

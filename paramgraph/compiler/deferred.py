@@ -20,7 +20,9 @@ from paramgraph.compiler.readers import find_read_offsets
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
+from paramgraph.compiler.shifted import find_shifted
 from paramgraph.compiler.statistics import find_statistics
+from paramgraph.compiler.vanishing import find_vanishing
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.group import Moves, Moving, Scaling, SymmetryGroup
 from paramgraph.symmetries.normalised import unnormalised
@@ -93,8 +95,10 @@ class DeferredScales:
             "matrices that commute with fixed ones": lambda: find_commuting(program, tuple(found)),
             "turns of streams": lambda: find_rotations(program),
             "translations": lambda: find_offsets(program, solver),
+            "additions taken to zero": lambda: find_vanishing(program, tuple(found)),
             "offsets of readers without biases": lambda: find_read_offsets(program, tuple(found)),
             "running statistics": lambda: find_statistics(program),
+            "scales beside constants": lambda: find_shifted(program, system, tuple(found)),
             "reflections": lambda: find_reflections(program, system),
             "phase shifts": lambda: find_phases(program, system),
             "orientations": lambda: find_orientations(program),

@@ -337,7 +337,7 @@ class Following:
         part = "" if all(index is None for index in self.box) else " (a part)"
         if not self.is_made_up and self.gain is None and self.is_whole:
             return TranslationFactor(f"additions to {self.value.name}{part}", self.value.name, tuple(self.box), self.shape)
-        written = _Written()
+        written = Written()
         changes = []
         for value, increment in self.moved.items():
             pieces = [(self.known.nodes.one_of(product.pieces), number) for product, number in increment.items()]
@@ -351,7 +351,7 @@ class Following:
         return OffsetFactor(f"additions{over} to {self.value.name}{part}{others}", self.value.name, self.shape, tuple(changes), tuple(written.steps))
 
 
-class _Written:
+class Written:
     """Nodes as steps of a computation, each once, in order."""
 
     def __init__(self) -> None:

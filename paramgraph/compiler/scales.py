@@ -40,7 +40,7 @@ class ScaleSolver:
         layouts: axes as blocks of atomic spaces.
         system: unknowns and constraints.
         characters: of the values met so far.
-        reflecting: functions that are taken as odd, though something has to be added.
+        reflecting: functions that are taken as odd, though something has to be added, and those that add a constant, which is taken as not added.
         phases: signs that periodic functions among these are given.
         unsupported: operations whose operands were taken as unscalable, with the cause.
         uses: how often each value is read or comes out.
@@ -161,7 +161,7 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     Args:
         program: the program.
         system: the spaces that its values' axes are made of.
-        reflecting: functions to take as odd (`paramgraph.compiler.reflections`).
+        reflecting: functions to take as odd (`paramgraph.compiler.reflections`), or as adding no constant (`paramgraph.compiler.shifted`).
     """
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))

@@ -27,8 +27,10 @@ from paramgraph.symmetries.readers import Reader, ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
 from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
+from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
+from paramgraph.symmetries.vanishing import VanishingFactor
 
 CLASSES: tuple[type, ...] = (
     *(Alias, Diagnostic, EdgeSet, NodeSet, ParameterView),
@@ -38,6 +40,7 @@ CLASSES: tuple[type, ...] = (
     *(CentreFactor, Change, OffsetFactor, Reader, ReadOffsetFactor, SpreadFactor, Step),
     *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(OrientationFactor, OrientedPart, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
+    *(ShiftedFactor, VanishingFactor),
 )
 
 Put = Callable[[np.ndarray], int]

@@ -32,8 +32,10 @@ from paramgraph.symmetries.readers import ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
+from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
+from paramgraph.symmetries.vanishing import VanishingFactor
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,7 @@ SIGMA = 0.5
 # Factors whose elements `move` draws.
 Moving = (
     MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | OffsetFactor | ReadOffsetFactor | SpreadFactor | CentreFactor
-    | ReflectionFactor | PhaseFactor | OrientationFactor
+    | VanishingFactor | ShiftedFactor | ReflectionFactor | PhaseFactor | OrientationFactor
 )  # fmt: skip
 # Matrix groups and translations, and what could not be searched for.
 Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
@@ -396,12 +398,16 @@ class SymmetryGroup:
         if turned:
             groups = ", ".join(f"O({factor.free})" for factor in turned[:8])
             lines.append(f"turns of streams, of {sum(f.dimension for f in turned):,} dimensions: {groups}{', …' if len(turned) > 8 else ''}")
-        added = [factor.dimension for factor in self.moves if isinstance(factor, (TranslationFactor, OffsetFactor, ReadOffsetFactor, CentreFactor))]
+        kinds_added = (TranslationFactor, OffsetFactor, ReadOffsetFactor, CentreFactor, VanishingFactor)
+        added = [factor.dimension for factor in self.moves if isinstance(factor, kinds_added)]
         if added:
             lines.append(f"translations of {sum(added):,} dimensions, in {len(added):,} factors")
         spreads = [factor.dimension for factor in self.moves if isinstance(factor, SpreadFactor)]
         if spreads:
             lines.append(f"deviations of running variances with their gains, of {sum(spreads):,} dimensions, in {len(spreads):,} factors")
+        shifted = [factor.dimension for factor in self.moves if isinstance(factor, ShiftedFactor)]
+        if shifted:
+            lines.append(f"scales of parameters with what is added to them, of {sum(shifted):,} dimensions, in {len(shifted):,} factors")
         signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")

@@ -209,6 +209,28 @@ def without_gain() -> nn.Module:
     return nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4, affine=False), nn.GELU(), nn.Conv1d(4, 5, 1)).eval()
 
 
+def normalised_behind() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.Tanh(), nn.BatchNorm1d(4, EPS, affine=False), nn.Conv1d(4, 5, 1), nn.GELU())
+
+
+def spectral_norm() -> nn.Module:
+    norm = nn.utils.parametrizations.spectral_norm
+    return nn.Sequential(norm(nn.Conv2d(2, 4, 2)), nn.GELU(), nn.Flatten(), norm(nn.Linear(16, 3)), nn.Tanh(), nn.Linear(3, 4))
+
+
+class OneMore(nn.Module):
+    """A root mean square norm with a gain that one is added to (Gemma)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.gain, self.head = nn.Linear(5, 4), nn.Parameter(torch.randn(4)), nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * (1 + self.gain)
+        return torch.tanh(self.head(x))
+
+
 def vgg() -> nn.Module:
     """Convolutions, ReLU, pooling by the largest, a perceptron with dropout that is off."""
     return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),

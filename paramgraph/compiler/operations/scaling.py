@@ -62,8 +62,10 @@ def reflection(op: Op) -> tuple[float, float] | None:
 
 
 def _reflected(solver: ScaleSolver, op: Op, operands: Operands) -> Character:
-    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign."""
+    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign; numbers as not added."""
     x = operands.of(0)
+    if op.name in SUMS:
+        return x
     if op.name in PERIODIC:
         sign = solver.phases[op] = solver.system.unknown(operands.layouts, f"phase of {op.name}")
         return solver.system.product(solver.system.power(x, *kind_of(op.name, ["x"], {})), solver.system.signs_of(sign))
@@ -207,7 +209,7 @@ def is_made_up_for(solver: ScaleSolver, op: Op, slots: Mapping[str, int]) -> boo
 
     Were it scaled, the gain would be, too, and nothing else: no other multiplier has to do with it.
     """
-    if "gain" not in slots:
+    if "gain" not in slots or op in solver.reflecting:
         return False
     gain, variance = (op.inputs[slots[role]] for role in ("gain", "running_var"))
     alike = tuple(op.labels[slots["gain"]]) == tuple(op.labels[slots["running_var"]]) and gain.shape == variance.shape
@@ -240,7 +242,8 @@ def normalize(solver: ScaleSolver, op: Op, operands: Operands, over: Sequence[in
             solver.set(value, system.free_but_for_a_constant(solver.layouts_of(value.axes)))
         else:
             variance = operands.of(slots["running_var"])
-            system.negligible(variance)
+            if op not in solver.reflecting:  # where it is, what is added to the variance is taken as a part of it
+                system.negligible(variance)
             x = system.product(x, system.power(variance, Fraction(1, 2), "none"), -1)
     if "gain" in slots:
         x = operands.times(x, slots["gain"])
