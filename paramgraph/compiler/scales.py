@@ -167,7 +167,13 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
-        solver = _solved(program, system, reflecting, before, readers_of_zeros(program))
+        zeros = readers_of_zeros(program)
+        try:
+            solver = _solved(program, system, reflecting, before, zeros)
+        except RecursionError:  # cut finer and finer, without end
+            if not zeros:
+                raise
+            return _solved(program, system, reflecting, before, {})
         # What is cut finer may not fit together any more: then zeros are as any other number.
         return _solved(program, system, reflecting, before, {}) if solver.cut and solver.unsupported else solver
     finally:
@@ -221,7 +227,13 @@ def _type(
         value.axes = tuple(
             spaces.axis(n, value.name, "no parameter meets it" if still else None) for n, still in zip(value.shape, fixed, strict=True)
         )
-    cut = [value for value, dims in zeros.items() if (data := constant_of(value)) is not None and cut_at_zeros(spaces, value, data, dims)]
+    old = {value: axes for value, axes, _, _ in before}
+    cut = []
+    for value, dims in zeros.items():
+        # Where no parameter varies there is nothing to scale, and no need to tell parts apart.
+        met = [d for d in dims if not varying.isdisjoint(_deep(system, old[value][d]))]
+        if met and (data := constant_of(value)) is not None and cut_at_zeros(spaces, value, data, met):
+            cut.append(value)
     failed: dict[Op, str] = {}
     for op in program.ops:
         if op in shifts:
