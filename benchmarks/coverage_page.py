@@ -40,7 +40,7 @@ def write_page(results: Results, path: Path) -> None:
     for family, names in families.items():
         rows = [results[name] for name in names if "compile" in results[name]]
         done = [row for row in rows if "error" not in row["compile"]]
-        clean = [row for row in done if not any(row["compile"][what] for what in ("unknown", "failed_rules", "unsettled"))]
+        clean = [row for row in done if not any(row["compile"].get(what) for what in ("unknown", "failed_rules", "unsettled", "unsolved"))]
         shown = [row for row in done if row["compile"].get("automorphisms") in ("equal", "orbits")]
         passed = [row for row in done if row.get("verify", {}).get("passed")]
         lines.append(f"| {family} | {len(rows)} | {len(done)} | {len(clean)} | {len(shown)} | {len(passed)} |")
@@ -61,7 +61,7 @@ def write_page(results: Results, path: Path) -> None:
 
 def _is_odd(stages: Mapping[str, Mapping[str, Any]]) -> bool:
     compiled = stages.get("compile", {"error": ""})
-    return "error" in compiled or any(compiled[what] for what in ("unknown", "failed_rules", "unsettled", "coarser"))
+    return "error" in compiled or any(compiled.get(what) for what in ("unknown", "failed_rules", "unsettled", "unsolved", "coarser"))
 
 
 def _spread(rows: list[Mapping[str, Any]]) -> str:
@@ -95,9 +95,10 @@ def _row(name: str, stages: Mapping[str, Mapping[str, Any]]) -> str:
     deviation = "large" if c["meta"] else _plain(v["error"], 40) if "error" in v else "" if not v else f"{v['deviation']:.0e}"
     if v and "error" not in v and not v["passed"]:
         deviation = f"**failed** ({deviation})"
+    whole = next((said for what, said in (("unsettled", "all"), ("unsolved", "scales"), ("coarser", "families")) if c.get(what)), None)
     cells = [
         title, f"{c['parameters']:,}", str(c["factors"]), f"{c['log_order']:,.1f}", _count(sum(c["unknown"].values())),
-        "all" if c["unsettled"] else "families" if c.get("coarser") else _count(len(c["failed_rules"])), c.get("automorphisms", ""), deviation,
+        whole or _count(len(c["failed_rules"])), c.get("automorphisms", ""), deviation,
         f"{c['export']:.2f} s", f"{c['rest']:.2f} s", f"{v['seconds']:.0f} s" if "seconds" in v else "",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -93,6 +93,7 @@ def compiled(network: Network) -> tuple[dict[str, Any], pg.ParamGraph, Trace]:
         "failed_rules": [f"{d.subject}: {d.cause} ({d.where})" for d in graph.diagnostics if d.subject.startswith("operands of ")],
         "unsettled": [d.cause for d in graph.diagnostics if d.subject == "the whole network"],
         "coarser": [d.cause for d in graph.diagnostics if d.subject == "families"],
+        "unsolved": unsolved(graph),
         "unused": kinds["unused"],
         "pins": dict(Counter(d.cause for d in graph.diagnostics if d.kind == "pinned" and not d.subject.startswith("operands of "))),
         "export": spent[0],
@@ -101,6 +102,12 @@ def compiled(network: Network) -> tuple[dict[str, Any], pg.ParamGraph, Trace]:
         "seconds": end - start,
     }
     return result, graph, traced
+
+
+def unsolved(graph: pg.ParamGraph) -> list[str]:
+    """What scales, signs and moves could not be searched for: a defect, which no verification of what was found shows."""
+    graph.symmetry.moves  # noqa: B018  scales' diagnostics are complete after it
+    return [f"{d.subject}: {d.cause}" for d in graph.symmetry.scales.diagnostics if "they could not be" in d.cause]
 
 
 def symmetry_of(graph: pg.ParamGraph) -> str:

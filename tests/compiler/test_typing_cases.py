@@ -24,6 +24,9 @@ def test_order_and_function(name: str) -> None:
     assert graph.symmetry.log_order == pytest.approx(CASES[name].log_order, abs=1e-9), str(graph.symmetry)
     assert all(space.cause for space in graph.symmetry.spaces if space.pinned)
     assert all(d.cause for d in graph.diagnostics)
+    # Scales and moves were searched for to the end: what fails is left out of the group, and verification does not miss it.
+    assert graph.symmetry.moves is not None
+    assert [d for d in graph.symmetry.scales.diagnostics if "they could not be" in d.cause] == []
 
 
 def heads(*names: str, width: int = 8) -> list[tuple[str, int]]:

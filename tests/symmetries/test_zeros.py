@@ -95,3 +95,19 @@ def test_constants_of_many_patterns_are_left_whole() -> None:
             return self.layers[2](torch.relu(self.layers[0](x)) @ torch.ones(20, 20).tril())
 
     assert pg.compile(Triangle(), torch.randn(4, 3)).symmetry.dimension == 1
+
+
+def test_masks_of_shifted_windows() -> None:
+    """Masks of windows are zero in parts that no product of axes is: cut there, the axes would be cut on and on (this network had no scales)."""
+    from paramgraph.models import resolve
+
+    resolve("torchvision:resnet18")  # makes torchvision's operators known where its extension is not built
+    from torchvision.models.swin_transformer import SwinTransformer
+
+    torch.manual_seed(0)
+    model, x = SwinTransformer([2, 2], 12, [2], [3], [2, 2], num_classes=5).eval(), torch.randn(1, 3, 16, 16)
+    graph = pg.compile(model, x)
+    kinds = {factor.kind for factor in graph.symmetry.factors}
+    assert {"scale", "sign"} <= kinds and len(graph.symmetry.moves) > 20
+    report = pg.verify(graph, model, x, elements=1, inputs=1, leave_one_out=0)
+    assert report.passed, str(report)
