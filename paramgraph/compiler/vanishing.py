@@ -29,6 +29,8 @@ from paramgraph.symmetries.vanishing import VanishingFactor, matrix_of
 MOST_ELEMENTS, MOST_RANK = 1 << 20, 512
 # Singular values below this, relative to the largest, are zero.
 ZERO = 1e-9
+# Constants that are whole numbers over this one are taken as exact.
+DYADIC = 1 << 10
 # Nodes that hold all elements of what they are made of.
 HOLDING = frozenset(("regroup", "place"))
 
@@ -163,12 +165,17 @@ def _factor(program: Program, value: Value, maps: Sequence[Node]) -> VanishingFa
     written = Written()
     numbers = tuple(dict.fromkeys(written.number(node) for node in maps))
     steps = tuple(written.steps)
-    if any(step.kind == "tensor" and step.name == value.name for step in steps):
+    if any(step.kind == "tensor" and step.name == value.name or step.kind == "constant" and not _is_exact(step) for step in steps):
         return None
     rank = _rank(program, steps, numbers, size)
     if rank == size:
         return None
     return VanishingFactor(f"additions to {value.name}, taken to zero", value.name, tuple(value.shape), rank, numbers, steps)
+
+
+def _is_exact(step: Step) -> bool:
+    """Whether a constant is what it is in any arithmetic: a table of sines is rounded, and what it takes to zero in one, it does not in another."""
+    return all((DYADIC * number).is_integer() for number in step.numbers)
 
 
 def _rank(program: Program, steps: Sequence[Step], maps: Sequence[int], size: int) -> int:

@@ -99,6 +99,7 @@ def test_what_is_found_holds(name: str) -> None:
 
 
 @pytest.mark.parametrize("function", [
+    lambda m, x: x * torch.tanh(m.u @ torch.arange(5.0).sin().to(x.dtype)),  # a table that is rounded: another one in other arithmetic
     lambda m, x: x * (torch.tanh(m.u @ m.w @ m.v) + m.u.sin().sum()),  # a function of its elements
     lambda m, x: (x * torch.tanh(m.u @ m.w @ m.v), m.u),  # it comes out itself
     lambda m, x: x * torch.tanh(m.u @ m.u),  # what it is multiplied with is what is moved
@@ -106,7 +107,7 @@ def test_what_is_found_holds(name: str) -> None:
     lambda m, x: x * torch.tanh(m.u[:4] @ m.v),  # a part of it is not read
     lambda m, x: torch.tanh(m.b(m.a(x))) * m.b(m.u.sin() * m.u),
     lambda m, x: x * torch.tanh((m.u * 2).sum() * m.u.amax()),
-], ids=["a function of it", "an output", "with itself", "with inputs", "a part", "a product with itself", "a maximum"])  # fmt: skip
+], ids=["a rounded table", "a function of it", "an output", "with itself", "with inputs", "a part", "a product with itself", "a maximum"])  # fmt: skip
 def test_what_is_not_known_is_left_alone(function: Callable[[Net, Tensor], Tensor | tuple[Tensor, ...]]) -> None:
     model, x, graph, found = made(of(function), VECTORS)
     assert all(factor.tensor != "u" for factor in found.values())
