@@ -107,7 +107,7 @@ def test_what_is_found_holds(name: str) -> None:
     lambda m, x: x * torch.tanh(m.u[:4] @ m.v),  # a part of it is not read
     lambda m, x: torch.tanh(m.b(m.a(x))) * m.b(m.u.sin() * m.u),
     lambda m, x: x * torch.tanh((m.u * 2).sum() * m.u.amax()),
-], ids=["a rounded table", "a function of it", "an output", "with itself", "with inputs", "a part", "a product with itself", "a maximum"])  # fmt: skip
+], ids=["rounded", "a function of it", "an output", "with itself", "with inputs", "a part", "a product with itself", "a maximum"])  # fmt: skip
 def test_what_is_not_known_is_left_alone(function: Callable[[Net, Tensor], Tensor | tuple[Tensor, ...]]) -> None:
     model, x, graph, found = made(of(function), VECTORS)
     assert all(factor.tensor != "u" for factor in found.values())
