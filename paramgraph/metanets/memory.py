@@ -23,8 +23,8 @@ WHOLE = 2**62
 KEPT, KEPT_WITH_ALL = 2**28, 2**27
 # Numbers in the edge states, over all layers, up to which nothing is computed twice unless a metanet is told to.
 SMALL = 2**23
-# Numbers in a tile of edge states for engines that say nothing of their own, and at least so many where autograd runs within tiles over functions with
-# many results: its calls for each tile take longer than a processor's cache saves.
+# Numbers in a tile of edge states for engines that say nothing of their own, and at least so many where autograd runs within tiles over
+# functions with many results: its calls for each tile take longer than a processor's cache saves.
 TILE = 2**20
 # Numbers in the edge states up to which edge sets are computed together; fewer where a call costs little beside gathering.
 PACKED, PACKED_IN_TILES = 2**19, 2**15

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paramgraph.backends.protocol import Backend, Block
+from paramgraph.backends.protocol import Backend, Block, End
 from paramgraph.metanets.fingerprints import Domain
 from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.rewiring import EdgeKind
+from paramgraph.metanets.scale_derivatives import CarriedMessage, GatedUpdate, PlainUpdate, ReadMessage
+from paramgraph.metanets.written import Written
 
 
 def direction(x: torch.Tensor) -> torch.Tensor:
@@ -62,6 +64,11 @@ def invariant(x: torch.Tensor, domain: Domain) -> torch.Tensor:
     if domain.magnitude:
         x = direction(x)
     return x.abs() if domain.sign else x
+
+
+def reverses(kind: EdgeKind, forward: bool) -> bool:
+    """Whether messages of transporting edges, along them or against them, are multiplied by the inverse of what edge states are."""
+    return kind.edge.magnitude and forward != (kind.transport == "direct")
 
 
 class Invariant(nn.Module):
@@ -129,6 +136,12 @@ class ScaledEdgeUpdate(nn.Module):
         """An update sends no messages."""
         raise NotImplementedError
 
+    def written(self, job: Job, end: End | None) -> Written:
+        """See `written.HasWritten`."""
+        kind = job.kind
+        assert isinstance(kind, EdgeKind)
+        return (PlainUpdate if kind.edge.trivial or kind.ragged else GatedUpdate)(self.strength)
+
 
 class ScaledMessage(nn.Module):
     """Messages that are multiplied as their receiver is: `r ⊙ φ(inv x_i, inv r)`, r = (Γ₁ x_j) ⊙ (Γ₂ e_ij) (the paper's ReScaleEq).
@@ -165,7 +178,7 @@ class ScaledMessage(nn.Module):
         kind = job.kind
         assert isinstance(kind, EdgeKind)
         forward = end == "target"
-        if kind.edge.magnitude and forward != (kind.transport == "direct"):
+        if reverses(kind, forward):
             edge = reversed_(edge)
         source, target = ends
         along = F.linear(edge, weight)
@@ -179,6 +192,13 @@ class ScaledMessage(nn.Module):
     ) -> torch.Tensor:
         """Messages update no edges."""
         raise NotImplementedError
+
+    def written(self, job: Job, end: End | None) -> Written:
+        """See `written.HasWritten`."""
+        kind = job.kind
+        assert isinstance(kind, EdgeKind) and end is not None
+        forward = end == "target"
+        return CarriedMessage(reverses(kind, forward), kind.target if forward else kind.source, end)
 
     def finish(self, summed: torch.Tensor, degree: torch.Tensor) -> torch.Tensor:
         """After the sum: `(rows, width)` to the same. Sums grow with the root of the number of edges, which is divided out."""
@@ -221,6 +241,12 @@ class InvariantMessage(nn.Module):
     ) -> torch.Tensor:
         """Messages update no edges."""
         raise NotImplementedError
+
+    def written(self, job: Job, end: End | None) -> Written:
+        """See `written.HasWritten`."""
+        kind = job.kind
+        assert isinstance(kind, EdgeKind)
+        return ReadMessage(Domain() if kind.ragged else kind.edge)
 
     def finish(self, summed: torch.Tensor, degree: torch.Tensor) -> torch.Tensor:
         """After the sum: `(rows, width)` to the same."""
