@@ -23,8 +23,7 @@ WHOLE = 2**62
 KEPT, KEPT_WITH_ALL = 2**28, 2**27
 # Numbers in the edge states, over all layers, up to which nothing is computed twice unless a metanet is told to.
 SMALL = 2**23
-# Numbers in a tile of edge states for engines that say nothing of their own, and at least so many where autograd runs within tiles over
-# functions with many results: its calls for each tile take longer than a processor's cache saves.
+# Numbers in a tile of edge states for engines that say nothing of their own.
 TILE = 2**20
 # Numbers in the edge states up to which edge sets are computed together; fewer where a call costs little beside gathering.
 PACKED, PACKED_IN_TILES = 2**19, 2**15
@@ -67,6 +66,8 @@ class Reader(nn.Module):
     embeddings: TypeEmbeddings
     # Whether functions of edges have many more intermediate results than edge states.
     many_results = False
+    # Whether that is so within tiles: then autograd's calls for each of them take longer than a processor's cache saves.
+    many_calls = False
 
     def __init__(
         self,
@@ -136,14 +137,14 @@ class Reader(nn.Module):
     ) -> Plan:
         """The plan for a batch; `whole`: no tiles but where edge states are not kept, which compilers would unroll."""
         cached = cached_numbers(self.backend, device)
-        numbers = max(cached or 0, TILE) if self.many_results else cached or TILE
+        numbers = max(cached or 0, TILE) if self.many_calls else cached or TILE
         tile = self.tile_edges or max(1, numbers // self._hidden)
         keep = count_edges(networks) <= self.keep_edges
         in_cache = cached is not None and not whole
         large = count_states(networks, fold) * self._hidden * self._layers > SMALL
         wanted = large and (in_cache or self.many_results) if self.recompute is None else self.recompute
         tiled = not keep or (wanted and in_cache)
-        pack = (PACKED_IN_TILES if tiled and in_cache and not self.many_results else PACKED) // self._hidden
+        pack = (PACKED_IN_TILES if tiled and in_cache and not self.many_calls else PACKED) // self._hidden
         pack = pack if self.pack_edges is None else self.pack_edges
         return Plan(keep, tiled, wanted, Limits(tile if tiled else WHOLE, pack, fold=fold, kind=kind))
 

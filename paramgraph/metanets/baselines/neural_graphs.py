@@ -47,6 +47,7 @@ class NGGNN(Remembers, Reader):
     """
 
     many_results = True
+    many_calls = True
 
     def __init__(
         self,
