@@ -29,7 +29,7 @@ class GatedUpdate:
     def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> None:
         """See `written.Written`."""
         linear, gate, bias, *_ = layer.tensors
-        hidden = F.silu(part.combined(layer.source, layer.target), inplace=True)
+        hidden = F.silu(part.spread("before", layer.source, layer.target), inplace=True)
         gates = torch.addmm(bias, hidden, gate.t(), out=part.rows("gates"))
         torch.addcmul(state, torch.mm(state, linear.t(), out=part.rows("along")), gates, value=self.strength, out=out)
 
@@ -37,7 +37,7 @@ class GatedUpdate:
         """See `written.Written`."""
         linear, gate, bias, *_ = layer.tensors
         of_linear, of_gate, of_bias, *_ = wanted.tensors
-        before = part.combined(layer.source, layer.target)
+        before = part.spread("before", layer.source, layer.target)
         hidden = torch.ops.aten.silu.out(before, out=part.rows("hidden"))
         of_along = torch.addmm(bias, hidden, gate.t(), out=part.rows("gates")).mul_(given)
         of_gates = torch.mm(state, linear.t(), out=part.rows("along")).mul_(given)
@@ -108,7 +108,7 @@ class CarriedMessage:
         sender: End = "source" if self.end == "target" else "target"
         edge, lengths = self._edge(part, state)
         along = torch.mm(edge, weight.t(), out=part.rows("along"))
-        carried = part.combined(*self._sender(layer), along, "mul")
+        carried = part.combine_into(part.rows("carried").copy_(along), *self._sender(layer), op="mul")
         read, factor = read_into(carried, self.domain, part.rows("read"))
         before = part.combine_into(torch.mm(read, inner.t(), out=part.rows("before")), *self._receiver(layer))
         hidden = torch.ops.aten.silu.out(before, out=part.rows("hidden"))

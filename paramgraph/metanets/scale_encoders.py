@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -74,12 +74,11 @@ class ScaledEdgeEncoder(nn.Module):
         if read.linear:
             torch.mm(read.columns, read.coefficients, out=out)
             return
-        out.zero_()
-        for column, coefficients in read.by_position():
-            if not read.waves:
-                out.addcmul_(column, coefficients)
-            else:
-                out.addcmul_(torch.addcmul(read.offset, column, tensors[2]).sin_(), coefficients)
+        (column, coefficients), *others = read.by_position()
+        scratch = torch.empty_like(out) if others and read.waves else out
+        read.at(column, tensors[2], out, torch.sin_).mul_(coefficients)
+        for column, coefficients in others:
+            out.addcmul_(read.at(column, tensors[2], scratch, torch.sin_) if read.waves else column, coefficients)
 
     def add_gradients(
         self,
@@ -101,17 +100,17 @@ class ScaledEdgeEncoder(nn.Module):
             if of_columns is not None:
                 torch.mm(of_states, read.coefficients.t(), out=of_columns)
         for position, (column, coefficients) in enumerate(() if read.linear else read.by_position()):
-            angles = torch.addcmul(read.offset, column, frequency) if read.waves else None
             if of_table is not None:
-                seen = torch.mul(of_states, column if angles is None else torch.sin(angles, out=scratch), out=scratch)
+                seen = read.at(column, frequency, scratch, torch.sin_).mul_(of_states)
                 numbers, factors = read.numbers[..., position], read.factors[..., position, :]
                 rows = seen if numbers.ndim else seen.sum(0, keepdim=True)
                 of_table.index_add_(0, numbers.reshape(-1), rows * factors)
-            if angles is None:
+            if not read.waves:
                 if of_columns is not None:
                     of_columns[:, position] = torch.mul(of_states, coefficients, out=scratch).sum(-1)
                 continue
-            of_angles = angles.cos_().mul_(of_states).mul_(coefficients)
+            # The angles once more: new memory for them, beside their sines, would take longer.
+            of_angles = read.at(column, frequency, scratch, torch.cos_).mul_(of_states).mul_(coefficients)
             if of_phase is not None and read.offset is tensors[3]:
                 of_phase.add_(of_angles.sum(0))
             if of_frequency is not None:
@@ -169,6 +168,10 @@ class _Read(NamedTuple):
         """The columns, `(edges, 1)`, each with its coefficients, `(width,)` or `(edges, width)`."""
         for position in range(self.columns.shape[1]):
             yield self.columns[:, position, None], self.coefficients[..., position, :]
+
+    def at(self, column: torch.Tensor, frequency: torch.Tensor, out: torch.Tensor, wave: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """A wave at the angles of a column, or the column itself if there are none, written to `out`, `(edges, width)`."""
+        return wave(torch.addcmul(self.offset, column, frequency, out=out)) if self.waves else out.copy_(column.expand_as(out))
 
     def add_of_raw(self, cut: Cut, raw: torch.Tensor, scale: torch.Tensor, of_columns: torch.Tensor, of_raw: torch.Tensor) -> None:
         """Add the gradient of the values, `(networks, groups, m, k, positions)`, from that of the columns."""

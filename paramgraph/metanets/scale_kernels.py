@@ -29,10 +29,10 @@ def at_unit_size(x: torch.Tensor, out: torch.Tensor) -> Lengths:
     """Write rows over their largest elements to `out`, `(rows, width)`, and return what those are."""
     largest = torch.abs(x, out=out).amax(-1, keepdim=True)
     short = largest <= 4 * torch.finfo(x.dtype).tiny
-    inverse = torch.where(short, 0.0, largest.reciprocal())
+    inverse = largest.reciprocal_().masked_fill_(short, 0.0)
     torch.mul(x, inverse, out=out)
     squared = torch.linalg.vector_norm(out, dim=-1, keepdim=True).square_()
-    return Lengths(inverse, torch.where(short, 1.0, squared))
+    return Lengths(inverse, squared.masked_fill_(short, 1.0))
 
 
 def reverse_into(x: torch.Tensor, out: torch.Tensor) -> Lengths:

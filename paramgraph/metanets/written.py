@@ -60,15 +60,12 @@ class Part:
         """Rows of any content; the same memory for the same name. Names are those of one pass: functions agree on who may use which."""
         return self.buffers.rows(name, self.cut.rows.stop - self.cut.rows.start)
 
-    def combined(
-        self, source: torch.Tensor | None, target: torch.Tensor | None, edge: torch.Tensor | None = None, op: Op = "add"
-    ) -> torch.Tensor:
-        """`Backend.combine` of terms of the nodes and rows, as rows in memory of their own."""
-        shaped = None if edge is None else edge.view(self.cut.shape(self.width))
-        return self.backend.combine(self.cut.block, source, target, shaped, op).reshape(-1, self.width)
+    def spread(self, name: str, source: torch.Tensor | None, target: torch.Tensor | None) -> torch.Tensor:
+        """The sum of terms of the nodes at every edge, as rows of that name: memory that engines make themselves is new, and so slow."""
+        return self.combine_into(self.rows(name).zero_(), source, target)
 
     def combine_into(self, edge: torch.Tensor, source: torch.Tensor | None, target: torch.Tensor | None, op: Op = "add") -> torch.Tensor:
-        """The same, written to the rows given; engines may, but need not, work in place."""
+        """`Backend.combine` of terms of the nodes and rows, written to these; engines may, but need not, work in place."""
         found = self.backend.combine(self.cut.block, source, target, edge.view(self.cut.shape(self.width)), op, overwrite=True)
         return edge if found.data_ptr() == edge.data_ptr() else edge.copy_(found.reshape(edge.shape))
 

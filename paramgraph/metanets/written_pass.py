@@ -73,7 +73,7 @@ class WrittenPass(JobPass):
             for (end, function), (layer, of_layer), of_sums in zip(messages, layers[len(updates) :], gradients[: len(messages)], strict=True):
                 if of_sums is not None:
                     seen = _at(cut, end, of_sums)
-                    given = part.combined(*((seen, None) if end == "source" else (None, seen)))
+                    given = part.spread("given", *((seen, None) if end == "source" else (None, seen)))
                     function.gradients(part, Layer(*layer), Wanted(*of_layer), states[-1], given, gradient)
             for number in reversed(range(len(updates))):
                 layer, of_layer = layers[number]
