@@ -40,8 +40,9 @@ def job_of(kind, packed=False, positions=2):
         ]
     else:
         codes, batch, networks = torch.arange(positions) + 1, NETWORKS, 2
+        rest = slice(0, 3), slice(0, positions)
         tiles = [
-            Tile(Block((1, 1, 3, positions), 3, 1), (slice(g, g + 1), slice(i, i + 1), slice(0, 3), slice(0, positions)), (3 * g, 3 * g + 3), (n, n + 1))
+            Tile(Block((1, 1, 3, positions), 3, 1), (slice(g, g + 1), slice(i, i + 1), *rest), (3 * g, 3 * g + 3), (n, n + 1))
             for n, (g, i) in enumerate(itertools.product(range(2), repeat=2))
         ]
     # Sizes of the tables of values, sources and targets.
