@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from paramgraph.backends.protocol import End
 from paramgraph.metanets.fingerprints import Domain
 from paramgraph.metanets.scale_kernels import Lengths, read_gradient, read_into, reverse_gradient, reverse_into
-from paramgraph.metanets.written import Layer, Part, Wanted, add_product, add_sum
+from paramgraph.metanets.written import Layer, Part, Results, Wanted, add_product, add_sum
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,31 @@ class GatedUpdate:
 
     strength: float
 
-    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> None:
+    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> Results:
         """See `written.Written`."""
         linear, gate, bias, *_ = layer.tensors
-        hidden = F.silu(part.spread("before", layer.source, layer.target), inplace=True)
-        gates = torch.addmm(bias, hidden, gate.t(), out=part.rows("gates"))
-        torch.addcmul(state, torch.mm(state, linear.t(), out=part.rows("along")), gates, value=self.strength, out=out)
+        before = part.spread("update before", layer.source, layer.target)
+        hidden = torch.ops.aten.silu.out(before, out=part.rows("update hidden"))
+        gates = torch.addmm(bias, hidden, gate.t(), out=part.rows("update gates"))
+        along = torch.mm(state, linear.t(), out=part.rows("update along"))
+        torch.addcmul(state, along, gates, value=self.strength, out=out)
+        return before, hidden, gates, along
 
-    def gradients(self, part: Part, layer: Layer, wanted: Wanted, state: torch.Tensor, given: torch.Tensor, of_state: torch.Tensor) -> None:
+    def gradients(
+        self,
+        part: Part,
+        layer: Layer,
+        wanted: Wanted,
+        state: torch.Tensor,
+        given: torch.Tensor,
+        of_state: torch.Tensor,
+        results: Results | None = None,
+    ) -> None:
         """See `written.Written`."""
-        linear, gate, bias, *_ = layer.tensors
+        linear, gate, *_ = layer.tensors
         of_linear, of_gate, of_bias, *_ = wanted.tensors
-        before = part.spread("before", layer.source, layer.target)
-        hidden = torch.ops.aten.silu.out(before, out=part.rows("hidden"))
-        of_along = torch.addmm(bias, hidden, gate.t(), out=part.rows("gates")).mul_(given)
-        of_gates = torch.mm(state, linear.t(), out=part.rows("along")).mul_(given)
+        before, hidden, gates, along = results or self.compute(part, layer, state, part.rows("state again"))
+        of_along, of_gates = gates.mul_(given), along.mul_(given)
         add_product(of_gate, of_gates, hidden, self.strength)
         add_sum(of_bias, of_gates, self.strength)
         add_product(of_linear, of_along, state, self.strength)
@@ -58,19 +68,28 @@ class PlainUpdate:
 
     strength: float
 
-    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> None:
+    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> Results:
         """See `written.Written`."""
         *_, inner, last, bias = layer.tensors
-        before = part.combine_into(torch.mm(state, inner.t(), out=part.rows("before")), layer.source, layer.target)
-        hidden = F.silu(before, inplace=True)
+        before = part.combine_into(torch.mm(state, inner.t(), out=part.rows("update before")), layer.source, layer.target)
+        hidden = torch.ops.aten.silu.out(before, out=part.rows("update hidden"))
         torch.addmm(state, hidden, last.t(), alpha=self.strength, out=out).add_(bias, alpha=self.strength)
+        return before, hidden
 
-    def gradients(self, part: Part, layer: Layer, wanted: Wanted, state: torch.Tensor, given: torch.Tensor, of_state: torch.Tensor) -> None:
+    def gradients(
+        self,
+        part: Part,
+        layer: Layer,
+        wanted: Wanted,
+        state: torch.Tensor,
+        given: torch.Tensor,
+        of_state: torch.Tensor,
+        results: Results | None = None,
+    ) -> None:
         """See `written.Written`."""
         *_, inner, last, _ = layer.tensors
         *_, of_inner, of_last, of_bias = wanted.tensors
-        before = part.combine_into(torch.mm(state, inner.t(), out=part.rows("before")), layer.source, layer.target)
-        hidden = torch.ops.aten.silu.out(before, out=part.rows("hidden"))
+        before, hidden = results or self.compute(part, layer, state, part.rows("state again"))
         add_product(of_last, given, hidden, self.strength)
         add_sum(of_bias, given, self.strength)
         of_before = _through_silu(part, before, torch.mm(given, last, out=hidden), wanted, self.strength)
@@ -92,7 +111,7 @@ class CarriedMessage:
     domain: Domain
     end: End
 
-    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> None:
+    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> Results:
         """See `written.Written`."""
         weight, inner, gate, bias = layer.tensors
         edge, _ = self._edge(part, state)
@@ -100,8 +119,18 @@ class CarriedMessage:
         read, _ = read_into(carried, self.domain, out)
         before = part.combine_into(torch.mm(read, inner.t(), out=part.rows("before")), *self._receiver(layer))
         torch.addmm(bias, F.silu(before, inplace=True), gate.t(), out=out).mul_(carried)
+        return ()
 
-    def gradients(self, part: Part, layer: Layer, wanted: Wanted, state: torch.Tensor, given: torch.Tensor, of_state: torch.Tensor) -> None:
+    def gradients(
+        self,
+        part: Part,
+        layer: Layer,
+        wanted: Wanted,
+        state: torch.Tensor,
+        given: torch.Tensor,
+        of_state: torch.Tensor,
+        results: Results | None = None,
+    ) -> None:
         """See `written.Written`."""
         weight, inner, gate, bias = layer.tensors
         of_weight, of_inner, of_gate, of_bias = wanted.tensors
@@ -156,12 +185,22 @@ class ReadMessage:
 
     domain: Domain
 
-    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> None:
+    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> Results:
         """See `written.Written`."""
         read, _ = read_into(state, self.domain, part.rows("read"))
         F.silu(part.combine_into(torch.mm(read, layer.tensors[0].t(), out=out), layer.source, layer.target), inplace=True)
+        return ()
 
-    def gradients(self, part: Part, layer: Layer, wanted: Wanted, state: torch.Tensor, given: torch.Tensor, of_state: torch.Tensor) -> None:
+    def gradients(
+        self,
+        part: Part,
+        layer: Layer,
+        wanted: Wanted,
+        state: torch.Tensor,
+        given: torch.Tensor,
+        of_state: torch.Tensor,
+        results: Results | None = None,
+    ) -> None:
         """See `written.Written`."""
         (weight,) = layer.tensors
         read, factor = read_into(state, self.domain, part.rows("read"))

@@ -57,7 +57,7 @@ class Part:
     buffers: Buffers
 
     def rows(self, name: str) -> torch.Tensor:
-        """Rows of any content; the same memory for the same name. Names are those of one pass: functions agree on who may use which."""
+        """Rows of any content; the same memory for the same name. Those that updates use are not used by messages, which come after them."""
         return self.buffers.rows(name, self.cut.rows.stop - self.cut.rows.start)
 
     def spread(self, name: str, source: torch.Tensor | None, target: torch.Tensor | None) -> torch.Tensor:
@@ -75,14 +75,27 @@ class Part:
             into.add_(self.backend.to_nodes(self.cut.block, rows.view(self.cut.shape(self.width)), end), alpha=factor)
 
 
+# Intermediate results of a function, in buffers.
+Results = tuple[torch.Tensor, ...]
+
+
 class Written(Protocol):
     """A function of edges, and its derivative."""
 
-    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> None:
+    def compute(self, part: Part, layer: Layer, state: torch.Tensor, out: torch.Tensor) -> Results:
         """Write new states, or messages, to `out`; everything is rows."""
         ...
 
-    def gradients(self, part: Part, layer: Layer, wanted: Wanted, state: torch.Tensor, given: torch.Tensor, of_state: torch.Tensor) -> None:
+    def gradients(
+        self,
+        part: Part,
+        layer: Layer,
+        wanted: Wanted,
+        state: torch.Tensor,
+        given: torch.Tensor,
+        of_state: torch.Tensor,
+        results: Results | None = None,
+    ) -> None:
         """Add gradients to those wanted, and to that of the states.
 
         Args:
@@ -92,6 +105,7 @@ class Written(Protocol):
             state: what it was computed at.
             given: the gradient of what it computed, which may be overwritten. An update gets this as `of_state` also.
             of_state: what is added to.
+            results: those of `compute` for the same part, if nothing else of this kind has been computed since; None: they are computed again.
         """
         ...
 

@@ -15,7 +15,7 @@ from paramgraph.backends.protocol import End
 from paramgraph.metanets.cuts import Cut, cuts, num_states
 from paramgraph.metanets.fused_pass import Buffers, EncodesInto
 from paramgraph.metanets.job_pass import JobPass, Tensors
-from paramgraph.metanets.written import HasWritten, Layer, Part, Wanted, Written
+from paramgraph.metanets.written import HasWritten, Layer, Part, Results, Wanted, Written
 
 
 class _Views(NamedTuple):
@@ -46,10 +46,10 @@ class WrittenPass(JobPass):
         updates, messages = self._updates(), self._messages()
         for cut in cuts(self.job, self.fold):
             part, views = self._part(cut), self._views(cut, inputs)
-            state = self._states(part, views, updates, kept)[-1]
+            states, _ = self._states(part, views, updates, kept)
             for (end, function), layer, output in zip(messages, views.layers[len(updates) :], outputs, strict=True):
                 rows = part.rows("given")
-                function.compute(part, Layer(*layer), state, rows)
+                function.compute(part, Layer(*layer), states[-1], rows)
                 part.collect(rows, end, _at(cut, end, output))
         return outputs if kept is None else [*outputs, kept]
 
@@ -68,7 +68,7 @@ class WrittenPass(JobPass):
                 gradient.copy_(of_states[cut.rows])
             if all(given is None for given in gradients):
                 continue
-            states = self._states(part, views, updates)
+            states, results = self._states(part, views, updates)
             layers = list(zip(views.layers, wanted.layers, strict=True))
             for (end, function), (layer, of_layer), of_sums in zip(messages, layers[len(updates) :], gradients[: len(messages)], strict=True):
                 if of_sums is not None:
@@ -77,7 +77,8 @@ class WrittenPass(JobPass):
                     function.gradients(part, Layer(*layer), Wanted(*of_layer), states[-1], given, gradient)
             for number in reversed(range(len(updates))):
                 layer, of_layer = layers[number]
-                updates[number].gradients(part, Layer(*layer), Wanted(*of_layer), states[number], gradient, gradient)
+                updates[number].gradients(part, Layer(*layer), Wanted(*of_layer), states[number], gradient, gradient, results)
+                results = None  # those of the updates before have been overwritten
             if self.kinds[0] != "state":
                 raw = cut.raw(views.values, views.encoder[0])
                 self._encoder.add_gradients(cut, raw, views.encoder, gradient, wanted.values, wanted.encoder, part.rows("given"))
@@ -111,18 +112,21 @@ class WrittenPass(JobPass):
         encoder = [] if at_hand else [next(rest) for _ in range(next(counts))]
         return _Views(state, values, encoder, [(next(rest), next(rest), [next(rest) for _ in range(count)]) for count in counts])
 
-    def _states(self, part: Part, views: _Views, updates: Sequence[Written], kept: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The states before and after each update, `(edges, width)`; the last lies in the table, if there is one."""
+    def _states(
+        self, part: Part, views: _Views, updates: Sequence[Written], kept: torch.Tensor | None = None
+    ) -> tuple[list[torch.Tensor], Results | None]:
+        """The states before and after each update, `(edges, width)`, and results of the last; its states lie in the table, if there is one."""
         if self.kinds[0] == "state":
             states = [views.state.view(-1, self.width)]
         else:
             states = [part.rows("state 0")]
             self._encoder.encode_into(part.cut, part.cut.raw(views.values, views.encoder[0]), views.encoder, states[0])
+        results: Results | None = None
         for number, (update, layer) in enumerate(zip(updates, views.layers, strict=False), start=1):
             out = part.rows(f"state {number}") if kept is None or number < len(updates) else kept[part.cut.rows]
-            update.compute(part, Layer(*layer), states[-1], out)
+            results = update.compute(part, Layer(*layer), states[-1], out)
             states.append(out)
-        return states
+        return states, results
 
 
 def _written(function: object) -> HasWritten:
