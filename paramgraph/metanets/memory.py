@@ -66,8 +66,6 @@ class Reader(nn.Module):
     embeddings: TypeEmbeddings
     # Whether functions of edges have many more intermediate results than edge states.
     many_results = False
-    # Whether that is so within tiles: then autograd's calls for each of them take longer than a processor's cache saves.
-    many_calls = False
 
     def __init__(
         self,
@@ -137,14 +135,13 @@ class Reader(nn.Module):
     ) -> Plan:
         """The plan for a batch; `whole`: no tiles but where edge states are not kept, which compilers would unroll."""
         cached = cached_numbers(self.backend, device)
-        numbers = max(cached or 0, TILE) if self.many_calls else cached or TILE
-        tile = self.tile_edges or max(1, numbers // self._hidden)
+        tile = self.tile_edges or max(1, (cached or TILE) // self._hidden)
         keep = count_edges(networks) <= self.keep_edges
         in_cache = cached is not None and not whole
         large = count_states(networks, fold) * self._hidden * self._layers > SMALL
         wanted = large and (in_cache or self.many_results) if self.recompute is None else self.recompute
         tiled = not keep or (wanted and in_cache)
-        pack = (PACKED_IN_TILES if tiled and in_cache and not self.many_calls else PACKED) // self._hidden
+        pack = (PACKED_IN_TILES if tiled and in_cache else PACKED) // self._hidden
         pack = pack if self.pack_edges is None else self.pack_edges
         return Plan(keep, tiled, wanted, Limits(tile if tiled else WHOLE, pack, fold=fold, kind=kind))
 

@@ -59,7 +59,7 @@ class ScaleGMN(Remembers, Reader):
         readout_norm: batch-normalise what the graph head reads; populations of one architecture train faster.
         vocabulary: the types to know, None takes those of the first batch. Types that only rewiring brings are known always.
         keep_edges: as for `GMN`, with all positions of a node pair counted.
-        tile_edges: as for `GMN`.
+        tile_edges: as for `GMN`, with all positions of a node pair counted once.
         pack_edges: as for `GMN`.
         recompute: as for `GMN`, but None does for large batches on all engines: functions of edges have many intermediate results.
 

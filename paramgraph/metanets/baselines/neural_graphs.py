@@ -47,7 +47,6 @@ class NGGNN(Remembers, Reader):
     """
 
     many_results = True
-    many_calls = True
 
     def __init__(
         self,
