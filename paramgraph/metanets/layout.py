@@ -33,7 +33,7 @@ class Limits:
     """Sizes in edges, counted over all graphs of a group.
 
     Attributes:
-        tile: edges that are processed at once.
+        tile: edges that are processed at once; of folded ones in block jobs, pairs of nodes.
         pack: edge sets up to this size are packed.
         fold: the positions of a node pair are one edge: tiles do not cut them.
         kind: what a metanet tells edge sets apart by; only edge sets of one kind are packed together. None: nothing.
@@ -198,9 +198,10 @@ class Layout:
                     pack.add(structure, edges, graph, batch, int(self.starts[source]), int(self.starts[target]), positions)
                     continue
                 parts = tuple(Part(number, edges) for number in range(graph, graph + batch))
-                least = edges.shape[3] if limits.fold else 1
-                tiles = _tiles(structure, edges, max(least, limits.tile), self.device)
-                networks = min(batch, max(1, limits.tile // max(edges.num_edges, 1)))
+                # Folded edges count once for all their positions: what tiles bound is states.
+                tile = limits.tile * (max(edges.shape[3], 1) if limits.fold else 1)
+                tiles = _tiles(structure, edges, tile, self.device)
+                networks = min(batch, max(1, tile // max(edges.num_edges, 1)))
                 jobs.append(Job(parts, batch, source, target, self._tensor(positions), tiles, networks, kind=kind))
             graph += batch
             run += len(structure.nodes)

@@ -141,7 +141,7 @@ class Reader(nn.Module):
         large = count_states(networks, fold) * self._hidden * self._layers > SMALL
         wanted = large and (in_cache or self.many_results) if self.recompute is None else self.recompute
         tiled = not keep or (wanted and in_cache)
-        pack = (PACKED_IN_TILES if tiled and in_cache and not self.many_results else PACKED) // self._hidden
+        pack = (PACKED_IN_TILES if tiled and in_cache else PACKED) // self._hidden
         pack = pack if self.pack_edges is None else self.pack_edges
         return Plan(keep, tiled, wanted, Limits(tile if tiled else WHOLE, pack, fold=fold, kind=kind))
 

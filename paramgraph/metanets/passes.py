@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch.nn import functional as F
@@ -24,6 +25,8 @@ from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, JobPass, Stre
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.memory import Plan
 from paramgraph.metanets.terms import Sums, Terms, Totals
+from paramgraph.metanets.written import HasWritten
+from paramgraph.metanets.written_pass import WrittenPass
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,8 @@ class EdgeStates:
         self._kept: dict[int, _Kept] = {}
         self._buffers = Buffers(encoding.tensors[0].detach(), encoding.width)
         device = encoding.tensors[0].device.type
-        self._fuses = (
-            plan.tiled and not encoding.fold and isinstance(encoding.encoder, EncodesInto) and not torch.is_autocast_enabled(device)
-        )
+        self._writes = plan.tiled and isinstance(encoding.encoder, EncodesInto) and not torch.is_autocast_enabled(device)
+        self._fuses = self._writes and not encoding.fold
 
     def advance(self, update: EdgeWise, terms: Terms) -> None:
         """Put one more edge update between the raw values and the current edge states."""
@@ -188,7 +190,10 @@ class EdgeStates:
             tensors = asked.emit[0].edge_tensors()
             inputs += [("whole", tensor) for tensor in tensors]
             counts.append(len(tensors))
-        job_pass = JobPass(
+        functions = [step.function for step in (*self._steps[level:], *messages)]
+        written = self._writes and asked.emit is None and not asked.total and all(isinstance(one, HasWritten) for one in functions)
+        make = partial(WrittenPass, width=self._encoding.width, buffers=self._buffers) if written else JobPass
+        job_pass = make(
             backend=self._backend,
             job=job,
             encoder=self._encoding.encoder,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,10 +118,13 @@ class _Emitter:
         assert isinstance(kind, EdgeKind)
         width = state.shape[-1]
         table = at_codes(tensors[0], job, tile).unflatten(-1, (self.out, width))
-        columns: Sequence[torch.Tensor] = [
-            (self._read(state, kind, number) * table[..., number, :]).sum(-1) / width**0.5 for number in range(self.out)
-        ]
-        return torch.stack(list(columns), dim=-1).reshape(state.shape[0], tile.block.num_edges, self.out)
+        columns = []
+        for number in range(self.out):
+            read, coefficients = self._read(state, kind, number), table[..., number, :]
+            # A table that all edges share is a matrix: no vector per position is made.
+            column = (read * coefficients).sum(-1) if job.packed else read.squeeze(-2) @ coefficients.t()
+            columns.append(column / width**0.5)
+        return torch.stack(columns, dim=-1).reshape(state.shape[0], tile.block.num_edges, self.out)
 
     def _read(self, state: torch.Tensor, kind: EdgeKind, column: int) -> torch.Tensor:
         return invariant(state, kind.edge) if column in self.masks and not kind.ragged else state

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paramgraph.backends.protocol import Backend, Block
+from paramgraph.backends.protocol import Backend, Block, End
 from paramgraph.metanets.fingerprints import Domain
 from paramgraph.metanets.job_pass import Ends
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.rewiring import EdgeKind
+from paramgraph.metanets.scale_derivatives import CarriedMessage, GatedUpdate, PlainUpdate, ReadMessage
+from paramgraph.metanets.written import Written
 
 
 def direction(x: torch.Tensor) -> torch.Tensor:
@@ -64,24 +66,9 @@ def invariant(x: torch.Tensor, domain: Domain) -> torch.Tensor:
     return x.abs() if domain.sign else x
 
 
-class Invariant(nn.Module):
-    """An invariant function of vectors whose rows have different domains: `ρ(x) + ρ(−x)`, `ρ(x/‖x‖)`, both, or `ρ(x)`.
-
-    Args:
-        width: length of the vectors.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, x: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
-        """`(rows, width)` to the same; `magnitude` and `sign`, `(rows, 1)` bool, say what multiplies each row."""
-        x = torch.where(magnitude, direction(x), x)
-        linear, bias = F.linear(x, self.linear.weight), self.linear.bias
-        plus = F.silu(self.norm(linear + bias))
-        return torch.where(sign, 0.5 * (plus + F.silu(self.norm(bias - linear))), plus)
+def reverses(kind: EdgeKind, forward: bool) -> bool:
+    """Whether messages of transporting edges, along them or against them, are multiplied by the inverse of what edge states are."""
+    return kind.edge.magnitude and forward != (kind.transport == "direct")
 
 
 class ScaledEdgeUpdate(nn.Module):
@@ -129,6 +116,12 @@ class ScaledEdgeUpdate(nn.Module):
         """An update sends no messages."""
         raise NotImplementedError
 
+    def written(self, job: Job, end: End | None) -> Written:
+        """See `written.HasWritten`."""
+        kind = job.kind
+        assert isinstance(kind, EdgeKind)
+        return (PlainUpdate if kind.edge.trivial or kind.ragged else GatedUpdate)(self.strength)
+
 
 class ScaledMessage(nn.Module):
     """Messages that are multiplied as their receiver is: `r ⊙ φ(inv x_i, inv r)`, r = (Γ₁ x_j) ⊙ (Γ₂ e_ij) (the paper's ReScaleEq).
@@ -165,7 +158,7 @@ class ScaledMessage(nn.Module):
         kind = job.kind
         assert isinstance(kind, EdgeKind)
         forward = end == "target"
-        if kind.edge.magnitude and forward != (kind.transport == "direct"):
+        if reverses(kind, forward):
             edge = reversed_(edge)
         source, target = ends
         along = F.linear(edge, weight)
@@ -179,6 +172,13 @@ class ScaledMessage(nn.Module):
     ) -> torch.Tensor:
         """Messages update no edges."""
         raise NotImplementedError
+
+    def written(self, job: Job, end: End | None) -> Written:
+        """See `written.HasWritten`."""
+        kind = job.kind
+        assert isinstance(kind, EdgeKind) and end is not None
+        forward = end == "target"
+        return CarriedMessage(reverses(kind, forward), kind.target if forward else kind.source, end)
 
     def finish(self, summed: torch.Tensor, degree: torch.Tensor) -> torch.Tensor:
         """After the sum: `(rows, width)` to the same. Sums grow with the root of the number of edges, which is divided out."""
@@ -222,82 +222,13 @@ class InvariantMessage(nn.Module):
         """Messages update no edges."""
         raise NotImplementedError
 
+    def written(self, job: Job, end: End | None) -> Written:
+        """See `written.HasWritten`."""
+        kind = job.kind
+        assert isinstance(kind, EdgeKind)
+        return ReadMessage(Domain() if kind.ragged else kind.edge)
+
     def finish(self, summed: torch.Tensor, degree: torch.Tensor) -> torch.Tensor:
         """After the sum: `(rows, width)` to the same."""
         finished: torch.Tensor = self.last(summed / degree.clamp(min=1).to(summed.dtype)[:, None])
         return finished
-
-
-class ScaledNodeUpdate(nn.Module):
-    """`x + α (W [x, m]) ⊙ φ(inv x, inv m)`, and invariant states beside it. Rows that nothing multiplies get `φ` added too.
-
-    Args:
-        width: length of all states.
-        directions: number of messages: along edges, and against them.
-        strength: α.
-        invariants: whether invariant messages come too.
-        dropout: of the hidden layer.
-    """
-
-    def __init__(self, width: int, directions: int, strength: float, invariants: bool, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.strength = strength
-        self.linear = unit_linear((1 + directions) * width, width)
-        self.read = nn.ModuleList(Invariant(width) for _ in range(directions))
-        self.first = nn.Linear((1 + directions * (2 if invariants else 1)) * width, width)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.gate, self.shift, self.inner = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
-        nn.init.ones_(self.gate.bias)
-
-    def forward(
-        self,
-        states: torch.Tensor,
-        inner: torch.Tensor,
-        invariants: torch.Tensor,
-        messages: Sequence[torch.Tensor],
-        read: Sequence[torch.Tensor],
-        magnitude: torch.Tensor,
-        sign: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """New states and new inner states.
-
-        Args:
-            states: `(rows, width)`, equivariant.
-            inner: `(rows, width)`, invariant.
-            invariants: of both, `(rows, width)`.
-            messages: equivariant, `(rows, width)` each.
-            read: invariant ones, if there are any.
-            magnitude: whether magnitudes multiply a row, `(rows, 1)`.
-            sign: whether signs do.
-        """
-        messages = bounded(states, messages, magnitude)
-        seen = [invariants, *(f(m, magnitude, sign) for f, m in zip(self.read, messages, strict=True)), *read]
-        hidden = self.dropout(F.silu(self.norm(self.first(torch.cat(seen, dim=-1)))))
-        update = self.linear(torch.cat([states, *messages], dim=-1)) * self.gate(hidden)
-        update = update + torch.where(magnitude | sign, 0.0, self.shift(hidden))
-        return states + self.strength * update, inner + self.strength * self.inner(hidden)
-
-
-def bounded(states: torch.Tensor, messages: Sequence[torch.Tensor], magnitude: torch.Tensor) -> list[torch.Tensor]:
-    """Messages of a size that training bears. Without magnitudes, `m/√(1 + mean m²)`.
-
-    Under magnitudes only ratios of lengths are invariant. Messages against the edges grow with the inverse of the smallest weight; they are
-    made no longer than a node's state and what came along the edges.
-
-    Args:
-        states: of the receivers, `(rows, width)`.
-        messages: along the edges, and against them if those are there too; `(rows, width)` each.
-        magnitude: whether magnitudes multiply a row, `(rows, 1)`.
-    """
-    forward, *backward = messages
-    result = []
-    for number, message in enumerate(messages):
-        kept = message
-        if number:
-            allowed, found = length(states) + length(forward), length(message)
-            long = (found > allowed) & (allowed > 0)
-            kept = message * torch.where(long, allowed / torch.where(long, found, 1.0), 1.0)
-        squashed = direction(message) * torch.rsqrt(1 + message.shape[-1] / length(message).clamp(min=1e-6).square())
-        result.append(torch.where(magnitude, kept, squashed))
-    return result

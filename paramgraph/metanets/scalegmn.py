@@ -16,14 +16,15 @@ from paramgraph.metanets.embeddings import TypeEmbeddings
 from paramgraph.metanets.encoders import NodeEncoder
 from paramgraph.metanets.gmn import one_of
 from paramgraph.metanets.heads import Prediction
-from paramgraph.metanets.layout import Job, Layout
+from paramgraph.metanets.layout import Job
 from paramgraph.metanets.memory import Reader
 from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.passes import EdgeStates, Encoding, Step
-from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, ScaledNodeSet, rewired
+from paramgraph.metanets.rewiring import COPY, EdgeKind, ScaledEdgeSet, rewired
 from paramgraph.metanets.scale_encoders import ScaledEdgeEncoder
 from paramgraph.metanets.scale_heads import SCALED_HEADS, ScaledGraphHead, ScaledState
-from paramgraph.metanets.scale_layers import Invariant, InvariantMessage, ScaledEdgeUpdate, ScaledMessage, ScaledNodeUpdate
+from paramgraph.metanets.scale_layers import InvariantMessage, ScaledEdgeUpdate, ScaledMessage
+from paramgraph.metanets.scale_nodes import Invariant, Mask, ScaledNodeUpdate, at_rest, domains_of_rows
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.structure import Structure
 from paramgraph.metanets.terms import Terms
@@ -58,7 +59,7 @@ class ScaleGMN(Remembers, Reader):
         readout_norm: batch-normalise what the graph head reads; populations of one architecture train faster.
         vocabulary: the types to know, None takes those of the first batch. Types that only rewiring brings are known always.
         keep_edges: as for `GMN`, with all positions of a node pair counted.
-        tile_edges: as for `GMN`.
+        tile_edges: as for `GMN`, with all positions of a node pair counted once.
         pack_edges: as for `GMN`.
         recompute: as for `GMN`, but None does for large batches on all engines: functions of edges have many intermediate results.
 
@@ -119,12 +120,12 @@ class ScaleGMN(Remembers, Reader):
         magnitude, sign = domains_of_rows(layout)
         inner = self.node_encoder(self.embeddings, layout.nodes)
         # Nodes that something multiplies begin at zero: what they are told by is in their inner states.
-        states = torch.where(magnitude | sign, 0.0, inner)
+        states = at_rest(inner, magnitude, sign)
         for layer in self.layers:
             states, inner = layer(states, inner, self._invariants(states, inner, magnitude, sign), edges, magnitude, sign)
         return ScaledState(states, self._invariants(states, inner, magnitude, sign), edges, codes)
 
-    def _invariants(self, states: torch.Tensor, inner: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+    def _invariants(self, states: torch.Tensor, inner: torch.Tensor, magnitude: Mask, sign: Mask) -> torch.Tensor:
         read: torch.Tensor = self.read_norm(self.read(states, magnitude, sign) + inner)
         return read
 
@@ -163,13 +164,14 @@ class ScaleGMNLayer(nn.Module):
         inner: torch.Tensor,
         invariants: torch.Tensor,
         edges: EdgeStates,
-        magnitude: torch.Tensor,
-        sign: torch.Tensor,
+        magnitude: Mask,
+        sign: Mask,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """New states and inner states of the nodes; `edges` are advanced."""
         layout = edges.batch.layout
         # Only magnitudes forbid to normalise what is sent.
-        sent = torch.where(magnitude, states, states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6))
+        sent = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6)
+        sent = sent if magnitude is None else torch.where(magnitude, states, sent)
         forward, backward = self.forward_message, self.backward_message
         keeps = self.edge_update is not None
         moved = edges.reduce(
@@ -237,15 +239,6 @@ def edge_kind(structure: Structure, edges: EdgeSet) -> EdgeKind:
 def transports(job: Job) -> bool:
     """Whether a job's edges carry states from potential to potential."""
     return isinstance(job.kind, EdgeKind) and job.kind.transport != "none"
-
-
-def domains_of_rows(layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether magnitudes and whether signs multiply each row of a layout, `(rows, 1)` each."""
-    sets = [nodes for structure, _ in layout.groups for nodes in structure.nodes]
-    domains = [nodes.domain for nodes in sets if isinstance(nodes, ScaledNodeSet)]
-    flags = torch.tensor([(d.magnitude, d.sign) for d in domains], dtype=torch.bool, device=layout.device).reshape(-1, 2)
-    rows = flags[layout.nodes.set_of_row]
-    return rows[:, :1], rows[:, 1:]
 
 
 def with_copies(vocabulary: Vocabulary) -> Vocabulary:

@@ -13,7 +13,8 @@ import paramgraph as pg
 from paramgraph.metanets import GMN, Editor, ScaleGMN, Stack, equivariance_error, run
 from paramgraph.metanets.fingerprints import Domain
 from paramgraph.metanets.rewiring import EdgeKind, rewired
-from paramgraph.metanets.scale_layers import InvariantMessage, ScaledMessage, bounded, length
+from paramgraph.metanets.scale_layers import InvariantMessage, ScaledMessage, length
+from paramgraph.metanets.scale_nodes import at_rest, bounded
 from paramgraph.models.torchvision import import_torchvision
 
 from .test_gmn import deviation, tensors
@@ -295,7 +296,8 @@ def test_signals_neither_vanish_nor_grow(networks, name, direction):
 
     def record(layer, inputs, output):
         (states, _), (*_, magnitude, sign) = output, inputs
-        sizes.append(float(states[(magnitude | sign)[:, 0]].square().mean().sqrt()))
+        multiplied = at_rest(torch.ones_like(states), magnitude, sign) == 0
+        sizes.append(float(states[multiplied].square().mean().sqrt()))
 
     for layer in made.layers:
         layer.register_forward_hook(record)
