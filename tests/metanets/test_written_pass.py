@@ -53,9 +53,9 @@ def job_of(kind, packed=False, positions=2):
 def both(job, sizes, engine, scale=0.0, zeros=False, at_hand=False, keeps=False):
     """The outputs of a pass and the gradients of its inputs, written out and by autograd."""
     torch.manual_seed(0)
-    encoder, step = ScaledEdgeEncoder(WIDTH), ScaledEdgeUpdate(WIDTH, 0.7)
+    encoder, *steps = ScaledEdgeEncoder(WIDTH), ScaledEdgeUpdate(WIDTH, 0.7), ScaledEdgeUpdate(WIDTH, 0.5)
     messages = [(InvariantMessage if job.kind.transport == "none" else ScaledMessage)(WIDTH) for _ in range(2)]
-    functions = [step, *messages]
+    functions = [*steps, *messages]
     values, *ends = (torch.randn(*size, *([WIDTH] if n else []), dtype=torch.float64) for n, size in enumerate(sizes))
     ends[0] *= torch.randn(*sizes[1], 1, dtype=torch.float64).mul(scale).exp()
     values *= torch.randn(sizes[0], dtype=torch.float64).mul(scale).exp()
@@ -73,7 +73,7 @@ def both(job, sizes, engine, scale=0.0, zeros=False, at_hand=False, keeps=False)
         tensors = [t.detach() for t in function.double().edge_tensors()]
         inputs += [("sources", ends[0] + 0), ("targets", ends[1] + 0), *(("whole", t) for t in tensors)]
         counts.append(len(tensors))
-    shared = dict(backend=engine, job=job, encoder=encoder, steps=(step,), forward=messages[0], backward=messages[1], total=False, emit=None)
+    shared = dict(backend=engine, job=job, encoder=encoder, steps=tuple(steps), forward=messages[0], backward=messages[1], total=False, emit=None)
     shared |= dict(fold=True, keeps=keeps, kinds=tuple(kind for kind, _ in inputs), counts=tuple(counts))
     shared |= dict(shapes=((*sizes[2], WIDTH), (*sizes[1], WIDTH)))
     passes = [WrittenPass(**shared, width=WIDTH, buffers=Buffers(values, WIDTH)), JobPass(**shared)]
@@ -82,7 +82,6 @@ def both(job, sizes, engine, scale=0.0, zeros=False, at_hand=False, keeps=False)
         leaves = [tensor.detach().clone().requires_grad_(tensor is not scales) for _, tensor in inputs]
         outputs = Streamed.apply(one, *leaves)
         weights = [torch.linspace(1, 2, out.numel(), dtype=out.dtype).view(out.shape) for out in outputs]
-        # Gradients of all sizes: those of sums grow with the lengths of states.
         loss = sum((out * weight).sum() for out, weight in zip(outputs, weights, strict=True))
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         given = torch.autograd.grad(loss, wanted, allow_unused=True)
