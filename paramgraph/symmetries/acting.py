@@ -22,7 +22,7 @@ Source = tuple[tuple[int, ...], Array]
 Multipliers = tuple[tuple[Array | None, ...], Sequence[Array]]
 
 # Elements worked on at a time: few enough for the second cache.
-CHUNK = 1 << 17
+CHUNK = 1 << 16
 # Types that products are computed in; others are computed in float32 and rounded.
 _OWN = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}

@@ -157,17 +157,18 @@ class Multipliers:
         if any(table.dtype == bool for table in tables.values()):
             signs = flips @ values.astype(np.int32)
             odd = ((signs + signs[added]) & 1).astype(bool)
-            np.negative(multipliers, out=multipliers, where=odd)
+            multipliers *= 1 - 2 * odd.astype(np.int8)
             moved |= odd
-        made = torch.from_numpy(multipliers).to(dtype)
-        beyond = ~made.isfinite() | (made == 0)
-        active, outside = self._any(moved), self._any(beyond.numpy()) if bool(beyond.any()) else itertools.repeat(False)
+        made = torch.from_numpy(multipliers).to(dtype).numpy()
+        sizes = np.abs(made)
+        beyond = None if sizes.min() > 0 and sizes.max() < np.inf else ~np.isfinite(made) | (made == 0)
+        active, outside = self._any(moved), itertools.repeat(False) if beyond is None else self._any(beyond)
         arrays: dict[str, list[torch.Tensor]] = {}
         names = set()
         for name, spans in self._arrays.items():
             for (start, stop, shape), moves, fails in zip(spans, active, outside, strict=False):
                 if moves:
-                    arrays.setdefault(name, []).append(made[start:stop].view(shape))
+                    arrays.setdefault(name, []).append(torch.from_numpy(made[start:stop].reshape(shape)))
                 if fails:
                     names.add(name)
         return Multiplied(arrays, frozenset(names))
