@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ from paramgraph.compiler.terms import Tangled, regrouped
 
 # Not safe_softmax: its weights are all zero where everything is masked.
 SOFTMAX = frozenset(("softmax",))
+# By which numbers sums and differences multiply their operands.
+SIGNS = {"add": (1.0, 1.0), "sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}
 # Constants of more elements are not written down.
 MOST_ELEMENTS = 1 << 12
 
@@ -36,6 +39,34 @@ class Centred:
     gain: Node | None
     total: Node | None
     number: float = 1.0
+
+
+class ReadersInOrder:
+    """Operations that read some values, each once, in the program's order; values may be added while they are gone through.
+
+    Args:
+        known: facts of the program.
+        values: the values to begin with.
+    """
+
+    def __init__(self, known: Known, values: Iterable[Value]) -> None:
+        self._known = known
+        self._waiting: list[int] = []
+        for value in values:
+            self.add(value)
+
+    def add(self, value: Value) -> None:
+        """Let the readers of one more value, which are still to come, be gone through."""
+        for op in self._known.readers.get(value, ()):
+            heapq.heappush(self._waiting, self._known.numbers[op])
+
+    def __iter__(self) -> Iterator[Op]:
+        last = -1
+        while self._waiting:
+            number = heapq.heappop(self._waiting)
+            if number != last:
+                last = number
+                yield self._known.program.ops[number]
 
 
 class Known:
@@ -151,13 +182,12 @@ class Known:
         numbers = [n for n in positional if isinstance(n, (int, float)) and not isinstance(n, bool)]
         if keywords or len(numbers) + len(op.inputs) != len(positional) or tuple(op.attrs.get("scale", (1, 1))) != (1, 1):
             return None
-        if op.name in ("add", "sub", "rsub") and len(positional) == 2:
+        if op.name in SIGNS and len(positional) == 2:
             parts = [renamed(part, dict(enumerate(labels))) for part, labels in zip(held, op.labels, strict=True)]
             parts += [{Product(Piece(self.one, ())): float(n)} for n in numbers]
             if numbers and positional[0] != "x":
                 parts.reverse()
-            signs = {"add": (1.0, 1.0), "sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}[op.name]
-            return added(*(multiplied(part, sign) for part, sign in zip(parts, signs, strict=True)))
+            return added(*(multiplied(part, sign) for part, sign in zip(parts, SIGNS[op.name], strict=True)))
         if op.name in ("mul", "div", "true_divide") and len(positional) == 2:
             second = 1 if op.name == "mul" else -1
             if len(op.inputs) == 2:

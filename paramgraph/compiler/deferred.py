@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from paramgraph.compiler.affine_scales import find_affine_scales
 from paramgraph.compiler.commuting import find_commuting
 from paramgraph.compiler.components import Component
 from paramgraph.compiler.diagnose import module_path
@@ -20,7 +21,6 @@ from paramgraph.compiler.readers import find_read_offsets
 from paramgraph.compiler.reflections import find_reflections
 from paramgraph.compiler.rotations import find_rotations
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
-from paramgraph.compiler.shifted import find_shifted
 from paramgraph.compiler.statistics import find_statistics
 from paramgraph.compiler.vanishing import find_vanishing
 from paramgraph.graph import Diagnostic
@@ -98,7 +98,7 @@ class DeferredScales:
             "additions taken to zero": lambda: find_vanishing(program, tuple(found)),
             "offsets of readers without biases": lambda: find_read_offsets(program, tuple(found)),
             "running statistics": lambda: find_statistics(program),
-            "scales beside constants": lambda: find_shifted(program, system, tuple(found)),
+            "scales beside constants": lambda: find_affine_scales(program, system, tuple(found)),
             "reflections": lambda: find_reflections(program, system),
             "phase shifts": lambda: find_phases(program, system),
             "orientations": lambda: find_orientations(program),

@@ -6,7 +6,6 @@ it away again: what that one does is followed as well, from the beginning. If no
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.coefficients import Known
+from paramgraph.compiler.coefficients import Known, ReadersInOrder
 from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed, varying
 from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.passing import Passing
@@ -191,16 +190,8 @@ class Following:
             Tangled: something depends on what was added.
         """
         known, held = self.known, dict(self.moved)
-        waiting: list[int] = []
-        for value in held:
-            for op in known.readers.get(value, ()):
-                heapq.heappush(waiting, known.numbers[op])
-        last = -1
-        while waiting:
-            number = heapq.heappop(waiting)
-            if number == last:
-                continue
-            last, op = number, known.program.ops[number]
+        waiting = ReadersInOrder(known, held)
+        for op in waiting:
             self.is_cut = self.is_cut or op.kind == "take"
             given = {slot: held[value] for slot, value in enumerate(op.inputs) if held.get(value)}
             if absorbing and self._absorbed(op, given):
@@ -210,8 +201,7 @@ class Following:
                 self.is_gone = self.is_gone or bool(given) and op.kind != "take"
                 continue
             held[op.output] = found
-            for reader in known.readers.get(op.output, ()):
-                heapq.heappush(waiting, known.numbers[reader])
+            waiting.add(op.output)
         if any(held.get(value) for value in known.out):
             raise Tangled
         return False

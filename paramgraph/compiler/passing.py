@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from paramgraph.compiler.coefficients import Known, gone_of, label_numbers, laid_out
+from paramgraph.compiler.coefficients import SIGNS, Known, gone_of, label_numbers, laid_out
 from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed, varying
 from paramgraph.compiler.operations.functions import SUMS, kind_of
 from paramgraph.compiler.operations.positional import RESAMPLED
@@ -249,8 +249,7 @@ class Passing:
         """
         if tuple(op.attrs.get("scale", (1, 1))) != (1, 1):
             raise Tangled
-        both = {"add": (1.0, 1.0), "sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}[op.name]
-        return [sign for sign, argument in zip(both, positional, strict=True) if isinstance(argument, str)]
+        return [sign for sign, argument in zip(SIGNS[op.name], positional, strict=True) if isinstance(argument, str)]
 
     @staticmethod
     def _aligned(op: Op, slot: int, increment: Increment) -> Increment:

@@ -161,7 +161,7 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     Args:
         program: the program.
         system: the spaces that its values' axes are made of.
-        reflecting: functions to take as odd (`paramgraph.compiler.reflections`), or as adding no constant (`paramgraph.compiler.shifted`).
+        reflecting: functions to take as odd (`paramgraph.compiler.reflections`), or as adding no constant (`paramgraph.compiler.affine_scales`).
     """
     values = dict.fromkeys([*program.inputs, *program.tensors.values()])
     values.update(dict.fromkeys(value for op in program.ops for value in (*op.inputs, op.output)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from paramgraph.compiler.coefficients import Known, laid_out
+from paramgraph.compiler.coefficients import SIGNS, Known, laid_out
 from paramgraph.compiler.increments import Increment, Node, Piece, Product, added, multiplied, renamed
 from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.program import LAYOUT, Op, Value
@@ -16,8 +16,6 @@ from paramgraph.compiler.terms import Tangled
 
 # Polynomials of more terms are values of their own.
 MOST_TERMS = 64
-# By which numbers sums and differences multiply their operands.
-SIGNS = {"add": (1.0, 1.0), "sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}
 
 
 class Shares:

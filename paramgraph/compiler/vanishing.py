@@ -7,13 +7,12 @@ multiplied with another one and summed up may have anything more that is orthogo
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterator, Sequence
 
 import torch
 
-from paramgraph.compiler.coefficients import Known
+from paramgraph.compiler.coefficients import Known, ReadersInOrder
 from paramgraph.compiler.increments import Increment, Node, Piece, Product
 from paramgraph.compiler.offsets import Written
 from paramgraph.compiler.passing import Passing
@@ -87,14 +86,8 @@ class _Following:
         """
         known, out = self.known, dict[Node, None]()
         held = {self.value: self.start}
-        waiting = [known.numbers[op] for op in known.readers[self.value]]
-        heapq.heapify(waiting)
-        last = -1
-        while waiting:
-            number = heapq.heappop(waiting)
-            if number == last:
-                continue
-            last, op = number, known.program.ops[number]
+        waiting = ReadersInOrder(known, held)
+        for op in waiting:
             given = {slot: held[value] for slot, value in enumerate(op.inputs) if held.get(value)}
             if not given:
                 continue
@@ -112,8 +105,7 @@ class _Following:
                 out.update(dict.fromkeys(self._vanishing(found, op.output)))
                 continue
             held[op.output] = found
-            for reader in known.readers.get(op.output, ()):
-                heapq.heappush(waiting, known.numbers[reader])
+            waiting.add(op.output)
         return list(out)
 
     def _vanishing(self, increment: Increment, value: Value) -> Iterator[Node]:

@@ -17,6 +17,7 @@ import torch
 
 from paramgraph.errors import FileFormatError
 from paramgraph.graph import Alias, Diagnostic, EdgeSet, NodeSet, ParameterView, ScaleDomain
+from paramgraph.symmetries.affine_scales import AffineScaleFactor
 from paramgraph.symmetries.commuting import CommutingFactor, CommutingPart
 from paramgraph.symmetries.group import ActionBlock, Factor, IndexSpace, SymmetryGroup, TensorAction
 from paramgraph.symmetries.matrices import MatrixFactor, MatrixPart
@@ -27,7 +28,6 @@ from paramgraph.symmetries.readers import Reader, ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectedPart, ReflectionFactor, ReflectionShift
 from paramgraph.symmetries.rotations import RotatedPart, RotationFactor
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm, ScaleVariable
-from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
 from paramgraph.symmetries.vanishing import VanishingFactor
@@ -40,7 +40,7 @@ CLASSES: tuple[type, ...] = (
     *(CentreFactor, Change, OffsetFactor, Reader, ReadOffsetFactor, SpreadFactor, Step),
     *(CommutingFactor, CommutingPart, RotatedPart, RotationFactor),
     *(OrientationFactor, OrientedPart, PhaseFactor, ReflectedPart, ReflectionFactor, ReflectionShift),
-    *(ShiftedFactor, VanishingFactor),
+    *(AffineScaleFactor, VanishingFactor),
 )
 
 Put = Callable[[np.ndarray], int]

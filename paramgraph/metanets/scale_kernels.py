@@ -25,7 +25,7 @@ class Lengths(NamedTuple):
     squared: torch.Tensor
 
 
-def at_unit_size(x: torch.Tensor, out: torch.Tensor) -> Lengths:
+def over_largest(x: torch.Tensor, out: torch.Tensor) -> Lengths:
     """Write rows over their largest elements to `out`, `(rows, width)`, and return what those are."""
     largest = torch.abs(x, out=out).amax(-1, keepdim=True)
     short = largest <= 4 * torch.finfo(x.dtype).tiny
@@ -37,7 +37,7 @@ def at_unit_size(x: torch.Tensor, out: torch.Tensor) -> Lengths:
 
 def reverse_into(x: torch.Tensor, out: torch.Tensor) -> Lengths:
     """Write `scale_layers.reversed_` of rows to `out`."""
-    lengths = at_unit_size(x, out)
+    lengths = over_largest(x, out)
     out.mul_(x.shape[-1] * lengths.inverse / lengths.squared)
     return lengths
 
@@ -61,7 +61,7 @@ def read_into(x: torch.Tensor, domain: Domain, out: torch.Tensor) -> tuple[torch
         return x, None
     if not domain.magnitude:
         return torch.abs(x, out=out), None
-    lengths = at_unit_size(x, out)
+    lengths = over_largest(x, out)
     factor = lengths.squared.rsqrt().mul_(x.shape[-1] ** 0.5)
     if domain.sign:
         out.abs_()

@@ -20,6 +20,7 @@ import numpy as np
 from paramgraph.errors import GroupError
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.action import ActionBlock, Array, Factor, IndexSpace, TensorAction
+from paramgraph.symmetries.affine_scales import AffineScaleFactor
 from paramgraph.symmetries.commuting import CommutingFactor
 from paramgraph.symmetries.element import GroupElement, Part, Tables
 from paramgraph.symmetries.matrices import MatrixFactor
@@ -32,7 +33,6 @@ from paramgraph.symmetries.readers import ReadOffsetFactor
 from paramgraph.symmetries.reflections import ReflectionFactor
 from paramgraph.symmetries.rotations import RotationFactor
 from paramgraph.symmetries.scales import Scales, drawn
-from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 from paramgraph.symmetries.translations import TranslationFactor
 from paramgraph.symmetries.vanishing import VanishingFactor
@@ -52,7 +52,7 @@ SIGMA = 0.5
 # Factors whose elements `move` draws.
 Moving = (
     MatrixFactor | CommutingFactor | RotationFactor | TranslationFactor | OffsetFactor | ReadOffsetFactor | SpreadFactor | CentreFactor
-    | VanishingFactor | ShiftedFactor | ReflectionFactor | PhaseFactor | OrientationFactor
+    | VanishingFactor | AffineScaleFactor | ReflectionFactor | PhaseFactor | OrientationFactor
 )  # fmt: skip
 # Matrix groups and translations, and what could not be searched for.
 Moves = tuple[tuple[Moving, ...], tuple[Diagnostic, ...]]
@@ -405,7 +405,7 @@ class SymmetryGroup:
         spreads = [factor.dimension for factor in self.moves if isinstance(factor, SpreadFactor)]
         if spreads:
             lines.append(f"deviations of running variances with their gains, of {sum(spreads):,} dimensions, in {len(spreads):,} factors")
-        shifted = [factor.dimension for factor in self.moves if isinstance(factor, ShiftedFactor)]
+        shifted = [factor.dimension for factor in self.moves if isinstance(factor, AffineScaleFactor)]
         if shifted:
             lines.append(f"scales of parameters with what is added to them, of {sum(shifted):,} dimensions, in {len(shifted):,} factors")
         signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import paramgraph as pg
-from paramgraph.symmetries.shifted import ShiftedFactor
+from paramgraph.symmetries.affine_scales import AffineScaleFactor
 
 Tensor = torch.Tensor
 State = dict[str, Tensor]
@@ -38,14 +38,14 @@ def norm(m: Net, x: Tensor, eps: float = EPS, var: Tensor | None = None, gain: T
     return F.batch_norm(x, m.n.running_mean, m.n.running_var if var is None else var, gain, None, False, 0.0, eps)
 
 
-def made(function: Function, second: int = 3) -> tuple[Net, Tensor, pg.ParamGraph, dict[int, ShiftedFactor]]:
+def made(function: Function, second: int = 3) -> tuple[Net, Tensor, pg.ParamGraph, dict[int, AffineScaleFactor]]:
     torch.manual_seed(0)
     model, x = Net(function, second).double().eval(), torch.randn(6, 3, dtype=torch.float64)
     for n in (model.n, model.m):
         n.running_mean.normal_()
         n.running_var.copy_(torch.rand(4) + 0.5)
     graph = pg.compile(model, x)
-    return model, x, graph, {n: f for n, f in enumerate(graph.symmetry.moves) if isinstance(f, ShiftedFactor)}
+    return model, x, graph, {n: f for n, f in enumerate(graph.symmetry.moves) if isinstance(f, AffineScaleFactor)}
 
 
 @torch.no_grad()
@@ -160,7 +160,7 @@ def test_what_is_not_found_does_not_hold(name: str) -> None:
 
 def test_training_has_none() -> None:
     graph = pg.compile(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Tanh()).train(), torch.randn(5, 3))
-    assert not any(isinstance(factor, ShiftedFactor) for factor in graph.symmetry.moves)
+    assert not any(isinstance(factor, AffineScaleFactor) for factor in graph.symmetry.moves)
 
 
 def test_files_hold_them(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.program import Op, Program, Value
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
 from paramgraph.symmetries.action import Factor
+from paramgraph.symmetries.affine_scales import AffineScaleFactor
 from paramgraph.symmetries.elimination import RationalSystem
 from paramgraph.symmetries.group import Moving
 from paramgraph.symmetries.scale_solution import annotate
 from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm
-from paramgraph.symmetries.shifted import ShiftedFactor
 from paramgraph.symmetries.spaces import SpaceSystem
 from paramgraph.symmetries.statistics import SpreadFactor
 
@@ -29,7 +29,7 @@ VIEWS = frozenset("permute reshape take expand".split())
 NAMED = 3
 
 
-def find_shifted(program: Program, system: SpaceSystem, found: Sequence[Moving]) -> Iterator[ShiftedFactor]:
+def find_affine_scales(program: Program, system: SpaceSystem, found: Sequence[Moving]) -> Iterator[AffineScaleFactor]:
     """The scales of such parameters.
 
     Args:
@@ -57,7 +57,7 @@ def find_shifted(program: Program, system: SpaceSystem, found: Sequence[Moving])
         if constants and integers.isdisjoint(own.blocks):  # what is an integer cannot be moved a little
             names = list(constants)
             others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            yield ShiftedFactor(f"scales of {', '.join(names[:NAMED])}{others} with what is added to them", own, constants)
+            yield AffineScaleFactor(f"scales of {', '.join(names[:NAMED])}{others} with what is added to them", own, constants)
 
 
 # -- which parameters ------------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class ShiftedFactor(Addition):
+class AffineScaleFactor(Addition):
     """Multiples of tensors, some of them with a constant added.
 
     Elements are logarithms: the variables' tables without what is zero there, one after the other.
