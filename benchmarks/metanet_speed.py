@@ -2,14 +2,13 @@
 
     python benchmarks/metanet_speed.py                             all cases but those that take minutes
     python benchmarks/metanet_speed.py inrs resnet18 vit_b_16      some of them
-    python benchmarks/metanet_speed.py resnet18 --native           the other engines keeping all for backward, as they are used by themselves
     python benchmarks/metanet_speed.py --published                 operations and memory of ScaleGMN at the published size
     python benchmarks/metanet_speed.py --streamed resnet18         GMN of width 64 over networks too large to keep their edge states
 
 Every engine runs in a process of its own, and their repeats take turns, so that a busy machine slows all of them alike. Time is the least of the
 repeats' processor time; memory is the highest resident size of the passes, less that of the process before the first of them (one over a small
-network has been made by then). Ratios are the best other engine over `torch`. By themselves all engines work alike on large batches: edge states
-are not kept, and passes go tile by tile.
+network has been made by then). Ratios are the best other engine over `torch`. Where there are too many edges to keep states of, all engines go tile
+by tile.
 Targets: three times as fast in a fifth of the memory where there are over 100,000 edges, and never slower.
 """
 
@@ -174,7 +173,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--backends", nargs="*", default=list(BACKENDS))
     parser.add_argument("--metanets", nargs="*", default=["GMN", "ScaleGMN"])
-    parser.add_argument("--native", action="store_true", help="the other engines keep all that a pass computes for the backward pass")
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--streamed", action="store_true")
     options = parser.parse_args()
@@ -199,9 +197,7 @@ def main() -> None:
     for case in options.cases:
         for metanet in options.metanets:
             shared = {"case": case, "metanet": metanet, "hidden": options.hidden, "layers": options.layers, "count": options.count}
-            native = {"keep_edges": 2**62, "recompute": False} if options.native else {}
-            each = [{"backend": backend, "options": {} if backend == "torch" else native, **shared} for backend in options.backends]
-            found = in_turns(options.repeats, each)
+            found = in_turns(options.repeats, [{"backend": backend, "options": {}, **shared} for backend in options.backends])
             rows = dict(zip(options.backends, found, strict=True))
             cells = [f"{row['seconds']:.2f} s, {row['bytes'] / 2**20:,.0f} MiB" for row in rows.values()]
             others = [row for name, row in rows.items() if name != "torch"]
