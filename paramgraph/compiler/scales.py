@@ -168,12 +168,7 @@ def solve_scales(program: Program, system: SpaceSystem, reflecting: Collection[O
     before = [(value, value.axes, value.indexes, value.virtual) for value in values]
     try:
         zeros = readers_of_zeros(program)
-        try:
-            solver = _solved(program, system, reflecting, before, zeros)
-        except RecursionError:  # cut finer and finer, without end
-            if not zeros:
-                raise
-            return _solved(program, system, reflecting, before, {})
+        solver = _solved(program, system, reflecting, before, zeros)
         # What is cut finer may not fit together any more: then zeros are as any other number.
         return _solved(program, system, reflecting, before, {}) if solver.cut and solver.unsupported else solver
     finally:

@@ -72,8 +72,7 @@ class ScaleSpaces(SpaceSystem):
             row = rows[blocks[0]]
             owners = np.unique(row)
             if len(owners) == 1:
-                index = places[blocks].reshape(-1)
-                self.unify(self.assemble(self.pieces(leaves[owners[0]][0], index), len(index)), (*piece, second))
+                self._identify(leaves[owners[0]][0], places[blocks].reshape(-1), (*piece, second))
                 continue
             spans = [np.flatnonzero(row == number) for number in owners]
             parts = []

@@ -135,11 +135,15 @@ class Unification(Cutting):
         if space.pinned:
             self.pin((first, second), space.cause or "")
         for axis, index, target in todo:
-            if len(axis) == 1 and len(index) == axis[0].size:  # a relabelling: the part is the blocks in another order
-                self.unify(axis, self.assemble(self.pieces(target, np.argsort(index)), len(index)))
-            else:
-                self.unify(self.assemble(self.pieces(axis, index, through=True), len(index)), target)
+            self._identify(axis, index, target)
         return first, second
+
+    def _identify(self, axis: Axis, index: np.ndarray, target: Axis) -> None:
+        """Make elements of an axis, in some order, the same as a product."""
+        if len(axis) == 1 and len(index) == axis[0].size:  # a relabelling: the axis is the product in another order
+            self.unify(axis, self.assemble(self.pieces(target, np.argsort(index)), len(index)))
+        else:
+            self.unify(self.assemble(self.pieces(axis, index, through=True), len(index)), target)
 
     def _new_member(self, space: Space, over: Space, where: np.ndarray) -> Space:
         member = self.fresh(space.size, space.label)
