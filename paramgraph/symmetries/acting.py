@@ -25,7 +25,6 @@ Multipliers = tuple[tuple[Array | None, ...], Sequence[Array]]
 CHUNK = 1 << 16
 # Types that products are computed in; others are computed in float32 and rounded.
 _OWN = (torch.float32, torch.float64, torch.complex64, torch.complex128)
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 
@@ -126,7 +125,7 @@ def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[t
         return tensor.clone(), None
     if tensor.numel() <= CHUNK:
         return _at_once(tensor, sources, arrays)
-    out = _new(tensor)
+    out = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
     count, width = tensor.shape[0], math.prod(tensor.shape[1:])
     rows = next((torch.from_numpy(source).to(tensor.device) for dims, source in sources if dims == (0,)), None)
     inner = [(dims, torch.from_numpy(source).to(tensor.device)) for dims, source in sources if dims != (0,)]
@@ -156,13 +155,6 @@ def _by_rows(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[t
         if arrays and tensor.device.type != "meta":
             total += abs(flat.sum().item())
     return out, total if arrays else None
-
-
-def _new(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor's like, not filled. numpy asks the system for large pages: writing to new memory in small ones takes longer than all else."""
-    if tensor.device.type != "cpu" or tensor.dtype not in _NUMPY:
-        return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    return torch.from_numpy(np.empty(tensor.shape, dtype=_NUMPY[tensor.dtype]))
 
 
 def _at_once(tensor: torch.Tensor, sources: Sequence[Source], arrays: Sequence[torch.Tensor]) -> tuple[torch.Tensor, float | None]:
