@@ -11,18 +11,20 @@ from paramgraph.errors import GroupError
 from paramgraph.symmetries.canonical import balance, canonical_element, chosen
 from paramgraph.symmetries.element import GroupElement
 from paramgraph.symmetries.gauge import fitted
-from paramgraph.symmetries.matching import Matcher, product
+from paramgraph.symmetries.matching import Matcher, State, product
+from paramgraph.symmetries.rescaling import rescaled
 from paramgraph.symmetries.slices import compared, prepared
 
 if TYPE_CHECKING:
     import torch
 
     from paramgraph.graph import ParamGraph
+    from paramgraph.symmetries.group import SymmetryGroup
 
 # Rounds of coordinate descent; it stops by itself long before.
 ROUNDS = 50
-# Relative distance above which networks are unrelated rather than points near one orbit.
-FAR = 0.5
+# Relative distance below which networks are points near one orbit, and the closest element has been found.
+NEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
 
     Permutations and signs by weight matching: a linear assignment for each factor, within each element of what it depends on, the others
     fixed, until little improves. Scales in closed form: the least-squares solution in the logarithms of the elements. With scales among
-    the kinds, both networks are balanced first, so that matching compares what scaling cannot change; of networks that stay far apart, the
-    magnitudes are kept where that is closer. The descent starts from `b` as it is and from canonical forms, and the start that is better
-    after a round goes on: of two points of one orbit, the second finds the element between them, if no two neurons are alike. Near the goal
-    it goes on until nothing moves; unrelated networks get a few rounds.
+    the kinds, both networks are balanced first, so that matching compares what scaling cannot change. Networks that stay apart are matched
+    with the magnitudes that they have, too, and the scales of what is closer are improved by Newton's steps: more kinds bring them closer.
+    The descent starts from `b` as it is and from canonical forms, and the start that is better after a round goes on: of two points of one
+    orbit, the second finds the element between them, if no two neurons are alike. Near the goal it goes on until nothing moves; unrelated
+    networks get a few rounds.
 
     Args:
         a: the network to come close to.
@@ -71,25 +74,29 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
     for graph, state in ((a, target), (b, start)):
         if infinite := [name for name, value in state.items() if not bool(value.isfinite().all())]:
             raise GroupError(f"{', '.join(infinite[:3])} of {graph.name}: expected finite numbers to measure distances by, got infinities or NaN.")
-    balanced, goal = group.identity(), target
-    if "scale" in wanted:  # balanced networks stay so under permutations and signs
-        goal = balance(group, target).act_on(target)
-        balanced = balance(group, start)
-    here = balanced.act_on(start)
     exact = wanted - {"scale"}
-    sorted_out = canonical_element(group, goal, exact).inverse() @ canonical_element(group, here, exact)
-    begins = [group.identity(), sorted_out]
-    number, element, _ = Matcher(group, goal, wanted).match([begin.act_on(here) for begin in begins], rounds)
-    total = element @ begins[number] @ balanced
     candidates = [group.identity()]
-    if "scale" in wanted:
+    if "scale" in wanted:  # balanced networks stay so under permutations and signs
+        balanced = balance(group, start)
+        total = _matched(group, balance(group, target).act_on(target), balanced.act_on(start), exact, rounds) @ balanced
         total = GroupElement.of_tables(group, fitted(group.scales, total.act_on(start), target)) @ total
-        # Closest logarithms are not closest numbers: between unrelated networks the magnitudes may do better as they are.
-        if _distance(target, total.act_on(start)) > FAR * math.sqrt(product(target, target)):
-            candidates.append(Matcher(group, target, exact).match([start], rounds)[1])
-    total = min((total, *candidates), key=lambda element: _distance(target, element.act_on(start)))
+        candidates.append(total)
+    unrelated = _distance(target, candidates[-1].act_on(start)) > NEAR * math.sqrt(product(target, target))
+    if unrelated or "scale" not in wanted:
+        candidates.append(_matched(group, target, start, exact, rounds))
+    total = min(candidates, key=lambda element: _distance(target, element.act_on(start)))
+    if unrelated and "scale" in wanted:
+        total = rescaled(group, target, total.act_on(start)) @ total
     graph = b.with_values(total.act(b.state_dict()))
     return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names)))
+
+
+def _matched(group: SymmetryGroup, goal: State, start: State, kinds: frozenset[str], rounds: int) -> GroupElement:
+    """The permutations and signs that bring a state closest to a goal, from where it is and from the canonical forms of both."""
+    sorted_out = canonical_element(group, goal, kinds).inverse() @ canonical_element(group, start, kinds)
+    begins = [group.identity(), sorted_out]
+    number, element, _ = Matcher(group, goal, kinds).match([begin.act_on(start) for begin in begins], rounds)
+    return element @ begins[number]
 
 
 def _checked(a: ParamGraph, b: ParamGraph) -> list[str]:

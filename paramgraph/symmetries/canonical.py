@@ -13,7 +13,7 @@ from paramgraph.symmetries.action import Array
 from paramgraph.symmetries.element import GroupElement
 from paramgraph.symmetries.gauge import block_view, fitted
 from paramgraph.symmetries.group import KINDS
-from paramgraph.symmetries.matching import flipped, is_top, summed
+from paramgraph.symmetries.matching import from_tops, is_top, summed
 from paramgraph.symmetries.scales import ScaleBlock
 from paramgraph.symmetries.slices import compared, prepared, slices_of
 
@@ -86,7 +86,7 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
                 for term in block.terms:
                     if v in term.variables:
                         sums[place] = sums[place] + summed(data, term)
-        element = flipped(group, number, [values < 0 for values in sums])
+        element = from_tops(group, number, [values < 0 for values in sums])
         current.update(element.act_on({n: current[n] for n in group.acted_on_by(number) if n in current}))
         total = element @ total
         del left[number]

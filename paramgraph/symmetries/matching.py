@@ -184,7 +184,7 @@ class Matcher:
             if factor.kind != "sign" or changed.isdisjoint(n for v in factor.variables for n in names[v]):
                 continue
             gains = self._gains(factor.variables, state)
-            element = flipped(self.group, number, [gain < 0 for gain in gains])
+            element = from_tops(self.group, number, [gain < 0 for gain in gains])
             if element.is_identity():
                 continue
             touched = {n: state[n] for v in factor.variables for n in names[v]}
@@ -271,15 +271,16 @@ def summed(values: torch.Tensor, term: ScaleTerm) -> Array:
     return np.asarray(out.transpose([kept.index(p) for p in term.places]) if kept else out)
 
 
-def flipped(group: SymmetryGroup, number: int, negative: Sequence[Array]) -> GroupElement:
-    """The signs of one factor that are negative where its functions on the most spaces say so.
+def from_tops(group: SymmetryGroup, number: int, tables: Sequence[Array]) -> GroupElement:
+    """The scales, or signs, of one factor whose functions on the most spaces are given.
 
     Args:
         number: of the factor.
-        negative: per variable of the factor, an array of its shape; those on fewer spaces follow from the others.
+        tables: per variable of the factor, an array of its shape: logarithms, or whether it is negative; those on fewer spaces follow from the
+            others.
     """
     variables = [group.scales.variables[v] for v in group.factors[number].variables]
-    tops = iter([values for values, v in zip(negative, variables, strict=True) if is_top(v, variables)])
+    tops = iter([values for values, v in zip(tables, variables, strict=True) if is_top(v, variables)])
     return GroupElement(group, {number: tuple(drawn(variables, lambda shape: next(tops)))})
 
 
