@@ -169,6 +169,8 @@ class Nodes:
             if inner is not None and dim in inner.dims:
                 inner = self._taken(inner, dim, tuple(own[index[place]] for place in found))
             return inner if inner is None or len(found) == len(index) else self.placed(inner, dim, tuple(found), len(index))
+        if node.kind == "take" and node.attrs[0] == axis and len(node.inputs[0].shape) == len(node.shape):  # there and back is no change
+            return self._taken(Piece(node.inputs[0], piece.dims, piece.power), dim, tuple(node.attrs[1][i] for i in index))
         if index == tuple(range(node.shape[axis])):
             return piece
         narrow = len(index) == 1

@@ -214,6 +214,27 @@ def test_parts_that_overlap() -> None:
         assert deviation(torch.func.functional_call(model, graph.symmetry.move(1, [number]).act(state), x), before) < 1e-11
 
 
+class Rolled(nn.Module):
+    """Positions added before and after a roll, and in another order: what goes through an order and back is what it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(torch.ones(6, 4)) for _ in range(3))
+        self.out = nn.Linear(4, 3, bias=False)
+        self.register_buffer("order", torch.tensor([3, 5, 0, 1, 4, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.roll((x + self.a)[:, self.order], 2, 1) + self.b
+        return self.out((x[:, self.order] + self.c)).sum(1)
+
+
+def test_orders_undone() -> None:
+    model, x, graph = made(Rolled, (3, 6, 4))
+    added = [f for f in graph.symmetry.moves if isinstance(f, OffsetFactor)]
+    assert [f.tensors for f in added] == [("a", "b"), ("b", "a")]
+    assert pg.verify(graph, model, x).passed
+
+
 def test_files_and_copies(tmp_path: Path) -> None:
     model, _, graph = made(lambda: Attend(softmax, packed=True), TOKENS)
     graph.save(tmp_path / "a.pgraph")
