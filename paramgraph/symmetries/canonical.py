@@ -94,7 +94,7 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
 
 
 def _candidates(group: SymmetryGroup, signs: Mapping[int, frozenset[int]], state: State) -> dict[int, list[tuple[str, ScaleBlock, set[int]]]]:
-    """Per factor of signs, the blocks that all its signs on the most spaces multiply, with the factors whose signs do."""
+    """Per factor of signs, the blocks that all its signs on the most spaces multiply, once each, with the factors whose signs do."""
     factor_of = {v: number for number, own in signs.items() for v in own}
     top = {number: {v for v in own if is_top(group.scales.variables[v], [group.scales.variables[u] for u in own])} for number, own in signs.items()}
     out: dict[int, list[tuple[str, ScaleBlock, set[int]]]] = {number: [] for number in signs}
@@ -103,9 +103,16 @@ def _candidates(group: SymmetryGroup, signs: Mapping[int, frozenset[int]], state
             found = {v for term in block.terms for v in term.variables if v in factor_of}
             numbers = {factor_of[v] for v in found}
             for number in numbers:
-                if found >= top[number]:
+                if found >= top[number] and _occurs_once(block, signs[number]):
                     out[number].append((name, block, numbers))
     return out
+
+
+def _occurs_once(block: ScaleBlock, own: frozenset[int]) -> bool:
+    """Whether each element of a block is multiplied by one sign of a factor: sums over a recurrent weight, `s W s`, have no sign of their own."""
+    held = [(v, frozenset(term.places)) for term in block.terms for v in term.variables if v in own]
+    widest = max((places for _, places in held), key=len)
+    return len({v for v, _ in held}) == len(held) and all(places <= widest for _, places in held)
 
 
 def _next_signs(

@@ -52,6 +52,32 @@ def test_canonical_form(name: str) -> None:
     assert difference(canonical, other) > 1e-3
 
 
+class Unrolled(nn.Module):
+    """A recurrent weight that comes before all else that its signs multiply."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.into, self.out = nn.Linear(5, 5, bias=False), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.into(x))
+        for _ in range(2):
+            h = torch.tanh(self.again(h) + self.into(x))
+        return self.out(h)
+
+
+def test_canonical_signs_of_a_recurrent_weight() -> None:
+    """`s W s`: sums over rows of W are no measure of the signs of its rows."""
+    torch.manual_seed(0)
+    model, x = Unrolled().double().eval(), torch.randn(4, 6, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    assert graph.symmetry.num_signs == 5
+    first = pg.symmetries.canonicalise(graph)
+    assert difference(first, pg.symmetries.canonicalise(first)) < 1e-12
+    for seed in range(3):
+        assert difference(first, pg.symmetries.canonicalise(pg.symmetries.augment(graph, seed))) < 1e-12
+
+
 def test_what_canonical_means() -> None:
     """Balanced: the geometric means of a neuron's ingoing and outgoing weights agree. Sorted: another order is another state."""
     _, _, graph = network("mlp, relu")
