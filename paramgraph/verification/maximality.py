@@ -33,6 +33,10 @@ ROWS, INPUTS = 1.5, 40
 ZERO = 1e-9
 
 
+class NotFinite(GroupError):
+    """There are no derivatives to count with."""
+
+
 def maximality(graph: ParamGraph, execution: Execution, state: State, read: set[str], draw: Callable[[], Sequence[Any]]) -> Maximality:
     """Count the directions in which no output changes, and those of them that the group declares.
 
@@ -44,14 +48,17 @@ def maximality(graph: ParamGraph, execution: Execution, state: State, read: set[
         draw: gives random inputs.
 
     Raises:
+        NotFinite: derivatives are infinite or NaN.
         GroupError: the network has too many parameters.
     """
-    names = [name for name, value in graph.values.items() if name in read and value.is_floating_point()]
+    names = [name for name, value in graph.values.items() if name in read and (value.is_floating_point() or value.is_complex())]
     kept = _read_elements(graph, names)
     total = int(sum(mask.sum() for mask in kept.values()))
     if total > MOST:
         raise GroupError(f"maximality is counted for up to {MOST:,} parameters, {graph.name} has {total:,}: take a narrower network of its kind.")
     jacobian = _jacobian(graph, execution, state, names, kept, draw, math.ceil(ROWS * total) + 16)
+    if not bool(jacobian.isfinite().all()):
+        raise NotFinite(f"{graph.name} has derivatives that are no finite numbers at a random point: continuous symmetries cannot be counted.")
     size = torch.linalg.vector_norm(jacobian)
     columns = torch.linalg.vector_norm(jacobian, dim=0)
     # Columns of one size, so that parameters of little influence do not hide.
@@ -77,7 +84,7 @@ def maximality(graph: ParamGraph, execution: Execution, state: State, read: set[
 
 
 def _read_elements(graph: ParamGraph, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Per tensor, which of its elements some operation reads."""
+    """Per tensor, which of its elements some operation reads; of complex numbers, both parts."""
     group, out = graph.symmetry, {name: np.ones(graph.values[name].shape, dtype=bool) for name in names}
     for name, action in group.actions.items():
         if action.unread is None:
@@ -87,7 +94,7 @@ def _read_elements(graph: ParamGraph, names: Sequence[str]) -> dict[str, np.ndar
         for member, part in zip(group.members(name), mask.reshape(-1, *group.member_shape(name)), strict=True):
             if member in out:
                 out[member] = part
-    return out
+    return {name: np.stack([mask, mask], -1) if graph.values[name].is_complex() else mask for name, mask in out.items()}
 
 
 def _jacobian(graph: ParamGraph, execution: Execution, state: State, names: Sequence[str], kept: Mapping[str, np.ndarray],
@@ -95,25 +102,30 @@ def _jacobian(graph: ParamGraph, execution: Execution, state: State, names: Sequ
     """Derivatives of outputs by parameters at random inputs, shape `(rows, parameters)`."""
     rows: list[torch.Tensor] = []
     while len(rows) < wanted:
-        leaves = {name: state[name].detach().clone().requires_grad_() for name in names}
-        full = {**state, **leaves}
+        leaves = {name: _real(state[name].detach()).clone().requires_grad_() for name in names}
+        full = {**state, **{name: torch.view_as_complex(leaf) if state[name].is_complex() else leaf for name, leaf in leaves.items()}}
         full.update({name: alias.read(full) for name, alias in graph.aliases.items() if name in state})
         outputs = execution.run(full, draw(), grad=True)
         values = [v for v in outputs.values if isinstance(v, torch.Tensor) and v.requires_grad]
         if not values:
             raise GroupError(f"{graph.name} has no outputs that depend on its parameters: there is nothing to count.")
-        flat = torch.cat([torch.view_as_real(v).reshape(-1) if v.is_complex() else v.reshape(-1) for v in values])
+        flat = torch.cat([_real(v).reshape(-1) for v in values])
         for number in torch.randperm(len(flat))[: min(wanted - len(rows), -(-wanted // INPUTS))].tolist():
             found = torch.autograd.grad(flat[number], list(leaves.values()), retain_graph=True, allow_unused=True)
-            grads = {name: torch.zeros_like(state[name]) if g is None else g for name, g in zip(names, found, strict=True)}
+            grads = {name: torch.zeros_like(leaves[name]) if g is None else g for name, g in zip(names, found, strict=True)}
             rows.append(_flat(grads, names, kept))
     return torch.stack(rows)
 
 
 def _flat(tensors: Mapping[str, torch.Tensor], names: Sequence[str], kept: Mapping[str, np.ndarray]) -> torch.Tensor:
     """One vector of all elements that are read; tensors left out are zero."""
-    parts = [tensors[n][torch.from_numpy(kept[n])] if n in tensors else torch.zeros(int(kept[n].sum()), dtype=torch.float64) for n in names]
+    parts = [_real(tensors[n])[torch.from_numpy(kept[n])] if n in tensors else torch.zeros(int(kept[n].sum()), dtype=torch.float64) for n in names]
     return torch.cat([part.reshape(-1) for part in parts])
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """Complex numbers as two real ones each, along a last axis."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _tangents(group: SymmetryGroup, state: State) -> Iterator[dict[str, torch.Tensor]]:
