@@ -136,6 +136,37 @@ def test_complex_numbers() -> None:
     assert torch.allclose(back["first"], state["first"], atol=1e-5) and back["first"].dtype == torch.complex64
 
 
+class Coupling(nn.Module):
+    """Half of what comes out is what goes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([a, b + self.second(torch.tanh(self.first(a)))], -1)
+
+
+class Unequal(nn.Module):
+    """Most of the parameters have few of the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 9), nn.Linear(9, 1), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.second(torch.tanh(self.first(x))), self.third(x)], -1)
+
+
+@pytest.mark.parametrize("build", [Coupling, Unequal])
+def test_outputs_of_few_parameters(build: type[nn.Module]) -> None:
+    model, x = build(), torch.randn(7, 6)
+    report = pg.verify(pg.compile(model, x), model, x, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.passed and report.maximality is not None
+    assert report.maximality.nullity == 0
+
+
 def test_training_mode_is_counted() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Conv1d(2, 3, 2), nn.BatchNorm1d(3, eps=0.3), nn.Tanh(), nn.Conv1d(3, 2, 1)).train(), torch.randn(7, 2, 5)

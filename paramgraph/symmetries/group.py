@@ -407,7 +407,7 @@ class SymmetryGroup:
             lines.append(f"deviations of running variances with their gains, of {sum(spreads):,} dimensions, in {len(spreads):,} factors")
         shifted = [factor.dimension for factor in self.moves if isinstance(factor, AffineScaleFactor)]
         if shifted:
-            lines.append(f"scales of parameters with what is added to them, of {sum(shifted):,} dimensions, in {len(shifted):,} factors")
+            lines.append(f"scales of what is made of parameters, of {sum(shifted):,} dimensions, in {len(shifted):,} factors")
         signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")

@@ -172,7 +172,7 @@ class Checks(Minimality):
         """Continuous symmetries, declared and not."""
         try:
             found = maximality(self.graph, self.execution, self._state(), self.read,
-                               lambda: draw_inputs(self.examples, self.generator, self.keep_integers))
+                               lambda: draw_inputs(self.examples, self.generator, self.keep_integers), self.generator)
         except NotFinite as error:
             self._problem(str(error))
             return
