@@ -137,7 +137,7 @@ def test_complex_numbers() -> None:
 
 
 class Coupling(nn.Module):
-    """Half of what comes out is what goes in."""
+    """Most of what comes out is what goes in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Coupling(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = x.chunk(2, -1)
-        return torch.cat([a, b + self.second(torch.tanh(self.first(a)))], -1)
+        return torch.cat([x, x, b + self.second(torch.tanh(self.first(a)))], -1)
 
 
 class Unequal(nn.Module):

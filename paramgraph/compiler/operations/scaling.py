@@ -64,8 +64,9 @@ def reflection(op: Op) -> tuple[float, float] | None:
 
 
 def _reflected(solver: ScaleSolver, op: Op, operands: Operands) -> Character:
-    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign; numbers as not added, and other
-    functions that parameters are read through as not applied.
+    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign; numbers as not added.
+
+    Other functions that parameters are read through are taken as not applied.
     """
     if op.name in SUMS and len(op.inputs) == 2:  # inside an exponential: what is a factor there, the other a number
         slot = 0 if op.inputs[0].parametric else 1
