@@ -94,6 +94,20 @@ class PackedAttention(nn.Module):
         return self.attention(x, x, x, need_weights=False)[0]
 
 
+class WrittenNorm(nn.Module):
+    """A layer normalisation in several operations, as in the annotated transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 4), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.gain, self.offset = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h = self.gain * (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 0.3) + self.offset
+        return self.third(torch.tanh(self.second(h)))
+
+
 class Recurrent(nn.Module):
     def __init__(self, layer: nn.Module, width: int) -> None:
         super().__init__()

@@ -51,6 +51,12 @@ def scaled(m: Layers, x: Tensor) -> Tensor:
     return torch.tanh(x + m.gain * m.b(torch.tanh(m.a(x))))
 
 
+def pooled_statistics(m: Layers, x: Tensor) -> Tensor:
+    """A deviation takes away what is added to a mean and to the logarithm of a sum of exponentials."""
+    x = m.a(x)
+    return torch.tanh(m.b(torch.cat([x.mean(1), x.std(1), x.logsumexp(1)], -1)))
+
+
 def squashed(m: Layers, x: Tensor) -> Tensor:
     x = m.n(x)
     return torch.tanh(x + torch.sigmoid(m.b(torch.tanh(m.a(x)))))
@@ -166,6 +172,7 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]
     "learned queries": (lambda: Layers(asked, seeds=(1, 3, 5), a=linear(5, 4), b=linear(5, 4), c=linear(5, 4)), TOKENS, {"seeds": 5}),
     "a layer three times": (lambda: Layers(repeated, n=norm(5), a=linear(5, 4), b=linear(4, 5), last=linear(5, 3)), TOKENS, {"n.bias": 5}),
     "a largest of some": (lambda: Layers(pooled, a=nn.Conv2d(2, 3, 3, padding=1), b=nn.Conv2d(3, 4, 2)), IMAGES, {"a.bias": 3}),
+    "statistics of positions": (lambda: Layers(pooled_statistics, a=linear(5, 4), b=linear(12, 3)), TOKENS, {"a.bias": 4}),
     "positions in between": (lambda: Layers(upsampled, a=nn.Conv2d(2, 3, 3), b=nn.Conv2d(3, 4, 2)), IMAGES, {"a.bias": 3}),
     "groups of a convolution": (lambda: Layers(lambda m, x: torch.tanh(m.b(m.a(x))), a=nn.Conv2d(2, 4, 1), b=nn.Conv2d(4, 6, 2, groups=2)),
                                 IMAGES, {"a.bias": 4}),
