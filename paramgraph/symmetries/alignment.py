@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from paramgraph.errors import GroupError
 from paramgraph.symmetries.canonical import balance, canonical_element, chosen
 from paramgraph.symmetries.element import GroupElement
@@ -15,8 +17,6 @@ from paramgraph.symmetries.matching import Matcher, product
 from paramgraph.symmetries.slices import compared, prepared
 
 if TYPE_CHECKING:
-    import torch
-
     from paramgraph.graph import ParamGraph
 
 # Rounds of coordinate descent; it stops by itself long before.
@@ -67,10 +67,17 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
     """
     group, wanted = b.symmetry, chosen(b.symmetry, kinds)
     names = _checked(a, b)
+    wide = None
     target, start = prepared(a, names), prepared(b, names)
+    if not all(math.isfinite(product(state, state)) for state in (target, start)):  # squares leave the range of float32
+        wide = torch.float64
+        target, start = prepared(a, names, wide), prepared(b, names, wide)
     for graph, state in ((a, target), (b, start)):
         if infinite := [name for name, value in state.items() if not bool(value.isfinite().all())]:
             raise GroupError(f"{', '.join(infinite[:3])} of {graph.name}: expected finite numbers to measure distances by, got infinities or NaN.")
+    for graph, state in ((a, target), (b, start)):
+        if not math.isfinite(product(state, state)):
+            raise GroupError(f"{graph.name} has numbers whose squares leave the range of float64: there is no distance to measure.")
     balanced, goal = group.identity(), target
     if "scale" in wanted:  # balanced networks stay so under permutations and signs
         goal = balance(group, target).act_on(target)
@@ -89,7 +96,7 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
             candidates.append(Matcher(group, target, exact).match([start], rounds)[1])
     total = min((total, *candidates), key=lambda element: _distance(target, element.act_on(start)))
     graph = b.with_values(total.act(b.state_dict()))
-    return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names)))
+    return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names, wide)))
 
 
 def _checked(a: ParamGraph, b: ParamGraph) -> list[str]:

@@ -79,13 +79,16 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
         number, found = _next_signs(left, candidates)
         own = group.factors[number].variables
         sums = [np.zeros(scales.variables[v].shape) for v in own]
-        if found is not None:
-            name, block = found
+        for name, block in found:  # where one says nothing (a gain of zero, a dead neuron), the next does
             data = block_view(block, current[name])
+            more = [np.zeros(total.shape) for total in sums]
             for place, v in enumerate(own):
                 for term in block.terms:
                     if v in term.variables:
-                        sums[place] = sums[place] + summed(data, term)
+                        more[place] = more[place] + summed(data, term)
+            sums = [np.where(total == 0, other, total) for total, other in zip(sums, more, strict=True)]
+            if all(total.all() for total in sums):
+                break
         element = flipped(group, number, [values < 0 for values in sums])
         current.update(element.act_on({n: current[n] for n in group.acted_on_by(number) if n in current}))
         total = element @ total
@@ -117,15 +120,16 @@ def _occurs_once(block: ScaleBlock, own: frozenset[int]) -> bool:
 
 def _next_signs(
     left: Mapping[int, frozenset[int]], candidates: Mapping[int, Sequence[tuple[str, ScaleBlock, set[int]]]]
-) -> tuple[int, tuple[str, ScaleBlock] | None]:
-    """The factor to fix next, and the block to fix it by: one whose other signs are fixed, if there is any."""
-    first: tuple[int, tuple[str, ScaleBlock] | None] | None = None
+) -> tuple[int, list[tuple[str, ScaleBlock]]]:
+    """The factor to fix next, and the blocks to fix it by: those whose other signs are fixed, if there are any."""
+    first: tuple[int, list[tuple[str, ScaleBlock]]] | None = None
     for number in left:
-        for name, block, numbers in candidates[number]:
-            if not any(other in left for other in numbers if other != number):
-                return number, (name, block)
-            first = first or (number, (name, block))
-    return first or (next(iter(left)), None)
+        known = [(name, block) for name, block, numbers in candidates[number] if not any(other in left for other in numbers if other != number)]
+        if known:
+            return number, known
+        if first is None and candidates[number]:
+            first = (number, [(name, block) for name, block, _ in candidates[number][:1]])
+    return first or (next(iter(left)), [])
 
 
 def _sorted(group: SymmetryGroup, state: State) -> GroupElement:
