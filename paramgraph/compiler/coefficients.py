@@ -239,7 +239,7 @@ class Known:
             return None
         if op.name == "sub":
             value, mean = op.inputs
-            dim = _dim_of_mean(value, mean)
+            dim = reduced_along(value, mean, "mean")
             return None if dim is None or value.shape != op.output.shape else Centred(dim, None, None)
         for slot in (0, 1):
             held, other = self.centred.get(op.inputs[slot]), op.inputs[1 - slot]
@@ -279,16 +279,16 @@ class Known:
         return Centred(dim, gain, self.nodes.multiplied_out(pieces, ()), number)
 
 
-def _dim_of_mean(value: Value, mean: Value) -> int | None:
-    """The one dimension of a value that another is the mean along, with one element there; None if it is another value."""
-    maker = mean.op
+def reduced_along(value: Value, other: Value, name: str) -> int | None:
+    """The one dimension of a value that another is the sum or mean along, with one element there; None if it is another value."""
+    maker = other.op
     while maker is not None and maker.kind == "reshape":
         maker = maker.inputs[0].op
-    if maker is None or maker.kind != "reduce" or maker.name != "mean" or not maker.exact or maker.inputs[0] is not value:
+    if maker is None or maker.kind != "reduce" or maker.name != name or not maker.exact or maker.inputs[0] is not value:
         return None
     gone = [d for d, label in enumerate(maker.labels[0]) if label not in maker.out_labels]
     # Views that keep all axes in their order but for one of one element.
-    return gone[0] if len(gone) == 1 and mean.shape == (*value.shape[: gone[0]], 1, *value.shape[gone[0] + 1 :]) else None
+    return gone[0] if len(gone) == 1 and other.shape == (*value.shape[: gone[0]], 1, *value.shape[gone[0] + 1 :]) else None
 
 
 def laid_out(nodes: Nodes, op: Op, increment: Increment) -> Increment:
@@ -326,6 +326,10 @@ def _sums_to_one(program: Program) -> dict[Value, set[int]]:
     for op in program.ops:
         if op.kind == "mix" and op.exact and op.name in SOFTMAX and len(op.attrs["mixed"]) == 1:
             out[op.output] = {list(op.out_labels).index(op.attrs["mixed"][0])}
+        elif op.kind == "elementwise" and op.exact and op.name in ("div", "true_divide") and arguments(op, len(op.inputs)) == (["x", "x"], {}):
+            dim = reduced_along(op.inputs[0], op.inputs[1], "sum")  # a softmax in several operations, shares of a whole
+            if dim is not None and op.inputs[0].shape == op.output.shape:
+                out[op.output] = {dim}
         elif op.inputs and op.inputs[0] in out:
             dims = out[op.inputs[0]]
             if op.kind == "permute":

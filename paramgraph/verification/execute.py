@@ -166,7 +166,9 @@ class Execution:
                 self.stochastic.add("dropout")
             return (args[0], torch.ones_like(args[0], dtype=torch.bool)) if name == "aten::native_dropout" else args[0]
         args, kwargs = tree_map(_rewrite, (args, kwargs))
-        if torch.is_grad_enabled():  # torch's own have no derivatives by the statistics
+        if torch.is_grad_enabled():  # torch's own have no derivatives by the statistics, and lay out what they give in other ways
+            if name == "aten::view" and isinstance(args[1], (list, tuple)):
+                return args[0].reshape(args[1])
             if name == "aten::batch_norm" and not args[5]:
                 return _batch_norm(args[:5], args[7])
             if name == "aten::_native_batch_norm_legit_no_training":

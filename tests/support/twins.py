@@ -86,12 +86,27 @@ def attended2(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
 class PackedAttention(nn.Module):
     """Torch's own attention layer, which merges its heads with the samples of a batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, masked: bool = False) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.register_buffer("mask", torch.randn(5, 5) if masked else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x, need_weights=False)[0]
+        return self.attention(x, x, x, need_weights=False, attn_mask=self.mask)[0]
+
+
+class TabledWindows(nn.Module):
+    """Attention within windows of 2 × 3 positions, with a number for each pair of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.table = nn.Linear(4, 12), nn.Linear(4, 3), nn.Parameter(torch.randn(2, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        windows = x.view(b, c, h // 2, 2, w // 3, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 6, c)
+        q, k, v = self.qkv(windows).view(-1, 6, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        return torch.tanh(self.out(((q @ k.mT + self.table).softmax(-1) @ v).transpose(1, 2).reshape(-1, 6, 4)))
 
 
 class WrittenNorm(nn.Module):
