@@ -189,8 +189,9 @@ def test_training_has_none() -> None:
     assert not any(isinstance(factor, AffineScaleFactor) for factor in graph.symmetry.moves)
 
 
-def test_files_hold_them(tmp_path: Path) -> None:
-    model, x, graph, found = made(KNOWN["a variance"][0])
+@pytest.mark.parametrize("name", ["a variance", "a bias in an exponent", "a softplus"])
+def test_files_hold_them(tmp_path: Path, name: str) -> None:
+    model, x, graph, found = made(KNOWN[name][0])
     graph.save(tmp_path / "n.pgraph")
     loaded = pg.load(tmp_path / "n.pgraph")
     assert [str(f) for f in loaded.symmetry.moves] == [str(f) for f in graph.symmetry.moves]
