@@ -109,6 +109,90 @@ def test_matrices_that_do_not_move_what_they_claim_are_found() -> None:
     assert any(f"claims to move {', '.join(sorted(v.tensors))}, but leaves it" in problem for problem in report.problems)
 
 
+class Complex(nn.Module):
+    """Two complex matrices: real ones may stand between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Parameter(torch.randn(*shape, dtype=torch.complex64)) for shape in ((5, 4), (4, 6)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x.to(self.first.dtype) @ self.first @ self.second
+        return torch.tanh(z.real) * z.imag
+
+
+def test_complex_numbers() -> None:
+    """They count as two real ones each. GL(4, ℂ) has 32 dimensions, of which the real matrices are 16."""
+    model, x = Complex(), torch.randn(9, 5)
+    graph = pg.compile(model, x)
+    report = pg.verify(graph, model, x, maximality=True)
+    assert report.passed and report.maximality is not None
+    assert (report.maximality.parameters, report.maximality.nullity, report.maximality.declared) == (88, 32, 16)
+    assert all(isinstance(factor, MatrixFactor) for factor in graph.symmetry.moves)
+    state = graph.state_dict()
+    motion = graph.symmetry.move(0)
+    back = motion.inverse().act(motion.act(state))
+    assert not torch.equal(motion.act(state)["first"], state["first"])
+    assert torch.allclose(back["first"], state["first"], atol=1e-5) and back["first"].dtype == torch.complex64
+
+
+class Coupling(nn.Module):
+    """Most of what comes out is what goes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, -1)
+        return torch.cat([x, x, b + self.second(torch.tanh(self.first(a)))], -1)
+
+
+class Unequal(nn.Module):
+    """Most of the parameters have few of the outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 9), nn.Linear(9, 1), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.second(torch.tanh(self.first(x))), self.third(x)], -1)
+
+
+@pytest.mark.parametrize("build", [Coupling, Unequal])
+def test_outputs_of_few_parameters(build: type[nn.Module]) -> None:
+    model, x = build(), torch.randn(7, 6)
+    report = pg.verify(pg.compile(model, x), model, x, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.passed and report.maximality is not None
+    assert report.maximality.nullity == 0
+
+
+def test_training_mode_is_counted() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv1d(2, 3, 2), nn.BatchNorm1d(3, eps=0.3), nn.Tanh(), nn.Conv1d(3, 2, 1)).train(), torch.randn(7, 2, 5)
+    report = pg.verify(pg.compile(model, x), model, x, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.passed and report.maximality is not None and report.maximality.gap > 1e4
+    assert set(report.maximality.missing) == {"0.bias", "1.running_mean", "1.running_var"}  # outputs do not depend on them
+
+
+class Root(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 3), nn.Linear(3, 2), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.first(x))
+        return self.second((h * torch.relu(self.third(x))).sqrt())
+
+
+def test_infinite_derivatives_are_a_problem_that_is_said() -> None:
+    """The root has an infinite slope where one of two units is not active, and the other one's is zero there."""
+    model, x = Root(), torch.randn(9, 4)
+    report = pg.verify(pg.compile(model, x), model, x, elements=1, inputs=1, leave_one_out=0, maximality=True)
+    assert report.maximality is None
+    assert any("no finite numbers" in problem for problem in report.problems)
+
+
 def test_large_networks_are_refused() -> None:
     model, x = nn.Linear(100, 100), torch.randn(2, 100)
     with pytest.raises(GroupError, match="narrower network"):

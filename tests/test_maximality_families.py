@@ -53,6 +53,12 @@ def counted(model: nn.Module, x: torch.Tensor) -> Maximality:
     (twins.without_gain, torch.randn(4, 3, 6), 8),  # bias and mean; variance, rows, bias and mean
     (twins.spectral_norm, torch.randn(4, 2, 3, 3), 3 + 7 + 2 + 15 + 4),  # what is orthogonal, and two scales for each layer
     (twins.OneMore, torch.randn(9, 5), 10),  # O(4), and the gains' scales
+    # The same, and what is the same for all keys in a mask that is a buffer.
+    (lambda: twins.PackedAttention(masked=True), torch.randn(7, 5, 6), 48 + 5),
+    (twins.TabledWindows, torch.randn(7, 4, 4, 6), 4 * 4 + 4 + 4 + 2 * 6),  # matrices, biases of keys and values, and of the table's rows
+    # Gains; O(3); what the mean takes away; offsets; readers, divided by the gain.
+    (twins.WrittenNorm, torch.randn(9, 6), 4 + 3 + 7 + 4 + 5),
+    (twins.PackedAttention, torch.randn(7, 5, 6), 48),  # 2 · 9 of queries and keys, 2 · 9 of values, and the biases of keys and of values
 ])  # fmt: skip
 def test_all_are_declared(build: Callable[[], nn.Module], inputs: torch.Tensor, nullity: int) -> None:
     torch.manual_seed(0)

@@ -435,6 +435,26 @@ def test_ties_that_the_action_breaks_are_said() -> None:
     assert any(f"{name} and {alias.base} are tied, but not after the action" in problem for problem in report.problems)
 
 
+class Squeeze(nn.Module):
+    """Two units between means and gates: under some random states neither is active, whatever the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.down, self.up, self.out = nn.Conv2d(6, 4, 3), nn.Linear(4, 2), nn.Linear(2, 4), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.into(x))
+        gates = torch.sigmoid(self.up(torch.relu(self.down(h.mean((2, 3))))))
+        return self.out(h * gates[:, :, None, None]).mean((2, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_one_state_leaves_idle_are_no_problem(seed: int) -> None:
+    model, x = Squeeze().eval(), torch.randn(3, 6, 5, 5)
+    report = pg.verify(pg.compile(model, x), model, x, seed=seed)
+    assert report.passed, str(report)
+
+
 # -- errors --------------------------------------------------------------------------------------------------------------------
 
 

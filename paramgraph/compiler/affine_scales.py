@@ -1,18 +1,16 @@
-"""Finds scales of parameters that a constant is added to wherever they are read: a running variance beside its ε, a gain `1 + γ`.
+"""Finds scales of what is made of parameters wherever they are read: a running variance with its ε, a gain `1 + γ`, a temperature `exp(t)`.
 
-Scale typing is run once more with these sums in place of the parameters. What is free then, and was not while the constants were no parts of
-them, is a symmetry if the sum is multiplied: `p` becomes `s (p + c) − c`.
+Scale typing is run once more with these functions' results in place of the parameters. What is free then, and was not while the functions were no
+parts of them, is a symmetry if such a result is multiplied: `p` becomes `s (p + c) − c`, or `p + ln s`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
-from paramgraph.compiler.operations.functions import SUMS
-from paramgraph.compiler.operations.scaling import arguments
 from paramgraph.compiler.program import Op, Program, Value
+from paramgraph.compiler.read_through import Form, read_through
 from paramgraph.compiler.scales import ScaleSolver, solve_scales
 from paramgraph.symmetries.action import Factor
 from paramgraph.symmetries.affine_scales import AffineScaleFactor
@@ -23,8 +21,6 @@ from paramgraph.symmetries.scales import ScaleBlock, Scales, ScaleTerm
 from paramgraph.symmetries.spaces import SpaceSystem
 from paramgraph.symmetries.statistics import SpreadFactor
 
-# Operations that pass the elements of a parameter on as they are, or leave some of them out.
-VIEWS = frozenset("permute reshape take expand".split())
 # More tensors than this are not named one by one.
 NAMED = 3
 
@@ -38,11 +34,11 @@ def find_affine_scales(program: Program, system: SpaceSystem, found: Sequence[Mo
         found: factors that are known: variances that gains make up for are not asked again.
     """
     known = {factor.variance for factor in found if isinstance(factor, SpreadFactor)}
-    shifted: dict[Value, float] = {}
+    shifted: dict[Value, Form] = {}
     ops: dict[Op, None] = {}
-    for value, constant, ends in _shifted(program):
+    for value, form, ends in read_through(program):
         if value.name not in known:
-            shifted[value] = constant
+            shifted[value] = form
             ops.update(dict.fromkeys(ends))
     if not shifted:
         return
@@ -53,60 +49,14 @@ def find_affine_scales(program: Program, system: SpaceSystem, found: Sequence[Mo
     integers = {name for name, value in program.tensors.items() if value.integer}
     for factor in factors:
         own = _restricted(scales, factor)
-        constants = {value.name: constant for value, constant in shifted.items() if value.name in own.blocks}
+        forms = {value.name: form for value, form in shifted.items() if value.name in own.blocks}
+        constants = {name: form.number for name, form in forms.items()}
         if constants and integers.isdisjoint(own.blocks):  # what is an integer cannot be moved a little
             names = list(constants)
             others = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            yield AffineScaleFactor(f"scales of {', '.join(names[:NAMED])}{others} with what is added to them", own, constants)
-
-
-# -- which parameters ------------------------------------------------------------------------------------------------------------------
-
-
-def _shifted(program: Program) -> Iterator[tuple[Value, float, list[Op]]]:
-    """Parameters that every reader adds one constant to, with the constant and these readers."""
-    readers, out = program.readers(), program.results()
-    for value in program.tensors.values():
-        if value.integer or 0 in value.shape or value.name in program.fixed:
-            continue
-        ends: list[Op] = []
-        constants: set[float | None] = set()
-        todo = [value]
-        while todo:
-            seen = todo.pop()
-            constants |= {None} if seen in out else set()
-            for op in readers.get(seen, ()):
-                if op.kind in VIEWS:
-                    todo.append(op.output)
-                else:
-                    ends.append(op)
-                    constants.add(_added(op, seen))
-        if len(constants) == 1 and (constant := constants.pop()):
-            yield value, constant, ends
-
-
-def _added(op: Op, value: Value) -> float | None:
-    """What an operation adds to a value before it does anything else with it; None if it adds nothing. It may take its negative then."""
-    if not op.exact or op.inputs.count(value) != 1:
-        return None
-    if op.kind == "normalize":
-        roles, slot = list(op.attrs["roles"]), op.inputs.index(value)
-        read = slot > 0 and roles[slot - 1] == "running_var" and not op.attrs["mixed"]
-        return _finite(op.attrs.get("epsilon")) if read else None
-    if op.kind != "elementwise" or op.name not in SUMS or len(op.inputs) != 1 or tuple(op.attrs.get("scale", (1, 1))) != (1, 1):
-        return None
-    positional, keywords = arguments(op, 1)
-    numbers = [number for number in positional if not isinstance(number, str)]
-    if keywords or len(positional) != 2 or len(numbers) != 1:
-        return None
-    number = _finite(numbers[0])
-    return number if op.name == "add" or number is None else -number
-
-
-def _finite(number: object) -> float | None:
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number) or not number:
-        return None
-    return float(number)
+            functions = {name: form.function for name, form in forms.items() if form.function != "add"}
+            done = "within functions" if functions else "with what is added to them"
+            yield AffineScaleFactor(f"scales of {', '.join(names[:NAMED])}{others} {done}", own, constants, functions)
 
 
 # -- which scales ----------------------------------------------------------------------------------------------------------------------

@@ -211,6 +211,11 @@ class Known:
                 if found is not None:
                     self.centred[op.output] = found
             return
+        if op.kind == "elementwise" and op.exact and len(op.inputs) == 2:
+            found = self._written_out(op)
+            if found is not None:
+                self.centred[op.output] = found
+            return
         if op.kind not in ("permute", "take", "reshape", "reduce") or op.inputs[0] not in self.centred:
             return
         value, held = op.inputs[0], self.centred[op.inputs[0]]
@@ -227,16 +232,42 @@ class Known:
         if dim is not None:
             self.centred[op.output] = Centred(dim, held.gain, held.total, held.number)
 
+    def _written_out(self, op: Op) -> Centred | None:
+        """A normalisation in several operations: the mean taken away, a division by what is the same along its axis, gain and offset."""
+        positional, keywords = arguments(op, 2)
+        if keywords or positional != ["x", "x"] or tuple(op.attrs.get("scale", (1, 1))) != (1, 1):
+            return None
+        if op.name == "sub":
+            value, mean = op.inputs
+            dim = reduced_along(value, mean, "mean")
+            return None if dim is None or value.shape != op.output.shape else Centred(dim, None, None)
+        for slot in (0, 1):
+            held, other = self.centred.get(op.inputs[slot]), op.inputs[1 - slot]
+            if held is None or op.inputs[slot].shape != op.output.shape or other is op.inputs[slot]:
+                continue
+            label, labels = op.labels[slot][held.dim], list(op.labels[1 - slot])
+            same = all(n == 1 for own, n in zip(labels, other.shape, strict=True) if own == label)
+            if same and held.total is None and (op.name == "mul" or slot == 0 and op.name in ("div", "true_divide")):
+                return held
+            if labels != [label]:
+                continue
+            if op.name == "mul" and held.gain is None and held.total is None:
+                return self._normalised(held.dim, {"gain": other})
+            if op.name == "add" and held.total is None:
+                return self._with_offset(held.dim, held.gain, other)
+        return None
+
     def _normalised(self, dim: int, roles: dict[str, Value]) -> Centred | None:
-        gain = offset = None
+        gain = None
         if "gain" in roles:
             found = self.piece(roles["gain"])
             if found is None or not found[1]:
                 return None
             gain = found[0].node if found[0] is not None else None
-        if "offset" not in roles:
-            return Centred(dim, gain, None)
-        found = self.piece(roles["offset"])
+        return self._with_offset(dim, gain, roles["offset"]) if "offset" in roles else Centred(dim, gain, None)
+
+    def _with_offset(self, dim: int, gain: Node | None, value: Value) -> Centred | None:
+        found = self.piece(value)
         if found is None:
             return None
         offset, number = found
@@ -246,6 +277,18 @@ class Known:
         if offset is None or any(len(node.shape) != 1 for node, _, _ in pieces):
             return None
         return Centred(dim, gain, self.nodes.multiplied_out(pieces, ()), number)
+
+
+def reduced_along(value: Value, other: Value, name: str) -> int | None:
+    """The one dimension of a value that another is the sum or mean along, with one element there; None if it is another value."""
+    maker = other.op
+    while maker is not None and maker.kind == "reshape":
+        maker = maker.inputs[0].op
+    if maker is None or maker.kind != "reduce" or maker.name != name or not maker.exact or maker.inputs[0] is not value:
+        return None
+    gone = [d for d, label in enumerate(maker.labels[0]) if label not in maker.out_labels]
+    # Views that keep all axes in their order but for one of one element.
+    return gone[0] if len(gone) == 1 and other.shape == (*value.shape[: gone[0]], 1, *value.shape[gone[0] + 1 :]) else None
 
 
 def laid_out(nodes: Nodes, op: Op, increment: Increment) -> Increment:
@@ -283,6 +326,10 @@ def _sums_to_one(program: Program) -> dict[Value, set[int]]:
     for op in program.ops:
         if op.kind == "mix" and op.exact and op.name in SOFTMAX and len(op.attrs["mixed"]) == 1:
             out[op.output] = {list(op.out_labels).index(op.attrs["mixed"][0])}
+        elif op.kind == "elementwise" and op.exact and op.name in ("div", "true_divide") and arguments(op, len(op.inputs)) == (["x", "x"], {}):
+            dim = reduced_along(op.inputs[0], op.inputs[1], "sum")  # a softmax in several operations, shares of a whole
+            if dim is not None and op.inputs[0].shape == op.output.shape:
+                out[op.output] = {dim}
         elif op.inputs and op.inputs[0] in out:
             dims = out[op.inputs[0]]
             if op.kind == "permute":

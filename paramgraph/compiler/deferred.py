@@ -25,6 +25,7 @@ from paramgraph.compiler.statistics import find_statistics
 from paramgraph.compiler.vanishing import find_vanishing
 from paramgraph.graph import Diagnostic
 from paramgraph.symmetries.group import Moves, Moving, Scaling, SymmetryGroup
+from paramgraph.symmetries.matrices import MatrixFactor
 from paramgraph.symmetries.normalised import unnormalised
 from paramgraph.symmetries.scale_solution import Spans, annotate
 from paramgraph.symmetries.scales import Scales
@@ -105,10 +106,16 @@ class DeferredScales:
         }
         for kind, find in finders.items():
             try:
-                found.extend(tuple(find()))  # whole, or not at all
+                found.extend(tuple(factor for factor in find() if self._is_real(factor)))  # whole, or not at all
             except Exception as error:  # whatever it is, it is a defect here, and none of the user's doing
                 said.append(Diagnostic("note", kind, f"they could not be searched for, so none are in the group: {error!r}"))
         return tuple(found), tuple(said)
+
+    def _is_real(self, factor: Moving) -> bool:
+        """Whether a factor acts on real numbers, or treats complex ones as two of these each, as real matrices do."""
+        program = self.program
+        names = {member for name in (*factor.tensors, *factor.read) for member in program.stacks.get(name, (name,))}
+        return isinstance(factor, MatrixFactor) or names.isdisjoint(program.complex)
 
 
 def _spans(value: Value, component: Component) -> Spans:

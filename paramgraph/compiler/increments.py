@@ -7,12 +7,14 @@ that depends on the network's inputs is not known; of it, all that counts is alo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.layouts import Layout, cut, whole
 from paramgraph.compiler.terms import Tangled, regrouped
 
 Array = np.ndarray
@@ -137,6 +139,8 @@ class Nodes:
 
     def __init__(self) -> None:
         self.table: dict[Any, Node] = {}
+        # Nodes that are views of others, and the atoms of these along each of their axes.
+        self.views: dict[Node, tuple[Node, tuple[Layout, ...]]] = {}
         self.one = self.make("constant", (), attrs=((), (1.0,)))
 
     def make(
@@ -205,21 +209,57 @@ class Nodes:
         parted = self._regrouped_part(piece, olds, news, before, after) or self._regrouped_split(piece, olds, news, after)
         if parted is not None:
             return parted
+        viewed = self._viewed(piece, olds, news, before, after)
+        if viewed is not None:
+            return viewed
         rest = [place for place, d in enumerate(piece.dims) if d not in olds]
         axes = [*rest, *(piece.dims.index(d) if d in piece.dims else -1 for d in olds)]
         sizes = [*(piece.node.shape[place] for place in rest), *(before[d] for d in olds)]
         shape = [*sizes[: len(rest)], *(after[d] for d in news)]
         node, masks = piece.node, [piece.node.where[axis] if axis >= 0 else None for axis in axes]
         dims = (*(piece.dims[place] for place in rest), *news)
-        if node.kind == "regroup" and axes == list(range(len(node.shape))):  # a view of a view
-            axes, sizes, node = list(node.attrs[0]), list(node.attrs[1]), node.inputs[0]
-        if sizes == shape:  # axes in another order, and ones that it is the same along
-            return Piece(node, tuple(dims[axes.index(axis)] for axis in range(len(node.shape))), piece.power)
         where = [*masks[: len(rest)], *_regrouped_masks(masks[len(rest) :], [before[d] for d in olds], [after[d] for d in news])]
         split: dict[int, Split] = {}
         if len(news) == 1:
             split[len(rest)] = (tuple(before[d] for d in olds), tuple(d in piece.dims for d in olds))
         return Piece(self.make("regroup", shape, [node], (tuple(axes), tuple(sizes)), where=where, split=split), dims, piece.power)
+
+    def _viewed(self, piece: Piece, olds: Sequence[int], news: Sequence[int], before: Sizes, after: Sizes) -> Piece | None:
+        """A piece along reshaped dimensions as a view of the tensor that views are of; None if their sizes do not fit into each other.
+
+        What is the same along factors of an axis is so in all views: heads that were merged with samples come apart again.
+        """
+        base, layouts = self.views.get(piece.node, (piece.node, tuple(whole(axis, n) for axis, n in enumerate(piece.node.shape))))
+        held = dict(zip(piece.dims, layouts, strict=True))
+        parts = cut([atom for d in olds for atom in held.get(d, ((-1, 1, before[d]),))], [after[d] for d in news])
+        if parts is None:
+            return None
+        found = [(d, layout) for d, layout in held.items() if d not in olds] + list(zip(news, parts, strict=True))
+        found = [(d, layout) for d, layout in found if any(axis >= 0 for axis, _, _ in layout)]
+        dims = {layout: d for d, layout in found}
+        plain = [whole(axis, n) for axis, n in enumerate(base.shape)]
+        if set(dims) == set(plain):
+            return Piece(base, tuple(dims[layout] for layout in plain), piece.power)
+        ordered = sorted(dims)
+        atoms = sorted({atom for layout in ordered for atom in layout if atom[0] >= 0}, key=lambda atom: (atom[0], -atom[1]))
+        apart = base
+        if [n for _, _, n in atoms] != list(base.shape):
+            groups = [[n for axis, _, n in atoms if axis == place] for place in range(len(base.shape))]
+            masks = [mask for own, n, sizes in zip(base.where, base.shape, groups, strict=True) for mask in _regrouped_masks([own], [n], sizes)]
+            sizes = [n for own in groups for n in own]
+            apart = self.make("regroup", sizes, [base], (tuple(range(len(base.shape))), base.shape), where=masks)
+        places = [[atoms.index(atom) if atom[0] >= 0 else -1 for atom in layout] for layout in ordered]
+        inner = [[n for _, _, n in layout] for layout in ordered]
+        shape = [math.prod(own) for own in inner]
+        where = [_regrouped_masks([apart.where[place] if place >= 0 else None for place in own], sizes, [n])[0]
+                 for own, sizes, n in zip(places, inner, shape, strict=True)]  # fmt: skip
+        order, spread = tuple(place for own in places for place in own), tuple(n for own in inner for n in own)
+        node = apart
+        if order != tuple(range(len(apart.shape))) or tuple(shape) != apart.shape:
+            split = {place: (tuple(sizes), tuple(axis >= 0 for axis in own)) for place, (own, sizes) in enumerate(zip(places, inner, strict=True))}
+            node = self.make("regroup", shape, [apart], (order, spread), where=where, split=split)
+        self.views[node] = (base, tuple(ordered))
+        return Piece(node, tuple(dims[layout] for layout in ordered), piece.power)
 
     def _regrouped_split(self, piece: Piece, olds: Sequence[int], news: Sequence[int], after: Sizes) -> Piece | None:
         """A piece that is not known, but that is the same along some factors of a dimension, if the new ones are these; None if not."""

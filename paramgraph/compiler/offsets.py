@@ -28,6 +28,8 @@ Array = np.ndarray
 # A space of an axis, by the number of the axis and its place there.
 Atom = tuple[int, int]
 Atoms = frozenset[Atom]
+# Of how many spaces every set is tried.
+MOST_ATOMS = 4
 # How many parameters, or parts of them, may make up for one.
 MOST = 400
 # Parts of parameters with more elements than this are not laid together to see what they are a whole of.
@@ -55,8 +57,7 @@ def _of(known: Known, shares: Shares, solver: ScaleSolver, value: Value, pairs: 
         return
     atoms = _atoms(value)
     wide = [atom for atom, n in atoms.items() if n > 1]
-    most = len(wide) if len(wide) <= 4 else 1
-    choices = [frozenset(same) for count in range(most + 1) for same in itertools.combinations(wide, count)]
+    choices = _choices(wide)
     whole: list[Atoms] = []  # what is found for all of it is not asked of parts
     for box in boxes(value, solver):
         found, cut = list(whole), []
@@ -80,6 +81,15 @@ def _of(known: Known, shares: Shares, solver: ScaleSolver, value: Value, pairs: 
         if all(index is None for index in box):
             # Where nothing was cut on the way to what forbids it, it forbids additions to parts, too.
             choices, whole = [same for same in cut if same not in found], found
+
+
+def _choices(atoms: Sequence[Atom]) -> list[Atoms]:
+    """Sets of spaces along which the same may be added, smaller ones first: all, or of many spaces, each one, and all of some axes."""
+    found = [frozenset(same) for count in range((len(atoms) if len(atoms) <= MOST_ATOMS else 1) + 1) for same in itertools.combinations(atoms, count)]
+    axes = list(dict.fromkeys(d for d, _ in atoms))
+    for count in range(1, len(axes) + 1 if len(atoms) > MOST_ATOMS and len(axes) <= MOST_ATOMS else 0):
+        found += [frozenset(atom for atom in atoms if atom[0] in own) for own in itertools.combinations(axes, count)]
+    return sorted(dict.fromkeys(found), key=len)
 
 
 def _atoms(value: Value) -> dict[Atom, int]:

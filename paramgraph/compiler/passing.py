@@ -23,7 +23,9 @@ from paramgraph.compiler.terms import Tangled
 # Functions that take away what is the same along their axes.
 SOFTMAX = frozenset("softmax log_softmax safe_softmax".split())
 # Reductions, and resamplings, of which what is the same everywhere comes out again.
-EXTREMA = frozenset("amax amin max min".split())
+EXTREMA = frozenset("amax amin max min logsumexp".split())
+# Reductions that look at differences from the mean.
+DEVIATIONS = frozenset("var std".split())
 KEEPING = frozenset("max_pool upsample".split())
 Held = Mapping[int, Increment]
 
@@ -261,6 +263,8 @@ class Passing:
         increment, dims = held[0], {d for d, label in enumerate(op.labels[0]) if label not in op.out_labels}
         if op.name in EXTREMA and dims.isdisjoint(varying(increment)):
             return self._aligned(op, 0, increment)
+        if op.name in DEVIATIONS and dims.isdisjoint(varying(increment)):
+            return {}
         if op.name not in ("sum", "mean"):
             raise Tangled
         places = label_numbers(op.labels, op.out_labels)

@@ -63,7 +63,7 @@ class _Finder(ReflectionFinder):
             maker = self.maker.get(value)
             if maker is None or len(self.readers[value]) != 1 or value in self.out or not maker.exact:
                 raise Unfit
-            number = _multiplier(maker)
+            number = multiplier(maker)
             if number is None:
                 break
             value, frequency = maker.inputs[0], frequency * number
@@ -73,7 +73,7 @@ class _Finder(ReflectionFinder):
         return offset, frequency
 
 
-def _multiplier(op: Op) -> float | None:
+def multiplier(op: Op) -> float | None:
     """The plain number that an operation multiplies its operand by; None if it does something else."""
     if op.kind != "elementwise" or op.name not in ("mul", "div", "true_divide") or len(op.inputs) != 1:
         return None

@@ -113,6 +113,7 @@ class Program:
         unknown: `(operation, place, reason)` of operations that are pinned for want of a rule that fits.
         fixed: names of buffers whose values belong to the function, as rules say.
         tables: names of tensors of integers that are read.
+        complex: names of tensors of complex numbers.
         lowered: all operations as the front end made them, dead ones among them.
         lineage: the calls that the operations were lowered from.
         stacks: tensors that stand for several, by name: the names of those, in row-major order of the leading axes.
@@ -130,6 +131,7 @@ class Program:
         self.stacks: dict[str, tuple[str, ...]] = {}
         self.fixed: set[str] = set()
         self.tables: set[str] = set()
+        self.complex: set[str] = set()
 
     def axis_name(self, name: str, dim: int) -> str:
         """An axis of a tensor, for people: those of a stack are named as its members' are."""

@@ -95,6 +95,8 @@ class Lowering:
         specs = {spec.arg.name: spec for spec in signature.input_specs if hasattr(spec.arg, "name")}
         for name, tensor in self.storages.values.items():
             self.program.tensors[name] = Value(tensor.shape, "buffer" if is_whole(tensor.dtype) else "parameter", name)
+            if tensor.is_complex():
+                self.program.complex.add(name)
         for node in self.exported.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = self._placeholder(node, specs.get(node.name))

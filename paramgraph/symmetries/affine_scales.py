@@ -1,13 +1,14 @@
-"""Scales of parameters that a constant is added to wherever they are read: a running variance beside its ε, a gain `1 + γ`.
+"""Scales of what is made of parameters wherever they are read: a running variance with its ε, a gain `1 + γ`, a temperature `exp(t)`.
 
 A parameter p that is read as `p + c` alone is as good as one that holds this sum. Where the sum may be multiplied by s, p becomes
-`s (p + c) − c`: that is exact for any c. Other tensors that have to do with it are multiplied, as by any scale.
+`s (p + c) − c`: that is exact for any c. So it is with `exp(k p)`, where p becomes `p + ln(s) / k`, and with `softplus(p)`. Other tensors that
+have to do with it are multiplied, as by any scale.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,19 +25,21 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class AffineScaleFactor(Addition):
-    """Multiples of tensors, some of them with a constant added.
+    """Multiples of tensors, and of functions of some of them.
 
     Elements are logarithms: the variables' tables without what is zero there, one after the other.
 
     Attributes:
         name: for people.
         scales: variables of one block of a tensor, and the characters of the tensors that they scale, by the names of the actions.
-        constants: what is added to some of these wherever they are read.
+        constants: what is added to some of these wherever they are read; of exponentials, what multiplies them in the exponent.
+        functions: of which a function is read instead, `"exp"` or `"softplus"`.
     """
 
     name: str
     scales: Scales
     constants: Mapping[str, float]
+    functions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -67,14 +70,33 @@ class AffineScaleFactor(Addition):
         """
         out = {}
         for name, multiplier in self._multipliers(logs, tensors).items():
-            constant = self.constants.get(name, 0.0)
-            out[name] = ((tensors[name].double() + constant) * multiplier - constant).to(tensors[name].dtype)
+            number, tensor = self.constants.get(name, 0.0), tensors[name].double()
+            function = self.functions.get(name, "add")
+            if function == "exp":
+                made = tensor + multiplier.log() / number
+            elif function == "softplus":
+                made = _softplus_inverse(_log_softplus(tensor) + multiplier.log())
+            else:
+                made = (tensor + number) * multiplier - number
+            out[name] = made.to(tensors[name].dtype)
         return out
 
     def tangent(self, direction: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The derivative at the identity."""
-        found = self._multipliers(direction, tensors)
-        return {name: (tensors[name].double() + self.constants.get(name, 0.0)) * multiplier.log() for name, multiplier in found.items()}
+        import torch
+
+        out = {}
+        for name, multiplier in self._multipliers(direction, tensors).items():
+            number, tensor = self.constants.get(name, 0.0), tensors[name].double()
+            function = self.functions.get(name, "add")
+            if function == "exp":
+                slope = torch.full_like(tensor, 1 / number)
+            elif function == "softplus":
+                slope = (_log_softplus(tensor) - torch.nn.functional.logsigmoid(tensor)).exp()
+            else:
+                slope = tensor + number
+            out[name] = slope * multiplier.log()
+        return out
 
     def _multipliers(self, logs: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """What each tensor is multiplied by, float64, of its shape."""
@@ -106,3 +128,23 @@ class AffineScaleFactor(Addition):
 def _inner(table: Array) -> tuple[slice, ...]:
     """Where a table may be other than zero."""
     return (slice(1, None),) * table.ndim
+
+
+# Torch's softplus is the identity above this; below its negative, it is the exponential, to the last bit.
+_LINEAR = 20.0
+_SMALL = -40.0
+
+
+def _log_softplus(x: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.where(x < _SMALL, x, torch.nn.functional.softplus(x.clamp(min=_SMALL)).log())
+
+
+def _softplus_inverse(logs: torch.Tensor) -> torch.Tensor:
+    """The arguments at which torch's softplus has given logarithms."""
+    import torch
+
+    values = logs.clamp(min=_SMALL).exp()
+    inverse = values + torch.log(-torch.expm1(-values))
+    return torch.where(logs < _SMALL, logs, torch.where(values > _LINEAR, values, inverse))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from paramgraph.errors import GroupError
 from paramgraph.symmetries.canonical import balance, canonical_element, chosen
 from paramgraph.symmetries.element import GroupElement
@@ -16,8 +18,6 @@ from paramgraph.symmetries.rescaling import rescaled
 from paramgraph.symmetries.slices import compared, prepared
 
 if TYPE_CHECKING:
-    import torch
-
     from paramgraph.graph import ParamGraph
     from paramgraph.symmetries.group import SymmetryGroup
 
@@ -70,10 +70,16 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
     """
     group, wanted = b.symmetry, chosen(b.symmetry, kinds)
     names = _checked(a, b)
+    wide = None
     target, start = prepared(a, names), prepared(b, names)
+    if not all(math.isfinite(product(state, state)) for state in (target, start)):  # squares leave the range of float32
+        wide = torch.float64
+        target, start = prepared(a, names, wide), prepared(b, names, wide)
     for graph, state in ((a, target), (b, start)):
         if infinite := [name for name, value in state.items() if not bool(value.isfinite().all())]:
             raise GroupError(f"{', '.join(infinite[:3])} of {graph.name}: expected finite numbers to measure distances by, got infinities or NaN.")
+        if not math.isfinite(product(state, state)):
+            raise GroupError(f"{graph.name} has numbers whose squares leave the range of float64: there is no distance to measure.")
     exact = wanted - {"scale"}
     candidates = [group.identity()]
     if "scale" in wanted:  # balanced networks stay so under permutations and signs
@@ -88,7 +94,7 @@ def align(a: ParamGraph, b: ParamGraph, *, kinds: Iterable[str] | None = None, r
     if unrelated and "scale" in wanted:
         total = rescaled(group, target, total.act_on(start)) @ total
     graph = b.with_values(total.act(b.state_dict()))
-    return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names)))
+    return Alignment(graph, total, _distance(target, start), _distance(target, prepared(graph, names, wide)))
 
 
 def _matched(group: SymmetryGroup, goal: State, start: State, kinds: frozenset[str], rounds: int) -> GroupElement:

@@ -79,13 +79,16 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
         number, found = _next_signs(left, candidates)
         own = group.factors[number].variables
         sums = [np.zeros(scales.variables[v].shape) for v in own]
-        if found is not None:
-            name, block = found
+        for name, block in found:  # where one says nothing (a gain of zero, a dead neuron), the next does
             data = block_view(block, current[name])
+            more = [np.zeros(total.shape) for total in sums]
             for place, v in enumerate(own):
                 for term in block.terms:
                     if v in term.variables:
-                        sums[place] = sums[place] + summed(data, term)
+                        more[place] = more[place] + summed(data, term)
+            sums = [np.where(total == 0, other, total) for total, other in zip(sums, more, strict=True)]
+            if all(total.all() for total in sums):
+                break
         element = from_tops(group, number, [values < 0 for values in sums])
         current.update(element.act_on({n: current[n] for n in group.acted_on_by(number) if n in current}))
         total = element @ total
@@ -94,7 +97,7 @@ def _signed(group: SymmetryGroup, state: State) -> GroupElement:
 
 
 def _candidates(group: SymmetryGroup, signs: Mapping[int, frozenset[int]], state: State) -> dict[int, list[tuple[str, ScaleBlock, set[int]]]]:
-    """Per factor of signs, the blocks that all its signs on the most spaces multiply, with the factors whose signs do."""
+    """Per factor of signs, the blocks that all its signs on the most spaces multiply, once each, with the factors whose signs do."""
     factor_of = {v: number for number, own in signs.items() for v in own}
     top = {number: {v for v in own if is_top(group.scales.variables[v], [group.scales.variables[u] for u in own])} for number, own in signs.items()}
     out: dict[int, list[tuple[str, ScaleBlock, set[int]]]] = {number: [] for number in signs}
@@ -103,22 +106,30 @@ def _candidates(group: SymmetryGroup, signs: Mapping[int, frozenset[int]], state
             found = {v for term in block.terms for v in term.variables if v in factor_of}
             numbers = {factor_of[v] for v in found}
             for number in numbers:
-                if found >= top[number]:
+                if found >= top[number] and _occurs_once(block, signs[number]):
                     out[number].append((name, block, numbers))
     return out
 
 
+def _occurs_once(block: ScaleBlock, own: frozenset[int]) -> bool:
+    """Whether each element of a block is multiplied by one sign of a factor: sums over a recurrent weight, `s W s`, have no sign of their own."""
+    held = [(v, frozenset(term.places)) for term in block.terms for v in term.variables if v in own]
+    widest = max((places for _, places in held), key=len)
+    return len({v for v, _ in held}) == len(held) and all(places <= widest for _, places in held)
+
+
 def _next_signs(
     left: Mapping[int, frozenset[int]], candidates: Mapping[int, Sequence[tuple[str, ScaleBlock, set[int]]]]
-) -> tuple[int, tuple[str, ScaleBlock] | None]:
-    """The factor to fix next, and the block to fix it by: one whose other signs are fixed, if there is any."""
-    first: tuple[int, tuple[str, ScaleBlock] | None] | None = None
+) -> tuple[int, list[tuple[str, ScaleBlock]]]:
+    """The factor to fix next, and the blocks to fix it by: those whose other signs are fixed, if there are any."""
+    first: tuple[int, list[tuple[str, ScaleBlock]]] | None = None
     for number in left:
-        for name, block, numbers in candidates[number]:
-            if not any(other in left for other in numbers if other != number):
-                return number, (name, block)
-            first = first or (number, (name, block))
-    return first or (next(iter(left)), None)
+        known = [(name, block) for name, block, numbers in candidates[number] if not any(other in left for other in numbers if other != number)]
+        if known:
+            return number, known
+        if first is None and candidates[number]:
+            first = (number, [(name, block) for name, block, _ in candidates[number][:1]])
+    return first or (next(iter(left)), [])
 
 
 def _sorted(group: SymmetryGroup, state: State) -> GroupElement:

@@ -202,9 +202,7 @@ class SymmetryGroup:
         """
         import torch
 
-        generator = seed if isinstance(seed, torch.Generator) else None
-        if isinstance(seed, int):
-            generator = torch.Generator().manual_seed(seed)
+        generator = _generator(seed)
         parts: dict[int, Part] = {}
         for number in self.select(factors, kinds):
             factor = self.factor(number)
@@ -228,14 +226,10 @@ class SymmetryGroup:
         Raises:
             GroupError: a factor is not in the group.
         """
-        import torch
-
-        generator = seed if isinstance(seed, torch.Generator) else None
-        if isinstance(seed, int):
-            generator = torch.Generator().manual_seed(seed)
+        generator = _generator(seed)
         chosen = list(range(len(self.moves)) if factors is None else factors)
         for number in chosen:
-            if not 0 <= number < len(self.moves):
+            if not isinstance(number, (int, np.integer)) or not 0 <= number < len(self.moves):
                 raise GroupError(f"unknown factor {number!r} of symmetry.moves: pass numbers below {len(self.moves)}.")
         return Motion(self, tuple((number, self.moves[number].draw(generator, sigma)) for number in chosen))
 
@@ -407,7 +401,7 @@ class SymmetryGroup:
             lines.append(f"deviations of running variances with their gains, of {sum(spreads):,} dimensions, in {len(spreads):,} factors")
         shifted = [factor.dimension for factor in self.moves if isinstance(factor, AffineScaleFactor)]
         if shifted:
-            lines.append(f"scales of parameters with what is added to them, of {sum(shifted):,} dimensions, in {len(shifted):,} factors")
+            lines.append(f"scales of what is made of parameters, of {sum(shifted):,} dimensions, in {len(shifted):,} factors")
         signs = [factor.size for factor in self.moves if isinstance(factor, ReflectionFactor)]
         if signs:
             lines.append(f"reflections of {sum(signs):,} units, in {len(signs):,} factors")
@@ -418,3 +412,14 @@ class SymmetryGroup:
         if oriented:
             lines.append(f"orientations of {sum(oriented):,} filters, in {len(oriented):,} factors")
         return lines
+
+
+def _generator(seed: int | torch.Generator | None) -> torch.Generator | None:
+    """Where random numbers come from; None for torch's default generator."""
+    import torch
+
+    if isinstance(seed, int):
+        return torch.Generator().manual_seed(seed)
+    if seed is None or isinstance(seed, torch.Generator):
+        return seed
+    raise GroupError(f"seed: expected an integer, a torch.Generator or None, got {seed!r}.")

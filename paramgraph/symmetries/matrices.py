@@ -101,7 +101,7 @@ class MatrixFactor(Matrices):
         for part in self.parts:
             tensor = out.get(part.tensor, tensors[part.tensor])
             places, moved = self._times(dual if part.dual else matrices, part, tensor)
-            made = tensor.to(torch.float64, copy=True)
+            made = tensor.to(_exact(tensor), copy=True)
             made[places] = moved
             out[part.tensor] = made.to(tensor.dtype)
         return out
@@ -115,7 +115,7 @@ class MatrixFactor(Matrices):
         """
         import torch
 
-        out = {name: torch.zeros_like(tensors[name], dtype=torch.float64) for name in self.tensors}
+        out = {name: torch.zeros_like(tensors[name], dtype=_exact(tensors[name])) for name in self.tensors}
         for part in self.parts:
             places, moved = self._times(-direction.mT if part.dual else direction, part, tensors[part.tensor])
             out[part.tensor][places] += moved
@@ -123,13 +123,18 @@ class MatrixFactor(Matrices):
 
     def _times(self, matrices: torch.Tensor, part: MatrixPart, tensor: torch.Tensor) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Where a part is, and its elements times the matrices."""
-        import torch
-
         places = places_of(part.index, tensor.shape, tensor.device)
-        held = tensor[places].to(torch.float64).reshape(part.flat).permute(part.order)
-        moved = matrices.to(held.device) @ held.reshape(self.copies, self.size, -1)
+        held = tensor[places].to(_exact(tensor)).reshape(part.flat).permute(part.order)
+        moved = matrices.to(held.device, held.dtype) @ held.reshape(self.copies, self.size, -1)
         back = moved.reshape(held.shape).permute(np.argsort(part.order).tolist())
         return places, back.reshape(tensor[places].shape)
 
     def __str__(self) -> str:
         return f"GL({self.size}){f'^{self.copies}' if self.copies > 1 else ''}: {self.name}"
+
+
+def _exact(tensor: torch.Tensor) -> torch.dtype:
+    """Double precision: real matrices multiply the real and the imaginary parts of complex numbers alike."""
+    import torch
+
+    return torch.complex128 if tensor.is_complex() else torch.float64

@@ -30,7 +30,7 @@ class Motion:
         """A new state dict with the motion applied; tensors are computed in float64 and rounded to their own type.
 
         Raises:
-            StateDictError: a tensor is missing, has another shape, or holds no floating-point numbers.
+            StateDictError: a tensor is missing, has another shape, leaves the range of its type, or holds neither floating-point nor complex numbers.
         """
         moved = self.moved(state_dict)
         bases = {name: moved.get(name, tensor).detach().clone() for name, tensor in state_dict.items()}
@@ -53,12 +53,16 @@ class Motion:
             for member in group.members(name):
                 if member not in state_dict or tuple(state_dict[member].shape) != group.member_shape(name):
                     raise StateDictError(f"expected a tensor {member!r} of shape {group.member_shape(name)} in the state dict.")
-                if not state_dict[member].is_floating_point():
+                if not (state_dict[member].is_floating_point() or state_dict[member].is_complex()):
                     raise StateDictError(f"{member}: expected floating-point numbers, got {state_dict[member].dtype}. Convert the tensor first.")
             tensors = [state_dict[member].detach() for member in group.members(name)]
             current[name] = tensors[0] if name not in group.stacks else torch.stack(tensors).reshape(group.actions[name].shape)
+        before = dict(current)
         for number, step in self.steps:
             current.update(group.moves[number].act(step, current))
+        left = [name for name in names if not bool(current[name].isfinite().all())] if all(x.device.type != "meta" for x in before.values()) else []
+        if left and all(bool(tensor.isfinite().all()) for tensor in before.values()):
+            raise StateDictError(f"{left[0]}: what it is moved to leaves the range of {before[left[0]].dtype}. Draw with a smaller sigma.")
         out: dict[str, torch.Tensor] = {}
         for name in names:
             parts = [current[name]] if name not in group.stacks else current[name].reshape(-1, *group.member_shape(name)).unbind()

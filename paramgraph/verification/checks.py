@@ -12,7 +12,7 @@ from paramgraph.symmetries.group import GroupElement
 from paramgraph.verification.compare import deviation, without_nan
 from paramgraph.verification.execute import Outputs
 from paramgraph.verification.laws import laws
-from paramgraph.verification.maximality import maximality
+from paramgraph.verification.maximality import NotFinite, maximality
 from paramgraph.verification.minimality import Minimality
 from paramgraph.verification.original import compare_original
 from paramgraph.verification.randomise import draw_inputs
@@ -170,8 +170,12 @@ class Checks(Minimality):
 
     def count(self) -> None:
         """Continuous symmetries, declared and not."""
-        found = maximality(self.graph, self.execution, self._state(), self.read,
-                           lambda: draw_inputs(self.examples, self.generator, self.keep_integers))
+        try:
+            found = maximality(self.graph, self.execution, self._state(), self.read,
+                               lambda: draw_inputs(self.examples, self.generator, self.keep_integers), self.generator)
+        except NotFinite as error:
+            self._problem(str(error))
+            return
         self.report.maximality = found
         if found.declared > found.nullity or found.change > CHANGE:
             self._problem(f"a declared continuous symmetry changes the outputs: {found}")

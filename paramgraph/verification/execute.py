@@ -166,11 +166,15 @@ class Execution:
                 self.stochastic.add("dropout")
             return (args[0], torch.ones_like(args[0], dtype=torch.bool)) if name == "aten::native_dropout" else args[0]
         args, kwargs = tree_map(_rewrite, (args, kwargs))
-        if torch.is_grad_enabled():  # torch's own have no derivatives by the statistics
+        if torch.is_grad_enabled():  # torch's own have no derivatives by the statistics, and lay out what they give in other ways
+            if name == "aten::view" and isinstance(args[1], (list, tuple)):
+                return args[0].reshape(args[1])
             if name == "aten::batch_norm" and not args[5]:
                 return _batch_norm(args[:5], args[7])
             if name == "aten::_native_batch_norm_legit_no_training":
                 return _batch_norm(args[:5], args[6]), None, None
+            if name == "aten::_native_batch_norm_legit_functional" and args[5]:
+                return _batch_norm_in_training(args[:5], args[6], args[7])
         seeded = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
         if not seeded:
             return tree_map(wide, target(*args, **kwargs))
@@ -245,6 +249,17 @@ def _batch_norm(operands: Sequence[Any], epsilon: float) -> Any:
     out = (x - mean.reshape(shape)) / torch.sqrt(variance.reshape(shape) + epsilon)
     out = out if gain is None else out * gain.reshape(shape)
     return out if offset is None else out + offset.reshape(shape)
+
+
+def _batch_norm_in_training(operands: Sequence[Any], momentum: float, epsilon: float) -> Any:
+    """Batch normalisation in training by its formula, with the new running statistics."""
+    x, gain, offset, mean, variance = operands
+    axes = [d for d in range(x.ndim) if d != 1]
+    count = x.numel() // x.shape[1]
+    own, spread = x.mean(axes), x.var(axes, correction=0)
+    out = _batch_norm((x, gain, offset, own, spread), epsilon)
+    news = mean + momentum * (own - mean), variance + momentum * (spread * (count / (count - 1)) - variance)
+    return out, own, torch.rsqrt(spread + epsilon), *news
 
 
 def _rewrite(value: Any) -> Any:

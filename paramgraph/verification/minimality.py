@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from paramgraph.verification.compare import deviation
 from paramgraph.verification.execute import Outputs
 from paramgraph.verification.runs import OUTSIDE, Runs, State
 from paramgraph.verification.states import Acted
+
+# Under how many other states something is tried that changed nothing under one.
+AGAIN = 4
 
 
 class Minimality(Runs):
@@ -49,7 +52,10 @@ class Minimality(Runs):
             elif self._merely_added(name, state, image, inputs, base):
                 added.append(name)
             else:
+                change = self._elsewhere(name, change, lambda other, name=name: Acted(element, other)(name))  # type: ignore[misc]
                 self.report.left_out[name] = change
+                if change > self.least_change:
+                    continue
                 self._problem(f"leaving {name} out of the action changes the outputs by {change:.1e} only: the group may be too small")
         self.report.without_influence = tuple(idle)
         if added:
@@ -81,6 +87,19 @@ class Minimality(Runs):
                 return False
         return True
 
+    def _elsewhere(self, name: str, change: float, image: Callable[[State], torch.Tensor]) -> float:
+        """How much putting a tensor's image in its place changes the outputs under other states, if it has not under one.
+
+        What one state does not show, another may: units may never be active, or all of them at once.
+        """
+        for _ in range(AGAIN):
+            if change > self.least_change:
+                break
+            state, inputs, base = self._start()
+            out = self._run(self._with(state, {name: image(state)}), inputs, f"{name} once more", base, {name})
+            change = self._change(base, out, {name})
+        return change
+
     def _outside(self, state: State, inputs: Sequence[Any], base: Outputs) -> None:
         """Permute one axis of one tensor alone, where the group moves other tensors along with it: the outputs must change."""
         candidates, certain = self._axes()
@@ -95,6 +114,7 @@ class Minimality(Runs):
             if change <= self.least_change and (self._influence(name, state, inputs, base) <= self.least_change
                                                 or self._merely_added(name, state, image, inputs, base)):
                 continue
+            change = self._elsewhere(name, change, lambda other, name=name, dim=dim, to=permutation: other[name].index_select(dim, to))  # type: ignore[misc]
             what = f"permuting axis {dim} of {name} alone is outside the group, but changes the outputs by {change:.1e} only"
             if change > self.least_change or certain:
                 self.report.outside[f"axis {dim} of {name} alone"] = change

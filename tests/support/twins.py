@@ -83,6 +83,46 @@ def attended2(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
 
+class PackedAttention(nn.Module):
+    """Torch's own attention layer, which merges its heads with the samples of a batch."""
+
+    def __init__(self, masked: bool = False) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.register_buffer("mask", torch.randn(5, 5) if masked else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x, need_weights=False, attn_mask=self.mask)[0]
+
+
+class TabledWindows(nn.Module):
+    """Attention within windows of 2 × 3 positions, with a number for each pair of these."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.table = nn.Linear(4, 12), nn.Linear(4, 3), nn.Parameter(torch.randn(2, 6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        windows = x.view(b, c, h // 2, 2, w // 3, 3).permute(0, 2, 4, 3, 5, 1).reshape(-1, 6, c)
+        q, k, v = self.qkv(windows).view(-1, 6, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        return torch.tanh(self.out(((q @ k.mT + self.table).softmax(-1) @ v).transpose(1, 2).reshape(-1, 6, 4)))
+
+
+class WrittenNorm(nn.Module):
+    """A layer normalisation in several operations, as in the annotated transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(6, 4), nn.Linear(4, 5), nn.Linear(5, 3)
+        self.gain, self.offset = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h = self.gain * (h - h.mean(-1, keepdim=True)) / (h.std(-1, keepdim=True) + 0.3) + self.offset
+        return self.third(torch.tanh(self.second(h)))
+
+
 class Recurrent(nn.Module):
     def __init__(self, layer: nn.Module, width: int) -> None:
         super().__init__()

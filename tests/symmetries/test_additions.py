@@ -51,6 +51,22 @@ def scaled(m: Layers, x: Tensor) -> Tensor:
     return torch.tanh(x + m.gain * m.b(torch.tanh(m.a(x))))
 
 
+def pooled_statistics(m: Layers, x: Tensor) -> Tensor:
+    """A deviation takes away what is added to a mean and to the logarithm of a sum of exponentials."""
+    x = m.a(x)
+    return torch.tanh(m.b(torch.cat([x.mean(1), x.std(1), x.logsumexp(1)], -1)))
+
+
+def softmax_written(m: Layers, x: Tensor) -> Tensor:
+    """Shares of a whole sum to one."""
+    x = torch.exp(m.a(x) - m.a(x).amax(-1, keepdim=True))
+    return torch.tanh(m.b(x / x.sum(-1, keepdim=True)))
+
+
+def shares_of_others(m: Layers, x: Tensor) -> Tensor:
+    return torch.tanh(m.b(torch.exp(m.a(x)) / torch.exp(m.a(-x)).sum(-1, keepdim=True)))
+
+
 def squashed(m: Layers, x: Tensor) -> Tensor:
     x = m.n(x)
     return torch.tanh(x + torch.sigmoid(m.b(torch.tanh(m.a(x)))))
@@ -166,6 +182,8 @@ FOUND: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, int]]
     "learned queries": (lambda: Layers(asked, seeds=(1, 3, 5), a=linear(5, 4), b=linear(5, 4), c=linear(5, 4)), TOKENS, {"seeds": 5}),
     "a layer three times": (lambda: Layers(repeated, n=norm(5), a=linear(5, 4), b=linear(4, 5), last=linear(5, 3)), TOKENS, {"n.bias": 5}),
     "a largest of some": (lambda: Layers(pooled, a=nn.Conv2d(2, 3, 3, padding=1), b=nn.Conv2d(3, 4, 2)), IMAGES, {"a.bias": 3}),
+    "statistics of positions": (lambda: Layers(pooled_statistics, a=linear(5, 4), b=linear(12, 3)), TOKENS, {"a.bias": 4}),
+    "a softmax in several operations": (lambda: Layers(softmax_written, a=linear(5, 4), b=linear(4, 3)), VECTORS, {"b.weight": 3}),
     "positions in between": (lambda: Layers(upsampled, a=nn.Conv2d(2, 3, 3), b=nn.Conv2d(3, 4, 2)), IMAGES, {"a.bias": 3}),
     "groups of a convolution": (lambda: Layers(lambda m, x: torch.tanh(m.b(m.a(x))), a=nn.Conv2d(2, 4, 1), b=nn.Conv2d(4, 6, 2, groups=2)),
                                 IMAGES, {"a.bias": 4}),
@@ -240,6 +258,8 @@ NONE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, Callable[[d
                                 pair("a.bias", "b.bias", "b.weight")),
     "a gate at two positions": (lambda: Layers(elsewhere, z=linear(5, 4), a=linear(5, 4), b=linear(4, 3)), VECTORS, "a.bias",
                                 pair("a.bias", "b.bias", "b.weight")),
+    "shares of another whole": (lambda: Layers(shares_of_others, a=linear(5, 4), b=linear(4, 3)), VECTORS, "b.weight",
+                                lambda state: {"b.weight": state["b.weight"] + 1, "b.bias": state["b.bias"] - 1}),
     "a product of both": (lambda: Layers(lambda m, x: torch.tanh(m.up @ m.down @ x.mT + m.up.sum(1, keepdim=True)), up=(4, 2), down=(2, 5)), VECTORS,
                           "up", lambda state: {"up": state["up"] + 1}),
 }  # fmt: skip

@@ -1,7 +1,8 @@
-"""Scales of parameters that a constant is added to wherever they are read."""
+"""Scales of what is made of parameters wherever they are read."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,13 @@ KNOWN: dict[str, tuple[Function, dict[str, float], set[str]]] = {
     "a gain less two": (lambda m, x: m.b(m.a(x).sigmoid() * (m.g - 2)), {"g": -2.0}, {"b.weight"}),
     "three less a gain": (lambda m, x: m.b(m.a(x).sigmoid() * (3 - m.g)), {"g": -3.0}, {"b.weight"}),
     "a view of a gain": (lambda m, x: m.b(m.a(x).sigmoid() * (m.g.view(2, 2) + 0.5).view(1, 4)), {"g": 0.5}, {"b.weight"}),
+    "a temperature's logarithm": (lambda m, x: m.b(m.a(x).sigmoid() * (-2 * m.g).exp()), {"g": -2.0}, {"b.weight"}),
+    "of base two": (lambda m, x: m.b(m.a(x).sigmoid() / m.g.exp2()), {"g": math.log(2)}, {"b.weight"}),
+    "a softplus": (lambda m, x: m.b(m.a(x).sigmoid() / F.softplus(m.g)), {"g": 1.0}, {"b.weight"}),
+    "a bias in an exponent": (lambda m, x: m.b((0.5 * (m.a(x) + m.g)).exp()), {"g": 0.5}, {"b.weight"}),
+    "what is taken away in an exponent": (lambda m, x: m.b((m.a(x).tanh() - m.g).exp().view(-1, 2, 2).flatten(1)), {"g": -1.0}, {"b.weight"}),
+    "two biases in an exponent": (lambda m, x: m.b((m.a(x) + m.g + m.h).exp()), {"h": 1.0}, {"b.weight"}),
+    "one bias in two exponents": (lambda m, x: m.b((m.a(x) + m.g).exp() + (m.a(-x).tanh() + m.g).exp()), {"g": 1.0}, {"b.weight"}),
     "two gains, exchangeable": (lambda m, x: m.b(m.a(x).sigmoid() * (1 + m.g) * (1 + m.h)), {"g": 1.0, "h": 1.0}, {"b.weight"}),
 }  # fmt: skip
 
@@ -114,7 +122,7 @@ def test_a_variance_may_come_out_negative() -> None:
     moved = {**model.state_dict(), **factor.act(torch.full(factor.shape, -1.0, dtype=torch.float64), model.state_dict())}
     assert moved["n.running_var"].min() < 0 and change(model, x, moved) < 1e-12
     assert str(factor) == "ℝ₊^4: scales of n.running_var with what is added to them"
-    assert "scales of parameters with what is added to them, of 4 dimensions, in 1 factors" in str(graph.symmetry)
+    assert "scales of what is made of parameters, of 4 dimensions, in 1 factors" in str(graph.symmetry)
 
 
 def test_each_element_is_drawn_alike() -> None:
@@ -134,6 +142,10 @@ def gain(s: State) -> State:
     return {"g": 2 * (s["g"] + 1) - 1, "b.weight": s["b.weight"] / 2}
 
 
+def exponent(s: State) -> State:
+    return {"g": s["g"] + 1, "b.weight": s["b.weight"] / math.e}
+
+
 # Networks of which nothing is found, and what would be done were they others.
 NONE: dict[str, tuple[Function, Callable[[State], State]]] = {
     "a variance that is read elsewhere": (lambda m, x: (m.b(m.n(m.a(x)).tanh()), m.n.running_var.sin() + x.sum()), scaled()),
@@ -145,6 +157,10 @@ NONE: dict[str, tuple[Function, Callable[[State], State]]] = {
     "two constants": (lambda m, x: m.b(m.a(x).sigmoid() * (1 + m.g)) + m.b(m.a(x).tanh() * (2 + m.g)), gain),
     "with a constant and without": (lambda m, x: m.b(m.a(x).sigmoid() * (1 + m.g)) + m.b(m.a(x).tanh() * m.g), gain),
     "a function of the sum": (lambda m, x: m.b(m.a(x).sigmoid() * (1 + m.g).sin()), gain),
+    "an exponential and the parameter": (lambda m, x: m.b(m.a(x).sigmoid() * m.g.exp()) + m.b(m.a(x).tanh() * m.g), exponent),
+    "two exponentials": (lambda m, x: m.b(m.a(x).sigmoid() * m.g.exp()) + m.b(m.a(x).tanh() * (2 * m.g).exp()), exponent),
+    "an exponent that is read elsewhere": (lambda m, x: (lambda y: m.b(y.exp()) + m.b(y.tanh()))(m.a(x) + m.g), exponent),
+    "a function of the exponential": (lambda m, x: m.b(m.a(x).sigmoid() * m.g.exp().sin()), exponent),
     "a multiple of it": (lambda m, x: m.b(m.a(x).sigmoid() * torch.add(1 + m.h * 0, m.g, alpha=2)), gain),
 }  # fmt: skip
 
@@ -158,13 +174,24 @@ def test_what_is_not_found_does_not_hold(name: str) -> None:
     assert change(model, x, {**state, **move(state)}) > 1e-6
 
 
+@pytest.mark.parametrize(("size", "function"), [(30.0, F.softplus), (-60.0, F.softplus), (-700.0, torch.exp)])
+def test_far_from_zero(size: float, function: Callable[[Tensor], Tensor]) -> None:
+    """Torch's softplus is the identity above 20, and next to nothing far below zero."""
+    model, _, graph, found = made(lambda m, x: m.b(m.a(x).sigmoid() * function(m.g)))
+    state = {**model.state_dict(), "g": torch.linspace(size - 12, size + 12, 4, dtype=torch.float64)}
+    moved = graph.symmetry.move(1, list(found), sigma=3.0).act(state)
+    before, after = (function(s["g"]) * s["b.weight"] for s in (state, moved))
+    assert bool(moved["g"].isfinite().all()) and torch.allclose(before, after, rtol=1e-12, atol=0)
+
+
 def test_training_has_none() -> None:
     graph = pg.compile(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Tanh()).train(), torch.randn(5, 3))
     assert not any(isinstance(factor, AffineScaleFactor) for factor in graph.symmetry.moves)
 
 
-def test_files_hold_them(tmp_path: Path) -> None:
-    model, x, graph, found = made(KNOWN["a variance"][0])
+@pytest.mark.parametrize("name", ["a variance", "a bias in an exponent", "a softplus"])
+def test_files_hold_them(tmp_path: Path, name: str) -> None:
+    model, x, graph, found = made(KNOWN[name][0])
     graph.save(tmp_path / "n.pgraph")
     loaded = pg.load(tmp_path / "n.pgraph")
     assert [str(f) for f in loaded.symmetry.moves] == [str(f) for f in graph.symmetry.moves]

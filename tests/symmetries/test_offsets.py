@@ -225,7 +225,7 @@ class Rolled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.roll((x + self.a)[:, self.order], 2, 1) + self.b
-        return self.out((x[:, self.order] + self.c)).sum(1)
+        return self.out(x[:, self.order] + self.c).sum(1)
 
 
 def test_orders_undone() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import paramgraph as pg
+from paramgraph.errors import GroupError, StateDictError
 from paramgraph.symmetries.statistics import CentreFactor, SpreadFactor
 
 
@@ -101,3 +102,18 @@ def test_files_hold_them(tmp_path: Path) -> None:
     graph.save(tmp_path / "n.pgraph")
     loaded = pg.load(tmp_path / "n.pgraph")
     assert [str(f) for f in loaded.symmetry.moves] == [str(f) for f in graph.symmetry.moves] and len(found) == 2
+
+
+def test_what_leaves_the_range_of_its_type_is_said() -> None:
+    """Multiples of running variances grow without bounds; nothing turns into infinities unseen."""
+    model, x = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3), nn.Tanh()).eval(), torch.randn(4, 2, 5)
+    symmetry, state = pg.compile(model, x).symmetry, model.state_dict()
+    with pytest.raises(StateDictError, match=r"leaves the range of torch\.float32.*smaller sigma"):
+        symmetry.move(0, sigma=1e4).act(state)
+    with pytest.raises(GroupError, match="unknown factor 'x'"):
+        symmetry.move(0, ["x"])  # type: ignore[list-item]
+    for draw in (symmetry.move, symmetry.sample):
+        with pytest.raises(GroupError, match="seed: expected an integer"):
+            draw("a")  # type: ignore[arg-type]
+    infinite = state | {"1.running_mean": torch.full((3,), float("inf"))}
+    assert not symmetry.move(0).act(infinite)["1.running_mean"].isfinite().any()  # infinities stay what they are

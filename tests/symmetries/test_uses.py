@@ -53,6 +53,32 @@ def test_canonical_form(name: str) -> None:
     assert difference(canonical, other) > 1e-3
 
 
+class Unrolled(nn.Module):
+    """A recurrent weight that comes before all else that its signs multiply."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.into, self.out = nn.Linear(5, 5, bias=False), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.into(x))
+        for _ in range(2):
+            h = torch.tanh(self.again(h) + self.into(x))
+        return self.out(h)
+
+
+def test_canonical_signs_of_a_recurrent_weight() -> None:
+    """`s W s`: sums over rows of W are no measure of the signs of its rows."""
+    torch.manual_seed(0)
+    model, x = Unrolled().double().eval(), torch.randn(4, 6, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    assert graph.symmetry.num_signs == 5
+    first = pg.symmetries.canonicalise(graph)
+    assert difference(first, pg.symmetries.canonicalise(first)) < 1e-12
+    for seed in range(3):
+        assert difference(first, pg.symmetries.canonicalise(pg.symmetries.augment(graph, seed))) < 1e-12
+
+
 def test_what_canonical_means() -> None:
     """Balanced: the geometric means of a neuron's ingoing and outgoing weights agree. Sorted: another order is another state."""
     _, _, graph = network("mlp, relu")
@@ -83,6 +109,35 @@ def test_dead_neurons() -> None:
     assert all(not value.any() for value in canonicalise(zero).values.values())
     found = align(graph, dead)
     assert all(bool(value.isfinite().all()) for value in found.graph.values.values())
+
+
+@pytest.mark.parametrize("zeros", [slice(2, 3), slice(None)])
+def test_gains_of_zero(zeros: slice) -> None:
+    """What they multiply has signs all the same: offsets and readers tell them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)).double().eval()
+    with torch.no_grad():
+        model[1].bias.normal_()
+        model[1].weight[zeros] = 0
+    graph = pg.compile(model, torch.randn(3, 6, dtype=torch.float64))
+    first = canonicalise(graph)
+    for seed in range(3):
+        moved = augment(graph, seed)
+        assert difference(first, canonicalise(moved)) < 1e-12
+        assert align(graph, moved).after < 1e-9
+
+
+def test_numbers_whose_squares_are_too_large() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval(), torch.randn(3, 4)
+    with torch.no_grad():
+        model[0].weight.mul_(1e30)
+    graph = pg.compile(model, x)
+    found = align(graph, augment(graph, 0))
+    assert found.after < 1e-5 * found.before
+    wide = graph.with_values({name: value.double() * 1e200 for name, value in graph.state_dict().items()})
+    with pytest.raises(GroupError, match="squares leave the range"):
+        align(wide, wide)
 
 
 def test_infinities_and_nan() -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Plain numbers up to this are there to keep a denominator away from zero: a scale that they alone forbid holds approximately.
 NEGLIGIBLE = 1e-2
+# Functions that are taken as a part of the parameters that are read through them.
+READ_THROUGH = frozenset("exp exp2 softplus".split())
 # Normalisations by mean and variance, and by the mean square alone.
 CENTRED = frozenset("batch_norm layer_norm group_norm instance_norm".split())
 UNCENTRED = frozenset(["rms_norm"])
@@ -62,9 +64,16 @@ def reflection(op: Op) -> tuple[float, float] | None:
 
 
 def _reflected(solver: ScaleSolver, op: Op, operands: Operands) -> Character:
-    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign; numbers as not added."""
+    """A function taken as odd; the result of a parametric ReLU as divided by its slope; that of a sine as having any sign; numbers as not added.
+
+    Other functions that parameters are read through are taken as not applied.
+    """
+    if op.name in SUMS and len(op.inputs) == 2:  # inside an exponential: what is a factor there, the other a number
+        slot = 0 if op.inputs[0].parametric else 1
+        solver.system.be_trivial(operands.of(1 - slot))
+        return operands.of(slot)
     x = operands.of(0)
-    if op.name in SUMS:
+    if op.name in SUMS or op.name in READ_THROUGH:
         return x
     if op.name in PERIODIC:
         sign = solver.phases[op] = solver.system.unknown(operands.layouts, f"phase of {op.name}")
