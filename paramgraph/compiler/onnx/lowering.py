@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.checks import check_branches
 from paramgraph.compiler.onnx.counts import Counts
-from paramgraph.compiler.onnx.dimensions import Given, input_shapes
+from paramgraph.compiler.onnx.dimensions import GUESSES, Given, Guess, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
@@ -45,7 +44,7 @@ class OnnxLowering:
         name: of the program.
         examples: example inputs, or None.
         dimensions: sizes of open dimensions by name.
-        one_batch: the first dimensions of all inputs have one size, where nothing says which.
+        guess: what dimensions are that nothing tells.
 
     Attributes:
         program: what comes of it.
@@ -58,9 +57,9 @@ class OnnxLowering:
         inputs: the concrete shape of every input by name.
     """
 
-    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None, one_batch: bool = False) -> None:
+    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None, guess: Guess = GUESSES[0]) -> None:
         self.graph = model.graph
-        self.name, self.one_batch = name, one_batch
+        self.name, self.guess = name, guess
         self.examples, self.dimensions = examples, dimensions
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in model.opset_imports.items()}
         self.shapes = Shapes(self.opsets, model.ir_version)
@@ -81,14 +80,25 @@ class OnnxLowering:
         # Values of large constants, kept while they are lowered and typed.
         self._folded: list[list[list[np.ndarray]]] = []
 
+    @property
+    def fits(self) -> bool:
+        """Whether all operators fit their operands, in subgraphs too."""
+        return not self._subgraphs.misfits
+
     def forget(self) -> None:
         """Drop the values of folded constants: they are computed again if they are read again."""
         for cache in self._folded:
             cache.clear()
 
-    def run(self) -> Program:
+    def prepare(self) -> None:
+        """Give parameters, constants and inputs their values; the shapes of inputs are known then."""
         self._leaves()
         self._inputs()
+
+    def run(self) -> Program:
+        """Lower all nodes."""
+        if not self.inputs:
+            self.prepare()
         self.nodes(self.graph)
         for output in self.graph.outputs:
             if output not in self.values:
@@ -131,7 +141,7 @@ class OnnxLowering:
     def _inputs(self) -> None:
         given = [value for value in self.graph.inputs if value not in self.values]
         taken = {n for value in self.types.values() for n in value[1] or ()}
-        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name, self.one_batch)
+        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name, self.guess)
         for leaf in given:
             value = Value(self.inputs[leaf.name], "input", leaf.name)
             value.integer = int(leaf.dtype) not in FLOATING
@@ -351,7 +361,7 @@ class OnnxLowering:
                 return
         if not unknown and self._by_definition(node, operands):
             return
-        captured = [value for value in self._captured(node) if value not in flat]
+        captured = [value for _, graph in subgraphs(node) for value in self.read_in(graph) if value not in flat]
         self.program.unknown.append((name, self.builder.where, failure))
         for output, type_ in zip(node.outputs, found, strict=True):
             shape = None if type_ is None else type_[1]
@@ -406,35 +416,45 @@ class OnnxLowering:
             return False
         return True
 
-    def _captured(self, node: Any) -> Iterator[Value]:
-        """Values of the outer graphs that the subgraphs of a node read."""
-        for _, graph in subgraphs(node):
-            for inner in graph:
-                for value in inner.inputs:
-                    if value is not None and value in self.values:
-                        yield from values_in(self.values[value])
-                yield from self._captured(inner)
-            for value in graph.outputs:
-                if value in self.values:
+    def read_in(self, graph: Any) -> Iterator[Value]:
+        """Values of the outer graphs, and parameters, that a subgraph reads."""
+        for inner in graph:
+            for value in inner.inputs:
+                if value is not None and value in self.values:
                     yield from values_in(self.values[value])
+            for _, within in subgraphs(inner):
+                yield from self.read_in(within)
+        for value in graph.outputs:
+            if value in self.values:
+                yield from values_in(self.values[value])
 
 
 def lowered(model: Any, name: str, examples: Any = None, dimensions: Given = None) -> tuple[OnnxLowering, Program]:
     """A model's lowering, done, and its program.
 
-    Dimensions of several inputs that have names of their own have sizes of their own. Some converters name the batch anew for every input:
-    where the model does not fit, its inputs' first dimensions are taken as one.
+    Where the model, or a branch or a loop in it, does not fit the sizes that were taken for its open dimensions, others are tried.
 
     Raises:
-        TraceError: the model does not run with sizes of either kind.
+        TraceError: the model does not run with any; it says what was wrong with the first.
     """
-    first = OnnxLowering(model, name, examples, dimensions)
-    try:
-        return first, first.run()
-    except TraceError:
-        if len(first.inputs) < 2:
-            raise
-        second = OnnxLowering(model, name, examples, dimensions, one_batch=True)
-        with suppress(TraceError):
-            return second, second.run()
-        raise
+    first: TraceError | None = None
+    found: tuple[OnnxLowering, Program] | None = None
+    tried: list[dict[str, tuple[int, ...]]] = []
+    for guess in GUESSES:
+        lowering = OnnxLowering(model, name, examples, dimensions, guess)
+        lowering.prepare()
+        if lowering.inputs in tried:
+            continue
+        tried.append(lowering.inputs)
+        try:
+            program = lowering.run()
+        except TraceError as error:
+            first = first or error
+            continue
+        if lowering.fits:
+            return lowering, program
+        if found is None or len(program.unknown) < len(found[1].unknown):
+            found = lowering, program
+    if found is None:
+        raise first or AssertionError("some guess was tried")
+    return found
