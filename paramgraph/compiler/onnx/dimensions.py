@@ -22,7 +22,7 @@ class Guess:
     """Sizes of dimensions that nothing tells.
 
     Attributes:
-        one_batch: the first dimensions of all inputs are one.
+        one_batch: the first open dimensions of all inputs are one.
         image: height of images; what most networks divide by is a factor of the first guess.
         width: of images.
         lengths: of the last dimension, where the input is no image; none where they are as any other.
@@ -62,9 +62,9 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
     long = (n for n in guess.lengths if n not in taken)
     batch = next(fresh, 59) if guess.one_batch else None
 
-    def chosen(place: int, rank: int) -> int:
-        """The size of a dimension that nothing tells."""
-        if batch is not None and place == 0:
+    def chosen(place: int, rank: int, opened: bool) -> int:
+        """The size of a dimension that nothing tells; `opened`: the first such one of its input."""
+        if batch is not None and opened:
             return batch
         if rank >= 4 and place > 0:
             return guess.width if place == rank - 1 else guess.image
@@ -91,7 +91,7 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
     return out, sizes
 
 
-def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any], chosen: Callable[[int, int], int],
+def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any], chosen: Callable[[int, int, bool], int],
             what: str) -> tuple[int, ...]:
     # Some converters write open dimensions as negative or zero sizes.
     declared = [(d if d > 0 else None) if isinstance(d, int) else str(d.value) if d.value else None for d in value.shape]
@@ -109,7 +109,7 @@ def _fitted(value: Any, known: Any, sizes: dict[str, int], given: dict[str, Any]
         elif size in sizes:
             own = sizes[size]
         else:
-            own = chosen(place, len(declared))
+            own = chosen(place, len(declared), all(isinstance(d, int) for d in declared[:place]))
         if size is not None and sizes.setdefault(size, own) != own:
             raise TraceError(f"{what}: the dimension {size!r} has size {sizes[size]} elsewhere and {own} in the input {value.name!r}.")
         shape.append(own)

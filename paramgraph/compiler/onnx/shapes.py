@@ -27,6 +27,7 @@ COMPARES = frozenset([*COMPARISONS, "Equal"])
 TABULAR = frozenset(["Scaler", "Normalizer", "Binarizer", "Imputer"])
 # Operators that move a window over positions: there is at least one place for it.
 WINDOWED = frozenset(["Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool"])
+RECURRENT = frozenset(["LSTM", "GRU", "RNN"])
 _FLOAT, _BOOL = 1, 9
 
 
@@ -72,11 +73,9 @@ class Shapes:
         """
         quick = self._quick(node, operands, data, attributes)
         found: list[Type | None] = self._asked(node, operands, data, attributes) if quick is None else [quick]
-        least = 1 if node.op_type in WINDOWED and all(0 not in (operand[1] or ()) for operand in operands if operand is not None) else 0
-        misfits = [t[1] for t in found if t is not None and t[1] is not None and min(t[1], default=1) < least]
-        if misfits or node.op_type == "Pad" and attributes.get("mode") == "reflect" and _reflects_too_far(node, operands, data):
-            raise self._misfit(node, operands, f"its result would be of shape {list(misfits[0])}." if misfits
-                               else "it reflects more elements than there are.")
+        why = _misfit(node, operands, data, attributes, [t[1] for t in found if t is not None and t[1] is not None])
+        if why:
+            raise self._misfit(node, operands, why)
         return found
 
     def _asked(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any]) -> list[Type | None]:
@@ -157,11 +156,21 @@ class Shapes:
         return tensor.elem_type, None if None in sizes else tuple(int(n) for n in sizes if n is not None)
 
 
-def _reflects_too_far(node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray]) -> bool:
-    """Whether a padding repeats more elements than an axis has beside its border."""
-    shape = operands[0][1] if operands[0] is not None else None
-    if shape is None or 1 not in data:
-        return False
-    axes = data[3].reshape(-1).tolist() if 3 in data else list(range(len(shape)))
-    sizes = data[1].reshape(-1).tolist()
-    return len(sizes) == 2 * len(axes) and any(max(sizes[place], sizes[place + len(axes)], 0) >= max(shape[d], 1) for place, d in enumerate(axes))
+def _misfit(node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any],
+            results: Sequence[tuple[int, ...]]) -> str:
+    """What ONNX's inference lets pass, and no runtime: windows that are larger than what they move over, and other sizes that do not fit."""
+    shapes = [None if operand is None else operand[1] for operand in operands]
+    least = 1 if node.op_type in WINDOWED and all(0 not in (shape or ()) for shape in shapes) else 0
+    for shape in results:
+        if min(shape, default=1) < least:
+            return f"its result would be of shape {list(shape)}."
+    if node.op_type == "Pad" and attributes.get("mode") == "reflect" and shapes[0] is not None and 1 in data:
+        axes, sizes = data[3].reshape(-1).tolist() if 3 in data else list(range(len(shapes[0]))), data[1].reshape(-1).tolist()
+        pairs = zip(axes, sizes, sizes[len(axes) :], strict=False)
+        if any(max(before, after, 0) >= max(shapes[0][d], 1) for d, before, after in pairs):
+            return "it reflects more elements than there are."
+    if node.op_type in RECURRENT and shapes[0] is not None and len(shapes[0]) == 3:
+        batch = 0 if attributes.get("layout") else 1
+        if any(shape is not None and len(shape) == 3 and shape[batch] != shapes[0][batch] for shape in shapes[5:7]):
+            return "its states are of another batch than its input."
+    return ""

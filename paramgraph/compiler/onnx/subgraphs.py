@@ -12,6 +12,7 @@ What does not fit (steps whose shapes change, sequences that grow as long as dat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -208,12 +209,12 @@ class Subgraphs:
         return steps, count, condition, [self._operand(value) for value in node.inputs[2:]], node.attributes["body"].value
 
     def _unrolled_loop(self, node: Any) -> list[Typed]:
-        steps, _, condition, carried, body = self._loop(node)
-        if steps is None:
+        steps, count, condition, carried, body = self._loop(node)
+        if steps is None and count is not None:
             raise Unexpressed("data decide how many steps it has")
         gathered: list[list[Typed]] = [[] for _ in list(body.outputs)[1 + len(carried) :]]
         going = self._constant(True, "condition") if condition is None else condition
-        for step in range(max(steps, 0)):
+        for step in itertools.count() if steps is None else range(max(steps, 0)):  # without a count, the condition ends it
             known = self._truth(going[0])
             if known is None:
                 raise Unexpressed("data decide when it ends")
