@@ -14,6 +14,9 @@ _SMALL = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 # Lengths that windows of sound fit into, of some hundredths of a second and of a second.
 _LONG = ((293, 307, 311, 313), (521, 523, 541, 547), (16001, 16007, 16033, 16057))
 
+# The longest axis that is read: typing keeps tables of what is along it.
+LONGEST = 1 << 28
+
 Given = Mapping[str, Any] | None
 
 
@@ -86,8 +89,11 @@ def input_shapes(inputs: Sequence[Any], examples: Any, dimensions: Given, taken:
             if known is None:
                 raise TraceError(f"{what}: the input {value.name!r} has no shape. Pass example inputs, or dimensions={{{value.name!r}: (…)}}.")
             out[value.name] = tuple(int(n) for n in known)
-            continue
-        out[value.name] = _fitted(value, known, sizes, given, chosen, what)
+        else:
+            out[value.name] = _fitted(value, known, sizes, given, chosen, what)
+        if max(out[value.name], default=1) > LONGEST:
+            raise TraceError(f"{what}: the input {value.name!r} has shape {list(out[value.name])}; axes of at most {LONGEST} elements are read. "
+                             "Export the model with smaller inputs, or with open dimensions.")
     return out, sizes
 
 

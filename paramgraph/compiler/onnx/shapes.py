@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from paramgraph.compiler.onnx.dimensions import LONGEST
 from paramgraph.compiler.onnx.direct_shapes import DIRECT, direct_shape
 from paramgraph.compiler.onnx.elementwise import COMPARISONS, TESTS, UNARY
 from paramgraph.compiler.onnx.source import require
@@ -162,7 +163,7 @@ def _misfit(node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarr
     shapes = [None if operand is None else operand[1] for operand in operands]
     least = 1 if node.op_type in WINDOWED and all(0 not in (shape or ()) for shape in shapes) else 0
     for shape in results:
-        if min(shape, default=1) < least:
+        if min(shape, default=1) < least or max(shape, default=1) > LONGEST:
             return f"its result would be of shape {list(shape)}."
     if node.op_type == "Pad" and attributes.get("mode") == "reflect" and shapes[0] is not None and 1 in data:
         axes, sizes = data[3].reshape(-1).tolist() if 3 in data else list(range(len(shapes[0]))), data[1].reshape(-1).tolist()
