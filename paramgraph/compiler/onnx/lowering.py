@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.checks import check_branches
 from paramgraph.compiler.onnx.counts import Counts
-from paramgraph.compiler.onnx.dimensions import GUESSES, Given, Guess, input_shapes
+from paramgraph.compiler.onnx.dimensions import GUESSES, LONGEST, Given, Guess, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
@@ -32,6 +33,8 @@ SMALL = 256
 GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range Pad Resize Upsample CenterCropPad".split())
 # Constants of more elements than this are not computed, but taken as any value.
 LARGEST = 1 << 28
+# Operators whose operands say the shape of the result, whatever their size and element type.
+READ_WHOLE = frozenset(["Resize", "Upsample", "Range"])
 RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
 _INT64 = 7
 
@@ -204,6 +207,9 @@ class OnnxLowering:
             self._fold_later(node, operands, attributes, found)
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
+        for shape in () if constant else [t[1] for t in found if t is not None and t[1] is not None]:
+            if max(shape, default=1) > LONGEST:
+                raise self.shapes.misfit(node, types, f"its result would be of shape {list(shape)}.")
         if masks:
             operands = self.counts.replaced(node, operands)
         self._lower(node, operands, attributes, found)
@@ -309,12 +315,12 @@ class OnnxLowering:
         picked = self.counts.result(node, operands)
         if picked is not None:
             return [(_INT64 if node.op_type == "NonZero" else (types[0] or (1,))[0], picked)]
-        data = {
-            place: np.asarray(value.read())
-            for place, value in enumerate(operands)
-            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and math.prod(value.shape) <= SMALL
-            and (types[place] or (1,))[0] == _INT64 or (isinstance(value, Value) and node.op_type in ("Resize", "Upsample", "Range") and value.read)
-        }
+        data: dict[int, np.ndarray] = {}
+        for place, value in enumerate(operands):
+            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and (
+                    node.op_type in READ_WHOLE or (math.prod(value.shape) <= SMALL and (types[place] or (1,))[0] == _INT64)):
+                with suppress(TraceError):  # one that cannot be computed is any value
+                    data[place] = np.asarray(value.read())
         if any(isinstance(value, list) for value in operands):
             return [None] * len(node.outputs)
         known = [None if t is None else (t[0], None) if value in self.shapeless else t for value, t in zip(operands, types, strict=True)]

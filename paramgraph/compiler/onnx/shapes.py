@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from paramgraph.compiler.onnx.dimensions import LONGEST
 from paramgraph.compiler.onnx.direct_shapes import DIRECT, direct_shape
 from paramgraph.compiler.onnx.elementwise import COMPARISONS, TESTS, UNARY
 from paramgraph.compiler.onnx.source import require
@@ -76,7 +75,7 @@ class Shapes:
         found: list[Type | None] = self._asked(node, operands, data, attributes) if quick is None else [quick]
         why = _misfit(node, operands, data, attributes, [t[1] for t in found if t is not None and t[1] is not None])
         if why:
-            raise self._misfit(node, operands, why)
+            raise self.misfit(node, operands, why)
         return found
 
     def _asked(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any]) -> list[Type | None]:
@@ -104,11 +103,12 @@ class Shapes:
                 version = self.opsets.get(node.domain, 1)
                 raise TraceError(f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) of operator set {version} is given what only "
                                  f"other sets have: {said}. Export it again, or convert it with onnx.version_converter.") from error
-            raise self._misfit(node, operands, f"{said}.") from error
+            raise self.misfit(node, operands, f"{said}.") from error
         return [self._type(found.get(output.name)) for output in node.outputs]
 
     @staticmethod
-    def _misfit(node: Any, operands: Sequence[Type | None], why: str) -> TraceError:
+    def misfit(node: Any, operands: Sequence[Type | None], why: str) -> TraceError:
+        """The error for a node whose operands do not fit."""
         shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)
         return TraceError(f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) does not fit its operands ({shown}): {why} "
                           "Give sizes that run through the model: example inputs, or `dimensions=` by name.")
@@ -163,7 +163,7 @@ def _misfit(node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarr
     shapes = [None if operand is None else operand[1] for operand in operands]
     least = 1 if node.op_type in WINDOWED and all(0 not in (shape or ()) for shape in shapes) else 0
     for shape in results:
-        if min(shape, default=1) < least or max(shape, default=1) > LONGEST:
+        if min(shape, default=1) < least:
             return f"its result would be of shape {list(shape)}."
     if node.op_type == "Pad" and attributes.get("mode") == "reflect" and shapes[0] is not None and 1 in data:
         axes, sizes = data[3].reshape(-1).tolist() if 3 in data else list(range(len(shapes[0]))), data[1].reshape(-1).tolist()

@@ -174,3 +174,11 @@ def test_every_operator_compiles() -> None:
             refused.append((case.name, str(error)))
     assert len(cases) > 1000
     assert len(refused) < 60, refused
+
+
+def test_elements_of_long_constants_are_gathered() -> None:
+    """As BERT's exported files pick the types of tokens: ONNX's reference implementation fails above 32 elements."""
+    zeros, places = np.zeros((1, 512), np.int64), np.arange(6)[None]
+    nodes = [node("GatherElements", "zeros places", "i", axis=1), node("Gather", "table i", "t"), node("MatMul", "x a", "h"), node("Add", "h t", "s"),
+             node("Relu", "s", "r"), node("MatMul", "r c", "y")]
+    check(model(nodes, {"x": (2, 6, 4)}, weights(table=(2, 5), a=(4, 5), c=(5, 3)) | {"zeros": zeros, "places": places}), lam(5))
