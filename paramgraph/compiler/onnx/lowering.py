@@ -228,12 +228,16 @@ class OnnxLowering:
         return True
 
     def _operand(self, value: Any) -> Any:
-        """What a node reads; of a number that several read, each has its own: nothing links their axes."""
+        """What a node reads; of a constant that several read, each has its own: nothing links their axes."""
         if value in self._fills:
             return self._constant(tensor_of(value), value.name)
         if value not in self.values:  # of a graph that does not hold the node
             raise TraceError(f"{self.name}: a node reads {value.name!r}, which nothing before it defines. Export it again.")
-        return self.values[value]
+        held = self.values[value]
+        shared = isinstance(held, Value) and held.kind == "constant" and max(held.shape, default=1) > 1 and len(value.uses()) > 1
+        if not shared or self.counts.holds(held):
+            return held
+        return self.builder.constant(held.shape, held.read, held.name, held.integer)
 
     def _constant_node(self, node: Any) -> None:
         if len(node.attributes) != 1 or len(node.outputs) != 1:

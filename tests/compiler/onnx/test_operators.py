@@ -182,3 +182,11 @@ def test_elements_of_long_constants_are_gathered() -> None:
     nodes = [node("GatherElements", "zeros places", "i", axis=1), node("Gather", "table i", "t"), node("MatMul", "x a", "h"), node("Add", "h t", "s"),
              node("Relu", "s", "r"), node("MatMul", "r c", "y")]
     check(model(nodes, {"x": (2, 6, 4)}, weights(table=(2, 5), a=(4, 5), c=(5, 3)) | {"zeros": zeros, "places": places}), lam(5))
+
+
+def test_layers_that_read_one_constant_are_not_linked_by_it() -> None:
+    """As relative positions in DeBERTa's optimised file: one table of places, as wide as both layers' units, says what is gathered for each."""
+    places = np.broadcast_to(np.array([[2], [0], [1], [1], [0]]), (5, 6)).copy()
+    nodes = [node("MatMul", "x a", "h"), node("GatherElements", "h places", "g", axis=0), node("Tanh", "g", "r"), node("MatMul", "r b", "k"),
+             node("GatherElements", "k places", "l", axis=0), node("Relu", "l", "s"), node("MatMul", "s c", "y")]
+    check(model(nodes, {"x": (5, 4)}, weights(a=(4, 6), b=(6, 6), c=(6, 3)) | {"places": places}), 2 * lam(6))
