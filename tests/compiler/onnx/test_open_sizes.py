@@ -89,3 +89,23 @@ def test_axes_of_absurd_lengths_are_refused() -> None:
         pg.compile(model([node("MatMul", "x a", "y")], {"x": (1 << 40, 4)}, weights(a=(4, 6))))
     with pytest.raises(TraceError, match="of shape"):
         pg.compile(model([node("Expand", "x wide", "y")], {"x": (5, 1)}, {"wide": np.array([5, 1 << 30])}))
+
+
+def test_lengths_that_are_inputs_are_not_zero() -> None:
+    """Means over no steps are no numbers: nothing could be compared."""
+    nodes = [node("MatMul", "x a", "h"), node("Tanh", "h", "t"), node("Cast", "lengths", "n", to=1), node("Mul", "t n", "s"), node("Div", "s n", "m"),
+             node("MatMul", "m c", "y")]
+    message = model(nodes, {"x": (5, 4), "lengths": (5, 1)}, weights(a=(4, 6), c=(6, 3)))
+    message.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    check(message, lam(6), inputs=2)
+
+
+def test_parameters_near_the_own_where_random_ones_clip_everything() -> None:
+    """Ranges that are constants, as those of quantised activations: far from them, the outputs say nothing of the group."""
+    nodes = [node("Gemm", "x a b", "h"), node("Tanh", "h", "r"), node("Gemm", "r c d", "z"), node("Clip", "z low high", "y")]
+    fixed = {"d": np.full(3, 55, np.float32), "low": np.array(40, np.float32), "high": np.array(70, np.float32)}
+    message = model(nodes, {"x": (5, 4)}, weights(a=(4, 6), b=(6,), c=(6, 3)) | fixed)
+    report = pg.verify(pg.compile(message), message)
+    assert report.passed, str(report)
+    assert report.outside_changed
+    assert any("near the network's own" in note for note in report.notes)
