@@ -5,6 +5,7 @@ The parameters become inputs of the model that is run, so that one session serve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,12 @@ import torch
 
 from paramgraph.compiler.onnx.leaves import DTYPES
 from paramgraph.compiler.onnx.source import OnnxSource, require
-from paramgraph.errors import MissingDependencyError, TraceError, first_line
+from paramgraph.errors import FileFormatError, MissingDependencyError, TraceError, first_line
 from paramgraph.onnx_messages import held_tensors, rename, tensors_of
 from paramgraph.verification.execute import Outputs
 
+# Elements of an example that is made up.
+_MOST = 1 << 30
 # By how much results in two precisions may differ, relative to the largest.
 COARSE = 1e-2
 _FLOAT, _DOUBLE, _HALVES = 1, 11, (10, 16)
@@ -164,7 +167,11 @@ def widen(message: Any, precision: str) -> None:
     onnx, _ = require()
     for tensor in list(tensors_of(message)):
         if tensor.data_type in _NARROWER[precision]:
-            array = onnx.numpy_helper.to_array(tensor).astype(precision)
+            try:
+                array = onnx.numpy_helper.to_array(tensor).astype(precision)
+            except ValueError as error:
+                raise FileFormatError(f"the data of {tensor.name!r} do not fill its shape {list(tensor.dims)} ({first_line(error)}). "
+                                      "Export or copy it again.") from error
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     _widen_graph(onnx, message.graph, precision)
 
@@ -199,6 +206,8 @@ def example_inputs(inputs: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, i
     generator = torch.Generator().manual_seed(seed)
     out = []
     for name, shape in inputs.items():
+        if math.prod(shape) > _MOST:
+            raise TraceError(f"an example of the input {name!r} would be of shape {list(shape)}. Pass example inputs, or smaller `dimensions=`.")
         dtype = DTYPES.get(dtypes[name], torch.float32)
         if dtype.is_floating_point:
             out.append(torch.randn(shape, generator=generator))

@@ -22,6 +22,8 @@ _THROUGH = frozenset(["add", "sub", "mul", "div", "clamp", "clamp_min", "maximum
 _GAIN = math.sqrt(2.0)
 # Largest absolute value of quantised weights. What scales them is smaller by as much, so that no activation saturates.
 _LARGEST = 8
+# Relative deviation of numbers that are drawn near the network's own.
+_NEAR = 0.1
 # Tensors of more elements are drawn in float32, that many at a time: a float64 draw takes as long as the rest of a run.
 _MANY = 1 << 20
 
@@ -33,11 +35,16 @@ class Randomiser:
         program: the lowered network; its operations say which tensors are contracted, and which must be positive.
         state: the network's own tensors: shapes, dtypes, and the values of integer buffers.
         damping: factor on all contracted weights, for networks that amplify rounding errors.
+
+    Attributes:
+        near: draw numbers near the network's own, and keep its integers. Networks whose activations are quantised to ranges that are constants
+            clip everything under parameters of another size.
     """
 
     def __init__(self, program: Program, state: Mapping[str, torch.Tensor], damping: float = 1.0) -> None:
         self.state = state
         self.damping = damping
+        self.near = False
         self.fixed = program.fixed
         self.fan_in: dict[str, int] = {}
         self.positive: set[str] = set()
@@ -87,6 +94,10 @@ class Randomiser:
         """Random values of one tensor."""
         tensor = self.state[name]
         shape = tuple(tensor.shape)
+        if self.near and name not in self.fixed and tensor.device.type != "meta":
+            own = tensor.detach().cpu()
+            wide = own.double() if own.is_floating_point() else own
+            return wide * (1 + _NEAR * torch.randn(shape, generator=generator, dtype=torch.float64)) if own.is_floating_point() else own.clone()
         if name in self.integers:
             low = 0 if tensor.dtype in (torch.uint8, torch.uint16, torch.uint32) else -_LARGEST
             return torch.randint(low, _LARGEST + 1, shape, generator=generator).to(tensor.dtype)

@@ -12,7 +12,7 @@ import torch
 from paramgraph.errors import TraceError, first_line
 from paramgraph.graph import ParamGraph
 from paramgraph.symmetries.group import GroupElement
-from paramgraph.verification.compare import act_on, deviation
+from paramgraph.verification.compare import act_on, deviation, without_nan
 from paramgraph.verification.execute import Execution, Outputs
 from paramgraph.verification.randomise import Randomiser, draw_inputs, has_values
 from paramgraph.verification.report import Report
@@ -121,6 +121,10 @@ class Runs:
             real = {name for name, tensor in state.items() if tensor.is_floating_point()}
             other = self._run(Changed(state, self.graph.aliases, real, partial(self._last_bit, state)), inputs, "rounding errors")
             self.report.rounding = deviation(base.values, other.values)
+            if self.report.rounding == 0 and not self.randomiser.near and self._is_deaf(state, base):
+                self.randomiser.near = True
+                self.report.notes.append("random parameters make the outputs the same for all inputs: parameters near the network's own were drawn")
+                continue
             if self.noise is not None and self.report.rounding < self.report.tolerance / self.noise:
                 self.report.tolerance = self.least_change = max(self.noise * self.report.rounding, FLOOR_32)
                 return state, inputs, base
@@ -130,6 +134,12 @@ class Runs:
         self.report.problems.append(
             f"rounding errors alone change the outputs by {self.report.rounding:.1e}, or make them NaN: nothing can be compared")
         return None
+
+    def _is_deaf(self, state: State, base: Outputs) -> bool:
+        """Whether other inputs give the same outputs, number by number."""
+        inputs = draw_inputs(self.examples, self.generator, self.keep_integers)
+        real = any(isinstance(leaf, torch.Tensor) and leaf.is_floating_point() for leaf in self.examples)
+        return real and without_nan(base.values) and deviation(base.values, self._run(state, inputs, "other inputs").values) == 0
 
     def _last_bit(self, state: State, name: str) -> torch.Tensor:
         """A tensor with the last bit of each number another."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,24 @@ def prepared(graph: ParamGraph, model: Any, given: Any, dimensions: Mapping[str,
 
 
 def _defined(execution: OnnxExecution, lowering: OnnxLowering, examples: list[Any]) -> list[Any]:
-    """Examples for which the outputs are numbers: of masks, some say what to keep, others what to leave out, and all must not be."""
-    other = [torch.zeros_like(x) if x.dtype == torch.bool else x for x in examples]
-    if not any(x.dtype == torch.bool for x in examples) or not _has_nan(execution, lowering, examples) or _has_nan(execution, lowering, other):
+    """Examples for which the outputs are numbers: of masks, some say what to keep, others what to leave out, and all must not be; no length is 0."""
+    if not _has_nan(execution, lowering, examples):
         return examples
-    return other
+    unmasked, long = ([made(x) for x in examples] for made in (_unmasked, _positive))
+    for other in (unmasked, long, [_positive(x) for x in unmasked]):
+        with suppress(TraceError):  # not every integer is one that the model takes
+            if not _has_nan(execution, lowering, other):
+                return other
+    return examples
+
+
+def _unmasked(x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(x) if x.dtype == torch.bool else x
+
+
+def _positive(x: torch.Tensor) -> torch.Tensor:
+    """Integers from 1 to 2 instead of 0 and 1."""
+    return x if x.dtype == torch.bool or x.is_floating_point() else x + 1
 
 
 def _has_nan(execution: OnnxExecution, lowering: OnnxLowering, examples: list[Any]) -> bool:

@@ -20,10 +20,10 @@ def heads(b: Builder, x: Value, count: int) -> Value:
 @rule("ai.onnx::Attention")
 def attention(b: Builder, query: Value, key: Value, value: Value, mask: Value | None = None, past_key: Value | None = None,
               past_value: Value | None = None, lengths: Value | None = None, *, q_num_heads: int = 0, kv_num_heads: int = 0, is_causal: int = 0,
-              softcap: float = 0.0, **_: Any) -> Any:
+              softcap: float = 0.0, left_window_size: int = -1, right_window_size: int = -1, **_: Any) -> Any:
     """softmax(q kᵀ · scale + mask) v, with past keys and values laid before the new ones."""
-    if softcap or len(b.shapes) > 3 or lengths is not None:
-        raise ValueError("attention with capped scores, scores as a result, or lengths")
+    if softcap or len(b.shapes) > 3 or lengths is not None or max(left_window_size, right_window_size) >= 0:
+        raise ValueError("attention with capped scores, scores as a result, lengths, or a window")
     packed, shapes = query.ndim == 3, b.shapes
     query, key, value = heads(b, query, q_num_heads), heads(b, key, kv_num_heads), heads(b, value, kv_num_heads)
     if past_key is not None and past_value is not None:

@@ -116,10 +116,10 @@ def depth_to_space(b: Builder, x: Value, *, blocksize: int, mode: str = "DCR") -
 
 
 @rule("ai.onnx::SpaceToDepth")
-def space_to_depth(b: Builder, x: Value, *, blocksize: int) -> Value:
+def space_to_depth(b: Builder, x: Value, *, blocksize: int, mode: str = "DCR") -> Value:
     n, channels, height, width = x.shape
     split = b.reshape(x, [n, channels, height // blocksize, blocksize, width // blocksize, blocksize])
-    return b.reshape(b.permute(split, [0, 3, 5, 1, 2, 4]), b.shapes[0])
+    return b.reshape(b.permute(split, [0, 1, 3, 5, 2, 4] if mode == "CRD" else [0, 3, 5, 1, 2, 4]), b.shapes[0])
 
 
 @rule("ai.onnx::Col2Im")

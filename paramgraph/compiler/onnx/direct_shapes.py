@@ -156,7 +156,7 @@ def _reduce(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -
 
 
 def _windows(sizes: Sequence[int], window: Sequence[int], attributes: dict[str, Any]) -> Shape | None:
-    """Positions of a window that is moved over padded positions."""
+    """Positions of a window that is moved over padded positions; none, or fewer, where it is larger than they are."""
     rank = len(sizes)
     pads = list(attributes.get("pads") or [0] * 2 * rank)
     strides, dilations = (list(attributes.get(key) or [1] * rank) for key in ("strides", "dilations"))
@@ -165,7 +165,7 @@ def _windows(sizes: Sequence[int], window: Sequence[int], attributes: dict[str, 
     if not rank == len(window) == len(strides) == len(dilations) == len(pads) // 2 or min(pads) < 0:
         return None
     spans = [n + pads[d] + pads[d + rank] - dilations[d] * (window[d] - 1) - 1 for d, n in enumerate(sizes)]
-    return tuple(span // step + 1 for span, step in zip(spans, strides, strict=True)) if min(spans) >= 0 else None
+    return tuple(span // step + 1 for span, step in zip(spans, strides, strict=True))
 
 
 def _conv(shapes: Sequence[Any], values: Values, attributes: dict[str, Any]) -> Shape | None:

@@ -20,7 +20,7 @@ UNARY = {
     "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh", "Atan": "atan", "Atanh": "atanh", "Ceil": "ceil",
     "Celu": "celu", "Cos": "cos", "Cosh": "cosh", "Elu": "elu", "Erf": "erf", "Exp": "exp", "Floor": "floor", "Gelu": "gelu",
     "HardSigmoid": "hardsigmoid", "HardSwish": "hardswish", "LeakyRelu": "leaky_relu", "Log": "log", "Mish": "mish", "Neg": "neg",
-    "Not": "logical_not", "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round", "Selu": "selu", "Shrink": "softshrink",
+    "Not": "logical_not", "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round", "Selu": "selu",
     "Sigmoid": "sigmoid", "Sign": "sign", "Sin": "sin", "Sinh": "sinh", "Softplus": "softplus", "Softsign": "softsign", "Sqrt": "sqrt",
     "Swish": "silu", "Tan": "tan", "Tanh": "tanh", "ThresholdedRelu": "threshold", "BitwiseNot": "bitwise_not",
 }  # fmt: skip
@@ -60,6 +60,12 @@ def _function(operator: str, name: str) -> None:
 
 for _operator, _name in (UNARY | TESTS | BINARY | COMPARISONS).items():
     _function(_operator, _name)
+
+
+@rule("ai.onnx::Shrink")
+def shrink(b: Builder, x: Value, *, bias: float = 0.0, lambd: float = 0.5) -> Value:
+    """What lies within a limit is zero, and a number is taken off the rest; with a negative limit it is no odd function."""
+    return b.elementwise("softshrink" if lambd >= 0 else "shrink", x, args=(("bias", str(bias)), ("lambd", str(lambd))))
 
 
 @rule("ai.onnx::Add", "ai.onnx::Sum")

@@ -12,7 +12,7 @@ import numpy as np
 from paramgraph.compiler.builder import Builder
 from paramgraph.compiler.onnx.checks import check_branches
 from paramgraph.compiler.onnx.counts import Counts
-from paramgraph.compiler.onnx.dimensions import Given, input_shapes
+from paramgraph.compiler.onnx.dimensions import GUESSES, LONGEST, Given, Guess, input_shapes
 from paramgraph.compiler.onnx.folding import evaluate
 from paramgraph.compiler.onnx.keys import KEY, subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING, WITH_SUBGRAPHS, shared_fills, state_of, tensor_of, to_torch, values_of
@@ -33,6 +33,8 @@ SMALL = 256
 GROWING = frozenset("ConstantOfShape Expand Tile EyeLike OneHot Range Pad Resize Upsample CenterCropPad".split())
 # Constants of more elements than this are not computed, but taken as any value.
 LARGEST = 1 << 28
+# Operators whose operands say the shape of the result, whatever their size and element type.
+READ_WHOLE = frozenset(["Resize", "Upsample", "Range"])
 RANDOM = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
 _INT64 = 7
 
@@ -45,7 +47,7 @@ class OnnxLowering:
         name: of the program.
         examples: example inputs, or None.
         dimensions: sizes of open dimensions by name.
-        one_batch: the first dimensions of all inputs have one size, where nothing says which.
+        guess: what dimensions are that nothing tells.
 
     Attributes:
         program: what comes of it.
@@ -58,9 +60,9 @@ class OnnxLowering:
         inputs: the concrete shape of every input by name.
     """
 
-    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None, one_batch: bool = False) -> None:
+    def __init__(self, model: Any, name: str, examples: Any = None, dimensions: Given = None, guess: Guess = GUESSES[0]) -> None:
         self.graph = model.graph
-        self.name, self.one_batch = name, one_batch
+        self.name, self.guess = name, guess
         self.examples, self.dimensions = examples, dimensions
         self.opsets = {("" if d == "ai.onnx" else d): v for d, v in model.opset_imports.items()}
         self.shapes = Shapes(self.opsets, model.ir_version)
@@ -81,14 +83,25 @@ class OnnxLowering:
         # Values of large constants, kept while they are lowered and typed.
         self._folded: list[list[list[np.ndarray]]] = []
 
+    @property
+    def fits(self) -> bool:
+        """Whether all operators fit their operands, in subgraphs too."""
+        return not self._subgraphs.misfits
+
     def forget(self) -> None:
         """Drop the values of folded constants: they are computed again if they are read again."""
         for cache in self._folded:
             cache.clear()
 
-    def run(self) -> Program:
+    def prepare(self) -> None:
+        """Give parameters, constants and inputs their values; the shapes of inputs are known then."""
         self._leaves()
         self._inputs()
+
+    def run(self) -> Program:
+        """Lower all nodes."""
+        if not self.inputs:
+            self.prepare()
         self.nodes(self.graph)
         for output in self.graph.outputs:
             if output not in self.values:
@@ -131,7 +144,7 @@ class OnnxLowering:
     def _inputs(self) -> None:
         given = [value for value in self.graph.inputs if value not in self.values]
         taken = {n for value in self.types.values() for n in value[1] or ()}
-        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name, self.one_batch)
+        self.inputs, self._sizes = input_shapes(given, self.examples, self.dimensions, taken, self.name, self.guess)
         for leaf in given:
             value = Value(self.inputs[leaf.name], "input", leaf.name)
             value.integer = int(leaf.dtype) not in FLOATING
@@ -194,6 +207,9 @@ class OnnxLowering:
             self._fold_later(node, operands, attributes, found)
             self.counts.folded(node, operands, [self.values[output] for output in node.outputs], masks)
             return
+        for shape in () if constant else [t[1] for t in found if t is not None and t[1] is not None]:
+            if max(shape, default=1) > LONGEST:
+                raise self.shapes.misfit(node, types, f"its result would be of shape {list(shape)}.")
         if masks:
             operands = self.counts.replaced(node, operands)
         self._lower(node, operands, attributes, found)
@@ -212,12 +228,16 @@ class OnnxLowering:
         return True
 
     def _operand(self, value: Any) -> Any:
-        """What a node reads; of a number that several read, each has its own: nothing links their axes."""
+        """What a node reads; of a constant that several read, each has its own: nothing links their axes."""
         if value in self._fills:
             return self._constant(tensor_of(value), value.name)
         if value not in self.values:  # of a graph that does not hold the node
             raise TraceError(f"{self.name}: a node reads {value.name!r}, which nothing before it defines. Export it again.")
-        return self.values[value]
+        held = self.values[value]
+        shared = isinstance(held, Value) and held.kind == "constant" and max(held.shape, default=1) > 1 and len(value.uses()) > 1
+        if not shared or self.counts.holds(held):
+            return held
+        return self.builder.constant(held.shape, held.read, held.name, held.integer)
 
     def _constant_node(self, node: Any) -> None:
         if len(node.attributes) != 1 or len(node.outputs) != 1:
@@ -299,12 +319,12 @@ class OnnxLowering:
         picked = self.counts.result(node, operands)
         if picked is not None:
             return [(_INT64 if node.op_type == "NonZero" else (types[0] or (1,))[0], picked)]
-        data = {
-            place: np.asarray(value.read())
-            for place, value in enumerate(operands)
-            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and math.prod(value.shape) <= SMALL
-            and (types[place] or (1,))[0] == _INT64 or (isinstance(value, Value) and node.op_type in ("Resize", "Upsample", "Range") and value.read)
-        }
+        data: dict[int, np.ndarray] = {}
+        for place, value in enumerate(operands):
+            if isinstance(value, Value) and value.kind == "constant" and value.read is not None and (
+                    node.op_type in READ_WHOLE or (math.prod(value.shape) <= SMALL and (types[place] or (1,))[0] == _INT64)):
+                with suppress(TraceError):  # one that cannot be computed is any value
+                    data[place] = np.asarray(value.read())
         if any(isinstance(value, list) for value in operands):
             return [None] * len(node.outputs)
         known = [None if t is None else (t[0], None) if value in self.shapeless else t for value, t in zip(operands, types, strict=True)]
@@ -351,7 +371,7 @@ class OnnxLowering:
                 return
         if not unknown and self._by_definition(node, operands):
             return
-        captured = [value for value in self._captured(node) if value not in flat]
+        captured = [value for _, graph in subgraphs(node) for value in self.read_in(graph) if value not in flat]
         self.program.unknown.append((name, self.builder.where, failure))
         for output, type_ in zip(node.outputs, found, strict=True):
             shape = None if type_ is None else type_[1]
@@ -406,35 +426,45 @@ class OnnxLowering:
             return False
         return True
 
-    def _captured(self, node: Any) -> Iterator[Value]:
-        """Values of the outer graphs that the subgraphs of a node read."""
-        for _, graph in subgraphs(node):
-            for inner in graph:
-                for value in inner.inputs:
-                    if value is not None and value in self.values:
-                        yield from values_in(self.values[value])
-                yield from self._captured(inner)
-            for value in graph.outputs:
-                if value in self.values:
+    def read_in(self, graph: Any) -> Iterator[Value]:
+        """Values of the outer graphs, and parameters, that a subgraph reads."""
+        for inner in graph:
+            for value in inner.inputs:
+                if value is not None and value in self.values:
                     yield from values_in(self.values[value])
+            for _, within in subgraphs(inner):
+                yield from self.read_in(within)
+        for value in graph.outputs:
+            if value in self.values:
+                yield from values_in(self.values[value])
 
 
 def lowered(model: Any, name: str, examples: Any = None, dimensions: Given = None) -> tuple[OnnxLowering, Program]:
     """A model's lowering, done, and its program.
 
-    Dimensions of several inputs that have names of their own have sizes of their own. Some converters name the batch anew for every input:
-    where the model does not fit, its inputs' first dimensions are taken as one.
+    Where the model, or a branch or a loop in it, does not fit the sizes that were taken for its open dimensions, others are tried.
 
     Raises:
-        TraceError: the model does not run with sizes of either kind.
+        TraceError: the model does not run with any; it says what was wrong with the first.
     """
-    first = OnnxLowering(model, name, examples, dimensions)
-    try:
-        return first, first.run()
-    except TraceError:
-        if len(first.inputs) < 2:
-            raise
-        second = OnnxLowering(model, name, examples, dimensions, one_batch=True)
-        with suppress(TraceError):
-            return second, second.run()
-        raise
+    first: TraceError | None = None
+    found: tuple[OnnxLowering, Program] | None = None
+    tried: list[dict[str, tuple[int, ...]]] = []
+    for guess in GUESSES:
+        lowering = OnnxLowering(model, name, examples, dimensions, guess)
+        lowering.prepare()
+        if lowering.inputs in tried:
+            continue
+        tried.append(lowering.inputs)
+        try:
+            program = lowering.run()
+        except TraceError as error:
+            first = first or error
+            continue
+        if lowering.fits:
+            return lowering, program
+        if found is None or len(program.unknown) < len(found[1].unknown):
+            found = lowering, program
+    if found is None:
+        raise first or AssertionError("some guess was tried")
+    return found

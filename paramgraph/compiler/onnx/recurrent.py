@@ -137,7 +137,8 @@ def _recurrent(b: Builder, kind: str, step: Step, functions: Sequence[str], x: V
 def _functions(given: Sequence[str], default: Sequence[str], directions: int, attributes: dict[str, Any]) -> list[str]:
     if attributes.get("clip") or attributes.get("input_forget"):
         raise ValueError("a recurrent layer with clipped or coupled gates")
-    return [name.lower() for name in (given or list(default) * directions)]
+    names = [name.lower() for name in (given or list(default) * directions)]
+    return [{"leakyrelu": "leaky_relu"}.get(name, name) for name in names]
 
 
 @rule("ai.onnx::LSTM")

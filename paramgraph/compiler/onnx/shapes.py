@@ -20,11 +20,14 @@ from paramgraph.errors import TraceError
 # Element type and shape of a tensor; the shape is None where it depends on data.
 Type = tuple[int, tuple[int, ...] | None]
 
-SAME = frozenset([*UNARY, "Identity", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum",
+SAME = frozenset([*UNARY, "Identity", "Shrink", "Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "InstanceNormalization", "Clip", "CumSum",
                   "GroupNormalization"])  # fmt: skip
 BROADCAST = frozenset(["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Sum", "Mean", "Mod"])
 COMPARES = frozenset([*COMPARISONS, "Equal"])
 TABULAR = frozenset(["Scaler", "Normalizer", "Binarizer", "Imputer"])
+# Operators that move a window over positions: there is at least one place for it.
+WINDOWED = frozenset(["Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "MaxPool", "AveragePool", "LpPool"])
+RECURRENT = frozenset(["LSTM", "GRU", "RNN"])
 _FLOAT, _BOOL = 1, 9
 
 
@@ -69,8 +72,14 @@ class Shapes:
             TraceError: the operands do not fit the operator.
         """
         quick = self._quick(node, operands, data, attributes)
-        if quick is not None:
-            return [quick]
+        found: list[Type | None] = self._asked(node, operands, data, attributes) if quick is None else [quick]
+        why = _misfit(node, operands, data, attributes, [t[1] for t in found if t is not None and t[1] is not None])
+        if why:
+            raise self.misfit(node, operands, why)
+        return found
+
+    def _asked(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any]) -> list[Type | None]:
+        """What ONNX's own inference says."""
         schema = self.schema(node.domain, node.op_type)
         if any(value is not None and operand is None for value, operand in zip(node.inputs, operands, strict=True)):
             return [None] * len(node.outputs)  # of what an unknown operator gave, not even the element type is known
@@ -89,13 +98,20 @@ class Shapes:
                     values[value.name] = self.onnx.numpy_helper.from_array(data[place], value.name)
             found = self.onnx.shape_inference.infer_node_outputs(schema, message, types, values, None, self._imports, self.ir_version)
         except Exception as error:
-            shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)
-            raise TraceError(
-                f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) does not fit its operands ({shown}): "
-                f"{(str(error).strip() or type(error).__name__).splitlines()[0]} "
-                "Give sizes that run through the model: example inputs, or `dimensions=` by name."
-            ) from error
+            said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            if said.startswith("Unrecognized attribute"):
+                version = self.opsets.get(node.domain, 1)
+                raise TraceError(f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) of operator set {version} is given what only "
+                                 f"other sets have: {said}. Export it again, or convert it with onnx.version_converter.") from error
+            raise self.misfit(node, operands, f"{said}.") from error
         return [self._type(found.get(output.name)) for output in node.outputs]
+
+    @staticmethod
+    def misfit(node: Any, operands: Sequence[Type | None], why: str) -> TraceError:
+        """The error for a node whose operands do not fit."""
+        shown = ", ".join("none" if o is None else str(list(o[1])) if o[1] is not None else "[?]" for o in operands)
+        return TraceError(f"the operator {node.op_type} ({node.name or node.outputs[0].name!r}) does not fit its operands ({shown}): {why} "
+                          "Give sizes that run through the model: example inputs, or `dimensions=` by name.")
 
     def _quick(self, node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any]) -> Type | None:
         """Operators whose result has their operand's type, or that of its broadcasting, or is easily told, without asking."""
@@ -139,3 +155,23 @@ class Shapes:
             return tensor.elem_type, None
         sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
         return tensor.elem_type, None if None in sizes else tuple(int(n) for n in sizes if n is not None)
+
+
+def _misfit(node: Any, operands: Sequence[Type | None], data: dict[int, np.ndarray], attributes: dict[str, Any],
+            results: Sequence[tuple[int, ...]]) -> str:
+    """What ONNX's inference lets pass, and no runtime: windows that are larger than what they move over, and other sizes that do not fit."""
+    shapes = [None if operand is None else operand[1] for operand in operands]
+    least = 1 if node.op_type in WINDOWED and all(0 not in (shape or ()) for shape in shapes) else 0
+    for shape in results:
+        if min(shape, default=1) < least:
+            return f"its result would be of shape {list(shape)}."
+    if node.op_type == "Pad" and attributes.get("mode") == "reflect" and shapes[0] is not None and 1 in data:
+        axes, sizes = data[3].reshape(-1).tolist() if 3 in data else list(range(len(shapes[0]))), data[1].reshape(-1).tolist()
+        pairs = zip(axes, sizes, sizes[len(axes) :], strict=False)
+        if any(max(before, after, 0) >= max(shapes[0][d], 1) for d, before, after in pairs):
+            return "it reflects more elements than there are."
+    if node.op_type in RECURRENT and shapes[0] is not None and len(shapes[0]) == 3:
+        batch = 0 if attributes.get("layout") else 1
+        if any(shape is not None and len(shape) == 3 and shape[batch] != shapes[0][batch] for shape in shapes[5:7]):
+            return "its states are of another batch than its input."
+    return ""

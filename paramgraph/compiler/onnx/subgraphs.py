@@ -12,6 +12,7 @@ What does not fit (steps whose shapes change, sequences that grow as long as dat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,9 @@ from paramgraph.compiler.aten.layout import stack
 from paramgraph.compiler.onnx.elementwise import where
 from paramgraph.compiler.onnx.keys import subgraphs
 from paramgraph.compiler.onnx.leaves import BOOL, FLOATING
+from paramgraph.compiler.onnx.operands import flattened
 from paramgraph.compiler.program import Value
-from paramgraph.errors import first_line
+from paramgraph.errors import TraceError, first_line
 
 if TYPE_CHECKING:
     from paramgraph.compiler.onnx.lowering import OnnxLowering
@@ -47,11 +49,13 @@ class Subgraphs:
 
     Attributes:
         failures: why nodes were left to the caller.
+        misfits: nodes in whose subgraphs an operator does not fit its operands.
     """
 
     def __init__(self, lowering: OnnxLowering) -> None:
         self.lowering = lowering
         self.failures: dict[Any, str] = {}
+        self.misfits: set[Any] = set()
 
     def lower(self, node: Any) -> bool:
         """Lower a node and give its results their values. False if that cannot be: nothing is left of the attempt, and `failures` says why."""
@@ -59,6 +63,7 @@ class Subgraphs:
         lowering, unknown = self.lowering, self.lowering.program.unknown
         mark = len(unknown)
         for way in ways.get(node.op_type, ()):
+            self.misfits.discard(node)
             try:
                 with lowering.builder.transaction():
                     results = way(node)
@@ -66,6 +71,8 @@ class Subgraphs:
                         raise Unexpressed(f"it has {len(node.outputs)} results, and its subgraphs give {len(results)}")
             except Exception as error:  # bodies may hold anything; whatever fails in them, the operator as a whole is opaque
                 self.failures[node] = f"{node.op_type}: {first_line(error)}"
+                if isinstance(error, TraceError):
+                    self.misfits.add(node)
                 del unknown[mark:]
                 self._forget(node)
                 continue
@@ -78,13 +85,16 @@ class Subgraphs:
     def _forget(self, node: Any) -> None:
         """Drop what the values of a node's subgraphs were lowered to, but for parameters."""
         for _, graph in subgraphs(node):
-            made = [*graph.inputs, *(value for inner in graph for value in inner.outputs)]
-            for value in made:
-                if value not in self.lowering.parameters:
-                    self.lowering.values.pop(value, None)
-                    self.lowering.types.pop(value, None)
-            for inner in graph:
-                self._forget(inner)
+            self._forget_all(graph)
+
+    def _forget_all(self, graph: Any) -> None:
+        made = [*graph.inputs, *(value for inner in graph for value in inner.outputs)]
+        for value in made:
+            if value not in self.lowering.parameters:
+                self.lowering.values.pop(value, None)
+                self.lowering.types.pop(value, None)
+        for inner in graph:
+            self._forget(inner)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -148,10 +158,47 @@ class Subgraphs:
         known = self._truth(condition)
         if known is not None:
             return self._body(node, graphs[0 if known else 1], ())
-        first, second = (self._body(node, graph, ()) for graph in graphs)
+        first, second = self._branches(node, graphs)
         if len(first) != len(second):
             raise Unexpressed("its branches have different numbers of results")
-        return [self._chosen(condition, a, b, "the results of its branches") for a, b in zip(first, second, strict=True)]
+        return [self._either(node, condition, a, b) for a, b in zip(first, second, strict=True)]
+
+    def _either(self, node: Any, condition: Value, one: Typed, other: Typed) -> Typed:
+        """A result of one of two branches; where they differ in shape, who reads it knows nothing of it, but both branches are what they are."""
+        if self._known(one) and self._known(other) and one[0].shape == other[0].shape:
+            return self._chosen(condition, one, other, "the results of its branches")
+        self.misfits.add(node)
+        cause = "the results of its branches differ in shape, and data decide between them"
+        self.lowering.program.unknown.append(("ai.onnx::If", self.lowering.lineage.at(node), cause))
+        read = [condition, *flattened([one[0], other[0]])]
+        out = self._like(self.lowering.builder.opaque("If", read, (), f"ai.onnx::If: {cause}"), one)
+        self.lowering.shapeless.add(out)
+        return out, None if one[1] is None else (one[1][0], None)
+
+    def _branches(self, node: Any, graphs: Sequence[Any]) -> list[list[Typed]]:
+        """The results of both branches; of one that does not run with these sizes nothing is known, but what it reads."""
+        lowering, out, failed = self.lowering, [], {}
+        for place, graph in enumerate(graphs):
+            mark = len(lowering.program.unknown)
+            try:
+                with lowering.builder.transaction():
+                    out.append(self._body(node, graph, ()))
+            except TraceError as error:
+                del lowering.program.unknown[mark:]
+                self._forget_all(graph)
+                failed[place] = error
+                out.append([])
+        if len(failed) == len(graphs):
+            raise failed[0]
+        for place, why in failed.items():
+            self.misfits.add(node)
+            cause = f"its {('then', 'else')[place]} branch does not run with these sizes ({first_line(why)})"
+            lowering.program.unknown.append(("ai.onnx::If", lowering.lineage.at(node), cause))
+            read = list(dict.fromkeys(lowering.read_in(graphs[place])))
+            for value, type_ in out[1 - place]:
+                shape = value.shape if isinstance(value, Value) else ()
+                out[place].append((self._like(lowering.builder.opaque("If", read, shape, f"ai.onnx::If: {cause}"), (value, type_)), type_))
+        return out
 
     # -- Loop ----------------------------------------------------------------------------------------------------------
 
@@ -162,12 +209,12 @@ class Subgraphs:
         return steps, count, condition, [self._operand(value) for value in node.inputs[2:]], node.attributes["body"].value
 
     def _unrolled_loop(self, node: Any) -> list[Typed]:
-        steps, _, condition, carried, body = self._loop(node)
-        if steps is None:
+        steps, count, condition, carried, body = self._loop(node)
+        if steps is None and count is not None:
             raise Unexpressed("data decide how many steps it has")
         gathered: list[list[Typed]] = [[] for _ in list(body.outputs)[1 + len(carried) :]]
         going = self._constant(True, "condition") if condition is None else condition
-        for step in range(max(steps, 0)):
+        for step in itertools.count() if steps is None else range(max(steps, 0)):  # without a count, the condition ends it
             known = self._truth(going[0])
             if known is None:
                 raise Unexpressed("data decide when it ends")

@@ -26,7 +26,7 @@ FUNCTIONS: dict[str, Kind] = {
     "rsqrt": (Fraction(-1, 2), "none"),
     "reciprocal": (-1, "odd"),
     **dict.fromkeys("sign sgn".split(), (0, "odd")),
-    **dict.fromkeys("tanh sin tan asin atan asinh atanh sinh erf erfinv softsign".split(), (None, "odd")),
+    **dict.fromkeys("tanh scaledtanh sin tan asin atan asinh atanh sinh erf erfinv softsign".split(), (None, "odd")),
     **dict.fromkeys("tanhshrink hardshrink softshrink trunc round frac".split(), (None, "odd")),
     **dict.fromkeys("cos cosh sinc i0".split(), (None, "even")),
 }

@@ -92,6 +92,9 @@ MODELS: dict[str, tuple[Any, float]] = {
                       node("Concat", "p q", "l", axis=1), node("Relu", "l", "r"), node("Pad", "r pads half", "w"), node("MatMul", "w c", "y")],
                      {"x": (5, 4)}, weights(a=(4, 6), c=(7, 3)) | {"pads": np.array([0, 0, 0, 1]), "half": np.array(0.5, np.float32)}
                      | {name: np.array([n]) for name, n in (("zero", 0), ("one", 1), ("two", 2), ("six", 6))}), lam(6)),
+    # Below a negative limit, a number is added: the function is not odd.
+    "shrunk": (model([node("Gemm", "x a b", "h"), node("Shrink", "h", "r", bias=0.5, lambd=-0.7), node("MatMul", "r c", "y")], {"x": (5, 4)},
+                     weights(a=(4, 6), b=(6,), c=(6, 3))), lam(6)),
     # An operator that ONNX defines by others: a rule of its own is not needed.
     "defined by others": (model([node("MatMul", "x a", "h"), node("Celu", "h", "r", alpha=2.0), node("HardSwish", "r", "s"),
                                  node("MatMul", "s c", "y")], {"x": (5, 4)}, weights(a=(4, 6), c=(6, 3))), lam(6)),
@@ -101,6 +104,41 @@ MODELS: dict[str, tuple[Any, float]] = {
 @pytest.mark.parametrize("name", MODELS)
 def test_order_by_hand_automorphisms_and_onnxruntime(name: str) -> None:
     check(*MODELS[name])
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_space_to_depth_in_either_order(mode: str) -> None:
+    """onnxruntime does not have this version of it yet; ONNX's own evaluation stands for it where every operator is tried."""
+    nodes = [node("Conv", "x a", "h"), node("SpaceToDepth", "h", "d", blocksize=2, mode=mode), node("Relu", "d", "r"), node("Conv", "r c", "y")]
+    graph = pg.compile(model(nodes, {"x": (2, 3, 4, 4)}, weights(a=(3, 3, 1, 1), c=(3, 12, 1, 1)), opset=28))
+    assert graph.symmetry.log_order == pytest.approx(lam(3))
+
+
+def test_windows_of_attention_know_the_order_of_positions() -> None:
+    """Without one, the positions of both batches and heads move; within a head its dimensions do, and heads."""
+    def order(**window: int) -> float:
+        nodes = [node("Mul", "z p", "x"), node("Attention", "x x x", "h", q_num_heads=2, kv_num_heads=2, **window), node("Mul", "h r", "t"),
+                 node("ReduceSum", "t", "y", keepdims=0)]
+        graph = pg.compile(model(nodes, {"z": (1,)}, weights(p=(2, 5, 6), r=(2, 5, 6)), opset=25))
+        assert [str(d) for d in graph.diagnostics if d.kind == "unknown-operation"] == []
+        return graph.symmetry.log_order
+
+    free = order()
+    for window in ({"left_window_size": 1}, {"right_window_size": 0}, {"left_window_size": 1, "right_window_size": 2}, {"is_causal": 1}):
+        assert order(**window) == pytest.approx(free - 4 * lam(5))
+
+
+def test_functions_of_recurrent_layers_scale_as_they_do_elsewhere() -> None:
+    """A leaky ReLU scales, and a scaled hyperbolic tangent has signs."""
+    found = []
+    for function in ("LeakyRelu", "ScaledTanh", "Affine"):
+        layer = node("RNN", "x w r b", "h", hidden_size=6, activations=[function])
+        message = model([layer, node("Squeeze", "h one", "s"), node("MatMul", "s o", "y")], {"x": (5, 2, 4)},
+                        weights(w=(1, 6, 4), r=(1, 6, 6), b=(1, 12), o=(6, 3)) | {"one": np.array([1])})
+        graph = pg.compile(message)
+        assert pg.verify(graph, message, elements=1, inputs=1).passed
+        found.append({factor.kind for factor in graph.symmetry.factors})
+    assert found == [{"permutation", "scale"}, {"permutation", "sign"}, {"permutation"}]
 
 
 def test_unknown_operators_pin_and_are_reported() -> None:
@@ -136,3 +174,19 @@ def test_every_operator_compiles() -> None:
             refused.append((case.name, str(error)))
     assert len(cases) > 1000
     assert len(refused) < 60, refused
+
+
+def test_elements_of_long_constants_are_gathered() -> None:
+    """As BERT's exported files pick the types of tokens: ONNX's reference implementation fails above 32 elements."""
+    zeros, places = np.zeros((1, 512), np.int64), np.arange(6)[None]
+    nodes = [node("GatherElements", "zeros places", "i", axis=1), node("Gather", "table i", "t"), node("MatMul", "x a", "h"), node("Add", "h t", "s"),
+             node("Relu", "s", "r"), node("MatMul", "r c", "y")]
+    check(model(nodes, {"x": (2, 6, 4)}, weights(table=(2, 5), a=(4, 5), c=(5, 3)) | {"zeros": zeros, "places": places}), lam(5))
+
+
+def test_layers_that_read_one_constant_are_not_linked_by_it() -> None:
+    """As relative positions in DeBERTa's optimised file: one table of places, as wide as both layers' units, says what is gathered for each."""
+    places = np.broadcast_to(np.array([[2], [0], [1], [1], [0]]), (5, 6)).copy()
+    nodes = [node("MatMul", "x a", "h"), node("GatherElements", "h places", "g", axis=0), node("Tanh", "g", "r"), node("MatMul", "r b", "k"),
+             node("GatherElements", "k places", "l", axis=0), node("Relu", "l", "s"), node("MatMul", "s c", "y")]
+    check(model(nodes, {"x": (5, 4)}, weights(a=(4, 6), b=(6, 6), c=(6, 3)) | {"places": places}), 2 * lam(6))

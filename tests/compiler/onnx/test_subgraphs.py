@@ -156,3 +156,14 @@ def test_nested_subgraphs() -> None:
     assert graph.symmetry.log_order == pytest.approx(lam(6))
     report = pg.verify(graph, message, elements=2, inputs=2)
     assert report.passed, str(report)
+
+
+def test_a_loop_without_a_count_is_written_out_until_its_condition_ends_it() -> None:
+    """As TensorFlow's converter writes recurrent layers: steps are counted by a number that is carried; how many results there are is known then."""
+    nodes = [node("Add", "t one", "next"), node("Less", "next three", "going"), node("Gather", "x t", "xt", axis=0), node("MatMul", "s u", "p"),
+             node("MatMul", "xt w", "q"), node("Add", "p q", "z"), node("Tanh", "z", "n"), node("MatMul", "n v", "e")]
+    inside = body(nodes, {"i": INT64, "before": BOOL, "t": INT64, "s": FLOAT}, "going next n e", {"one": np.array(1), "three": np.array(3)},
+                  u=(6, 6), w=(4, 6), v=(6, 5))
+    tensors = weights(c=(5, 3)) | {"s0": np.zeros((5, 6), np.float32), "zero": np.array(0), "true": np.array(True)}
+    loop = node("Loop", "- true zero s0", "count last all", body=inside)
+    check(model([loop, node("MatMul", "all c", "y")], {"x": (3, 5, 4)}, tensors), lam(6) + lam(5))
