@@ -62,6 +62,8 @@ def test_reading_and_writing_back_are_transposes():
 def test_what_does_not_stack():
     with pytest.raises(MetanetError, match="expected '1.weight' of shape"):
         Stack(mlp(), {n: v.expand(2, *v.shape) if n != "1.weight" else v for n, v in mlp().values.items()})
+    with pytest.raises(MetanetError, match="graph 'nothing' has no parameters"):
+        Population([mlp(), make_graph("nothing", [nodes("x", "input", 2)], [], {})])
     with pytest.raises(StateDictError):
         Stack.of(mlp(), [everything().values])
     with pytest.raises(MetanetError, match="empty batch"):
