@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from paramgraph.errors import MetanetError
+from paramgraph.exchange.codec import encode
 from paramgraph.graph import ParamGraph
 from paramgraph.metanets.stack import Stack
 from paramgraph.metanets.structure import StructureCache
@@ -30,7 +34,7 @@ class Population(Dataset[Any]):
     Within a batch, networks of one architecture stand together, as one stack; labels follow them.
 
     Args:
-        networks: stacks and graphs; graphs of one structure are stacked.
+        networks: stacks and graphs; graphs of one structure and one annotation are stacked.
         labels: `(networks, …)`, in the same order; None gives the networks' numbers as labels.
 
     Raises:
@@ -132,7 +136,7 @@ def collate(items: Any) -> tuple[list[Any], torch.Tensor]:
 
 def _stacked(networks: Sequence[ParamGraph | Stack]) -> tuple[list[Stack], list[tuple[int, int]]]:
     """Stacks, one per structure among the graphs, and the place of each network: number of its stack, and row."""
-    structures = StructureCache()
+    structures, annotations = StructureCache(), _Annotations()
     stacks: list[Stack] = []
     kept: list[int] = []
     groups: dict[Any, list[ParamGraph]] = {}
@@ -143,7 +147,9 @@ def _stacked(networks: Sequence[ParamGraph | Stack]) -> tuple[list[Stack], list[
             kept.append(len(stacks))
             stacks.append(network)
         elif isinstance(network, ParamGraph):
-            key = (structures(network), tuple((name, value.dtype, value.device) for name, value in network.values.items()))
+            kinds = tuple((name, value.dtype, value.device) for name, value in network.values.items())
+            alike = (structures(network), kinds, tuple(network.names), tuple(sorted(network.aliases.items(), key=lambda item: item[0])))
+            key = (alike, annotations(alike, network.symmetry))
             members = groups.setdefault(key, [])
             where.append((key, len(members)))
             members.append(network)
@@ -154,3 +160,35 @@ def _stacked(networks: Sequence[ParamGraph | Stack]) -> tuple[list[Stack], list[
         numbers[key] = len(stacks)
         stacks.append(Stack(members[0], {name: torch.stack([g.values[name].detach() for g in members]) for name in members[0].values}))
     return stacks, [(numbers[key], row) for key, row in where]
+
+
+class _Annotations:
+    """Numbers of annotations among networks that are alike but for it; equal ones of separately compiled networks have one number.
+
+    Networks can look alike and have different groups: hardtanh(−1, 1) is odd, hardtanh(−1, 2) is not; sin(x) and sin(30 x) have other periods.
+    """
+
+    def __init__(self) -> None:
+        # By identity, each held so that its id stays its own; and by content, looked into only where two have to be compared.
+        self._seen: dict[Any, dict[int, tuple[Any, int]]] = {}
+        self._contents: dict[Any, dict[bytes, int]] = {}
+
+    def __call__(self, alike: Any, symmetry: Any) -> int:
+        seen, contents = self._seen.setdefault(alike, {}), self._contents.setdefault(alike, {})
+        if id(symmetry) not in seen:
+            if len(seen) == 1:
+                contents.update((_content(first), number) for first, number in seen.values())
+            number = contents.setdefault(_content(symmetry), len(contents)) if seen else 0
+            seen[id(symmetry)] = symmetry, number
+        return seen[id(symmetry)][1]
+
+
+def _content(symmetry: Any) -> bytes:
+    def put(array: np.ndarray) -> int:
+        return int.from_bytes(_digest(repr((array.shape, array.dtype.str)).encode() + array.tobytes()))
+
+    return _digest(json.dumps(encode(symmetry, put), sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, overload
 
 import torch
@@ -110,6 +111,8 @@ class Editor(nn.Module):
 def run(model: nn.Module, network: ParamGraph | Stack, *inputs: torch.Tensor) -> torch.Tensor:
     """Outputs of a network at the values of a graph, or of all networks of a stack with a leading axis; differentiable in the values.
 
+    The networks of a stack are computed together, or one after the other where torch cannot (recurrent layers).
+
     Args:
         model: the module that the graph was compiled from, or one with the same state dict.
         network: the values.
@@ -124,5 +127,21 @@ def run(model: nn.Module, network: ParamGraph | Stack, *inputs: torch.Tensor) ->
         out: torch.Tensor = torch.func.functional_call(model, state, inputs)
         return out
 
-    outputs: torch.Tensor = torch.func.vmap(one)(dict(network.values))
+    try:
+        with _differentiable_attention():
+            outputs: torch.Tensor = torch.func.vmap(one)(dict(network.values))
+    except RuntimeError:
+        # Not all that torch computes can it compute for many networks at once: recurrent layers, random numbers, statistics that are updated.
+        outputs = torch.stack([run(model, network[number], *inputs) for number in range(len(network))])
     return outputs
+
+
+@contextmanager
+def _differentiable_attention() -> Iterator[None]:
+    """Without torch's attention for inference, which has no derivative, and which torch takes where it does not see that one is wanted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -9,6 +9,7 @@ are bound by memory traffic. Edge states that later passes begin from may be kep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from paramgraph.backends.protocol import Backend, Block
 from paramgraph.backends.tiles import Tile
 from paramgraph.metanets.cuts import Cut, cuts, num_states
+from paramgraph.metanets.extremes import largest_at_targets, with_negatives
 from paramgraph.metanets.fused_pass import FusedPass
 from paramgraph.metanets.layout import Job
 
@@ -75,7 +77,7 @@ class JobPass:
 
     The inputs are, in this order: the table of edge states if they are at hand, else the values (none if structural) and the encoder's tensors;
     for each step and each message the source terms, the target terms and its parameters; and the parameters of what is emitted. The outputs are, as
-    far as wanted, sums at targets, sums at sources, the total, what is emitted, the table of new edge states.
+    far as wanted, sums at targets, extremes there, sums at sources, the total, what is emitted, the table of new edge states.
 
     A table of edge states is `(batch · edges, width)`, part after part.
 
@@ -86,6 +88,7 @@ class JobPass:
         steps: edge updates to run first.
         forward: messages to sum at the targets, up to and without their last linear layer, which commutes with the sum.
         backward: messages to sum at the sources, likewise.
+        extremes: of how many of the first numbers of the forward messages to return the largest and minus the smallest at the targets.
         total: whether to sum the edge states of each graph.
         emit: what to return of every edge state.
         fold: whether the positions of a node pair are one edge.
@@ -101,6 +104,7 @@ class JobPass:
     steps: tuple[EdgeWise, ...]
     forward: EdgeWise | None
     backward: EdgeWise | None
+    extremes: int
     total: bool
     emit: Emits | None
     fold: bool
@@ -131,6 +135,8 @@ class JobPass:
             ends, tensors = _taken(rest, next(counts))
             messages = self.forward.hidden(self.job, tensors, self.backend, block, ends, state, "target")
             found.append(self.backend.to_nodes(block, messages, "target"))
+            if self.extremes:
+                found.append(largest_at_targets(block, with_negatives(messages, self.extremes)))
         if self.backward is not None:
             ends, tensors = _taken(rest, next(counts))
             messages = self.backward.hidden(self.job, tensors, self.backend, block, ends, state, "source")
@@ -145,11 +151,16 @@ class JobPass:
     def streamed(self, inputs: Tensors) -> list[torch.Tensor]:
         """The outputs, part by part."""
         outputs = [inputs[-1].new_zeros(shape) for shape in self.shapes]
+        if self.extremes:
+            outputs[1].fill_(-math.inf)
         kept: torch.Tensor | None = None
         for cut in cuts(self.job, self.fold):
             found, state = self.compute(cut, cut.views(self.kinds, inputs))
-            for view, piece in zip(self.outputs_of(cut, outputs), found, strict=True):
-                view += piece
+            for number, (view, piece) in enumerate(zip(self.outputs_of(cut, outputs), found, strict=True)):
+                if self.extremes and number == 1:
+                    torch.maximum(view, piece, out=view)
+                else:
+                    view += piece
             if self.keeps:
                 kept = state.new_empty(num_states(self.job, self.fold), state.shape[-1]) if kept is None else kept
                 kept[cut.rows] = state.reshape(-1, state.shape[-1])
@@ -158,11 +169,15 @@ class JobPass:
     def streamed_gradients(self, inputs: Tensors, needed: Sequence[bool], gradients: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """Gradients of the inputs that need one, part by part, from those of the outputs (None: zero)."""
         collected = [tensor.new_zeros(tensor.shape) if need else None for tensor, need in zip(inputs, needed, strict=True)]
-        for cut in cuts(self.job, self.fold):
+        winners = self._winners(inputs) if self.extremes and gradients[1] is not None else None
+        for part, cut in enumerate(cuts(self.job, self.fold)):
             leaves = [view.detach().requires_grad_(need) for view, need in zip(cut.views(self.kinds, inputs), needed, strict=True)]
             with torch.enable_grad():
                 found, state = self.compute(cut, leaves)
-            pairs = list(zip(found, self.outputs_of(cut, gradients), strict=True))
+            given = list(self.outputs_of(cut, gradients))
+            if winners is not None:
+                given[1] = given[1] * (winners[cut.networks, slice(*cut.tile.targets)] == part)
+            pairs = list(zip(found, given, strict=True))
             if self.keeps and (of_states := gradients[-1]) is not None:
                 pairs.append((state, cut.of("state", of_states)))
             pairs = [(f, g) for f, g in pairs if f.requires_grad and g is not None]
@@ -175,10 +190,22 @@ class JobPass:
                     cut.of(kind, total).add_(piece)
         return collected
 
+    def _winners(self, inputs: Tensors) -> torch.Tensor:
+        """The number of the part that extremes come from, of the first if there are several; −1 where there are no edges."""
+        largest = inputs[-1].new_full(self.shapes[1], -math.inf)
+        winners = torch.full(self.shapes[1], -1, device=largest.device)
+        for part, cut in enumerate(cuts(self.job, self.fold)):
+            piece = self.compute(cut, cut.views(self.kinds, inputs))[0][1]
+            seen = cut.networks, slice(*cut.tile.targets)
+            wins = piece > largest[seen]
+            winners[seen] = torch.where(wins, part, winners[seen])
+            largest[seen] = torch.where(wins, piece, largest[seen])
+        return winners
+
     def outputs_of(self, cut: Cut, outputs: Sequence[torch.Tensor | None]) -> Iterator[Any]:
         """Views of what a part adds to the outputs, or of their gradients; None for those that are None."""
         rest = iter(outputs)
-        runs = [slice(*cut.tile.targets)] if self.forward is not None else []
+        runs = [slice(*cut.tile.targets)] * (2 if self.extremes else 1) if self.forward is not None else []
         runs += [slice(*cut.tile.sources)] if self.backward is not None else []
         # Edges of several graphs meet in a packed job; their targets tell them apart.
         runs += [slice(*cut.tile.targets) if self.job.packed else slice(None)] if self.total else []

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from paramgraph.backends.protocol import Backend
+from paramgraph.errors import MetanetError
 from paramgraph.graph import EdgeSet, ParamGraph
 from paramgraph.metanets.batch import Batch, Networks, Planner, check_graphs, count_edges, structures_of
 from paramgraph.metanets.embeddings import TypeEmbeddings
@@ -61,6 +62,9 @@ class Reader(nn.Module):
         pack_edges: edge sets up to this size are computed together, with explicit indices. None chooses by `hidden`; 0 packs none.
         recompute: keep edge states and nothing else of a layer, and compute the rest again in backward (checkpointing). None does for large
             batches where the engine works in tiles, and on all engines if edges have `many_results`.
+
+    Raises:
+        MetanetError: a size makes no sense.
     """
 
     embeddings: TypeEmbeddings
@@ -78,6 +82,8 @@ class Reader(nn.Module):
         recompute: bool | None = None,
     ) -> None:
         super().__init__()
+        if hidden < 1 or layers < 0:
+            raise MetanetError(f"expected hidden ≥ 1 and layers ≥ 0, got hidden={hidden} and layers={layers}.")
         self.backend = backend
         alone = self.many_results or hasattr(backend, "cached_numbers") if recompute is None else recompute
         kept = (KEPT if alone else KEPT_WITH_ALL) // (hidden * max(layers, 1))

@@ -24,7 +24,7 @@ from paramgraph.metanets.fused_pass import Buffers, EncodesInto, FusedPass
 from paramgraph.metanets.job_pass import EdgeWise, Emits, Encodes, JobPass, Streamed
 from paramgraph.metanets.layout import Job
 from paramgraph.metanets.memory import Plan
-from paramgraph.metanets.terms import Sums, Terms, Totals
+from paramgraph.metanets.terms import Largest, Sums, Terms, Totals
 from paramgraph.metanets.written import HasWritten
 from paramgraph.metanets.written_pass import WrittenPass
 
@@ -37,11 +37,13 @@ class Step:
         function: the update or message.
         terms: of the nodes.
         width: of messages; None where the function updates edge states.
+        extremes: of how many of the first numbers of messages the largest and the smallest are wanted too; of messages along edges only.
     """
 
     function: EdgeWise
     terms: Terms
     width: int | None = None
+    extremes: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,14 @@ class Reduced:
 
     Attributes:
         target: sums of messages at edges' targets, `(rows, width)`.
+        extremes: the largest and minus the smallest of messages there, `(rows, 2 · Step.extremes)`, −∞ at nodes without edges.
         source: sums of reverse messages at edges' sources, `(rows, width)`.
         total: sums of edge states, `(graphs, width)`.
         emitted: per job, what was computed per edge, `(batch, edges, out)`; None for edge sets that are structural or have no edges.
     """
 
     target: torch.Tensor | None = None
+    extremes: torch.Tensor | None = None
     source: torch.Tensor | None = None
     total: torch.Tensor | None = None
     emitted: list[torch.Tensor | None] = field(default_factory=list)
@@ -133,7 +137,8 @@ class EdgeStates:
         asked = _Asked(forward, backward, total, emit, keeps)
         fused = self._fused(asked)
         at_targets, at_sources = (Sums(layout, 0 if step is None else step.width or 0) for step in (forward, backward))
-        totals = Totals(layout, self._encoding.width)
+        extremes = asked.extremes
+        largest, totals = Largest(layout, 2 * extremes), Totals(layout, self._encoding.width)
         emitted: list[torch.Tensor | None] = []
         for number, job in enumerate(layout.jobs):
             takes = bool(job.tiles) and (only is None or only(job))
@@ -142,6 +147,8 @@ class EdgeStates:
             found = iter(() if not takes else self._run(number, job, each) if fused is None else self._run_fused(number, job, each, fused))
             if forward is not None:
                 at_targets.add(job.target, next(found, None))
+            if extremes:
+                largest.add(job.target, next(found, None))
             if backward is not None:
                 at_sources.add(job.source, next(found, None))
             if total:
@@ -150,7 +157,13 @@ class EdgeStates:
         sums = totals.result(like) if total else None
         if sums is not None and fused is not None and self._last is not None:
             sums = F.linear(sums, self._last.after.last) + totals.edges()[:, None] * self._last.after.bias
-        return Reduced(at_targets.result(like) if forward else None, at_sources.result(like) if backward else None, sums, emitted)
+        return Reduced(
+            target=at_targets.result(like) if forward else None,
+            extremes=largest.result(like) if extremes else None,
+            source=at_sources.result(like) if backward else None,
+            total=sums,
+            emitted=emitted,
+        )
 
     @property
     def _last(self) -> Composed | None:
@@ -158,7 +171,7 @@ class EdgeStates:
 
     def _fused(self, asked: _Asked) -> _Fused | None:
         """The messages of a pass and what it emits, composed with the last update; None if something is no perceptron."""
-        if not self._fuses or len(self._composed) < len(self._steps):
+        if not self._fuses or len(self._composed) < len(self._steps) or asked.extremes:
             return None
         steps = [step for step in (asked.forward, asked.backward) if step is not None]
         if any(isinstance(step.function, HasPerceptron) and step.function.perceptron() is None for step in steps):
@@ -191,7 +204,8 @@ class EdgeStates:
             inputs += [("whole", tensor) for tensor in tensors]
             counts.append(len(tensors))
         functions = [step.function for step in (*self._steps[level:], *messages)]
-        written = self._writes and asked.emit is None and not asked.total and all(isinstance(one, HasWritten) for one in functions)
+        written = self._writes and asked.emit is None and not asked.total and not asked.extremes
+        written = written and all(isinstance(one, HasWritten) for one in functions)
         make = partial(WrittenPass, width=self._encoding.width, buffers=self._buffers) if written else JobPass
         job_pass = make(
             backend=self._backend,
@@ -200,6 +214,7 @@ class EdgeStates:
             steps=tuple(step.function for step in self._steps[level:]),
             forward=asked.forward.function if asked.forward else None,
             backward=asked.backward.function if asked.backward else None,
+            extremes=asked.extremes,
             total=asked.total,
             emit=asked.emit[0] if asked.emit else None,
             fold=self._encoding.fold,
@@ -275,6 +290,7 @@ class EdgeStates:
         width, rows = self._encoding.width, self.batch.layout.num_rows
         sizes = {end: rows if run is None else self.batch.layout.runs[run][1] for end, run in (("s", job.source), ("t", job.target))}
         shapes: list[tuple[int, ...]] = [(job.batch, sizes["t"], asked.forward.width or 0)] if asked.forward else []
+        shapes += [(job.batch, sizes["t"], 2 * asked.extremes)] if asked.extremes else []
         shapes += [(job.batch, sizes["s"], asked.backward.width or 0)] if asked.backward else []
         shapes += [(1, rows, width) if job.packed else (job.batch, width)] if asked.total else []
         shapes += [(job.batch, sum(tile.block.num_edges for tile in job.tiles), asked.emit[1])] if asked.emit is not None else []
@@ -290,6 +306,10 @@ class _Asked:
     total: bool
     emit: tuple[Emits, int] | None
     keeps: bool
+
+    @property
+    def extremes(self) -> int:
+        return 0 if self.forward is None else self.forward.extremes
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class ScaleGMN(Remembers, Reader):
         self.read = Invariant(hidden)
         self.read_norm = nn.LayerNorm(hidden)
         both = direction == "both"
-        self.layers = nn.ModuleList(ScaleGMNLayer(hidden, both, layers, dropout, n == layers - 1 and head != "edge") for n in range(layers))
+        self.layers = nn.ModuleList(ScaleGMNLayer(hidden, both, layers, dropout, head if n == layers - 1 else None) for n in range(layers))
         self.head = ScaledGraphHead(hidden, out, dropout, readout_norm) if head == "graph" else SCALED_HEADS[head](hidden, out, dropout)
         self._rewired = Rewired()
 
@@ -144,19 +144,20 @@ class ScaleGMNLayer(nn.Module):
         both: messages also run against the edges.
         layers: of the metanet: every update is weighed by the root of one over their number.
         dropout: of the node update.
-        last: no edge update follows.
+        head: the head that follows if this is the last layer, else None. What that head does not read is not computed.
     """
 
-    def __init__(self, width: int, both: bool, layers: int, dropout: float, last: bool) -> None:
+    def __init__(self, width: int, both: bool, layers: int, dropout: float, head: str | None) -> None:
         super().__init__()
         strength = max(layers, 1) ** -0.5
         self.width = width
-        self.forward_message = ScaledMessage(width)
-        self.backward_message = ScaledMessage(width) if both else None
-        self.forward_read = InvariantMessage(width)
-        self.backward_read = InvariantMessage(width) if both else None
-        self.node_update = ScaledNodeUpdate(width, 1 + both, strength, invariants=True, dropout=dropout)
-        self.edge_update = None if last else ScaledEdgeUpdate(width, strength)
+        updates_nodes = head != "edge"
+        self.forward_message = ScaledMessage(width) if updates_nodes else None
+        self.backward_message = ScaledMessage(width) if updates_nodes and both else None
+        self.forward_read = InvariantMessage(width) if updates_nodes else None
+        self.backward_read = InvariantMessage(width) if updates_nodes and both else None
+        self.node_update = ScaledNodeUpdate(width, 1 + both, strength, invariants=True, dropout=dropout) if updates_nodes else None
+        self.edge_update = ScaledEdgeUpdate(width, strength) if head in (None, "edge") else None
 
     def forward(
         self,
@@ -168,11 +169,28 @@ class ScaleGMNLayer(nn.Module):
         sign: Mask,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """New states and inner states of the nodes; `edges` are advanced."""
+        states, inner = self._update_nodes(states, inner, invariants, edges, magnitude, sign)
+        if self.edge_update is not None:
+            edges.advance(self.edge_update, Terms(edges.batch.layout, *self.edge_update.at_nodes(invariants)))
+        return states, inner
+
+    def _update_nodes(
+        self,
+        states: torch.Tensor,
+        inner: torch.Tensor,
+        invariants: torch.Tensor,
+        edges: EdgeStates,
+        magnitude: Mask,
+        sign: Mask,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        forward, backward = self.forward_message, self.backward_message
+        read_forward, read_backward = self.forward_read, self.backward_read
+        if self.node_update is None or forward is None or read_forward is None:
+            return states, inner
         layout = edges.batch.layout
         # Only magnitudes forbid to normalise what is sent.
         sent = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + 1e-6)
         sent = sent if magnitude is None else torch.where(magnitude, states, sent)
-        forward, backward = self.forward_message, self.backward_message
         keeps = self.edge_update is not None
         moved = edges.reduce(
             Step(forward, Terms(layout, *forward.at_nodes(sent, invariants, False)), self.width),
@@ -180,7 +198,6 @@ class ScaleGMNLayer(nn.Module):
             only=transports,
             keeps=keeps,
         )
-        read_forward, read_backward = self.forward_read, self.backward_read
         read = edges.reduce(
             Step(read_forward, Terms(layout, *read_forward.at_nodes(invariants)), self.width),
             None if read_backward is None else Step(read_backward, Terms(layout, *read_backward.at_nodes(invariants)), self.width),
@@ -193,10 +210,8 @@ class ScaleGMNLayer(nn.Module):
             assert moved.source is not None and read.source is not None
             messages.append(backward.finish(moved.source, layout.out_degree))
             invariant_messages.append(read_backward.finish(read.source, layout.out_degree))
-        states, inner = self.node_update(states, inner, invariants, messages, invariant_messages, magnitude, sign)
-        if self.edge_update is not None:
-            edges.advance(self.edge_update, Terms(layout, *self.edge_update.at_nodes(invariants)))
-        return states, inner
+        updated: tuple[torch.Tensor, torch.Tensor] = self.node_update(states, inner, invariants, messages, invariant_messages, magnitude, sign)
+        return updated
 
 
 class Rewired:

@@ -28,7 +28,9 @@ class Stack:
     values: Mapping[str, torch.Tensor]
 
     def __post_init__(self) -> None:
-        if not self.values or set(self.values) != set(self.graph.values):
+        if not self.graph.values:
+            raise MetanetError(f"graph {self.graph.name!r} has no parameters, so that there is nothing to stack; metanets take it as a graph.")
+        if set(self.values) != set(self.graph.values):
             raise MetanetError(
                 f"a stack over graph {self.graph.name!r}: expected values for {sorted(self.graph.values)[:5]}…, got {sorted(self.values)[:5]}…."
             )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paramgraph.graph import EdgeSet, NodeSet, ParamGraph
+from paramgraph.graph import EdgeSet, NodeSet, ParameterView, ParamGraph
 
 
 @dataclass(frozen=True)
@@ -165,16 +165,20 @@ class StructureCache:
 
 
 def structure_key(graph: ParamGraph) -> tuple[Any, ...]:
-    """Equal for graphs whose node sets and edge sets agree in all that a metanet sees, values apart."""
+    """Equal for graphs that agree in all that a metanet sees, values apart: also in how values are read off, so that one view does for all."""
     nodes = tuple((n.name, n.type, n.size, n.depth, n.activation, _digest(n.order), getattr(n, "domain", None)) for n in graph.node_sets.values())
     edges = tuple(
         (
-            *(e.name, e.type, e.source, e.target, e.shape, e.depth, e.parameter is None),
+            *(e.name, e.type, e.source, e.target, e.shape, e.depth, _view_key(e.parameter)),
             *(_digest(e.source_index), _digest(e.target_index), _digest(e.positions), getattr(e, "kind", None)),
         )
         for e in graph.edge_sets.values()
     )
-    return nodes, edges
+    return nodes, edges, tuple((name, tuple(value.shape)) for name, value in graph.values.items())
+
+
+def _view_key(view: ParameterView | None) -> Any:
+    return None if view is None else (view.name, view.split, view.slices, view.order, view.role, view.use, _digest(view.index))
 
 
 def _digest(array: np.ndarray | range | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -37,28 +38,45 @@ class Terms:
 class Sums:
     """Sums over rows, added up job by job."""
 
+    # What nodes without edges have, and how two pieces at the same nodes become one.
+    empty = 0.0
+
     def __init__(self, layout: Layout, width: int) -> None:
         self._layout = layout
         self._width = width
         self._runs: dict[int | None, torch.Tensor] = {}
+
+    def together(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """What two pieces make."""
+        return first + second
 
     def add(self, run: int | None, piece: torch.Tensor | None) -> None:
         """Add `(batch, nodes, width)` to a run of rows, or `(1, rows, width)` to the whole table. An implied edge set may end early."""
         if piece is None:
             return
         if run is not None and piece.shape[1] < self._layout.runs[run][1]:
-            piece = torch.nn.functional.pad(piece, (0, 0, 0, self._layout.runs[run][1] - piece.shape[1]))
-        self._runs[run] = self._runs[run] + piece if run in self._runs else piece
+            piece = torch.nn.functional.pad(piece, (0, 0, 0, self._layout.runs[run][1] - piece.shape[1]), value=self.empty)
+        self._runs[run] = self.together(self._runs[run], piece) if run in self._runs else piece
 
     def result(self, like: torch.Tensor) -> torch.Tensor:
         """The table of sums, `(rows, width)`."""
-        empty = like.new_zeros(1, self._width)
+        empty = like.new_full((1, self._width), self.empty)
         runs = [
             self._runs[run].reshape(rows, self._width) if run in self._runs else empty.expand(rows, -1)
             for run, rows in enumerate(self._layout.run_rows)
         ]
         table = torch.cat(runs) if runs else empty[:0]
-        return table + self._runs[None][0] if None in self._runs else table
+        return self.together(table, self._runs[None][0]) if None in self._runs else table
+
+
+class Largest(Sums):
+    """The largest of what is added, −∞ where nothing is."""
+
+    empty = -math.inf
+
+    def together(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """The larger numbers."""
+        return torch.maximum(first, second)
 
 
 class Totals:

@@ -109,3 +109,41 @@ def test_metanets_without_an_edge_head_do_not_edit():
         Editor(GMN(8, 1, backend="torch"))
     with pytest.raises(MetanetError, match="head='edge', out=2"):
         Editor(GMN(8, 1, backend="torch", head="edge", out=1), mode="both")
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru, self.head = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.gru(x)[0][:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention, self.head = nn.Linear(3, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        h = self.embed(x)
+        return self.head(self.attention(h, h, h, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Attending])
+def test_gradients_reach_the_editor_of_a_stack_through_any_layer(kind):
+    """Torch has no batching rule for recurrent layers, and no derivative of the attention that it takes for inference."""
+    torch.manual_seed(0)
+    model, x = kind().double().eval(), torch.randn(4, 5, 3, dtype=torch.float64)
+    graph = pg.compile(model, x)
+    stack = Stack.of(graph, [{n: v + 0.1 * k for n, v in graph.values.items()} for k in range(2)])
+    made, gradients = randomise(editor(), graph), []
+    fast = torch.backends.mha.get_fastpath_enabled()
+    for outputs in (lambda s: run(model, s, x), lambda s: torch.stack([run(model, one, x) for one in s])):
+        made.zero_grad()
+        outputs(made(stack)).square().sum().backward()
+        gradients.append([p.grad.clone() for p in made.parameters()])
+    assert deviation(*gradients) < 1e-10 and any(bool(g.any()) for g in gradients[0])
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    with pytest.raises(RuntimeError, match="shape|size"):  # what is wrong with a network is still said
+        run(model, stack, torch.randn(4, 5, 2, dtype=torch.float64))

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from paramgraph.errors import MetanetError, UnknownNameError
-from paramgraph.metanets import GMN, Vocabulary
+from paramgraph.metanets import GMN, ScaleGMN, Vocabulary
+from paramgraph.metanets.baselines import DMC, NGGNN
 
-from .handmade import everything, mlp, nodes
+from .handmade import everything, make_graph, mlp, nodes
 
 
 @pytest.fixture
@@ -85,3 +86,18 @@ def test_unknown_types(net):
 def test_unknown_options(option):
     with pytest.raises(UnknownNameError, match=f"unknown {next(iter(option))} '{next(iter(option.values()))}'; known are"):
         GMN(8, 1, **{"backend": "torch", **option})
+
+
+@pytest.mark.parametrize("kind", [GMN, ScaleGMN, NGGNN])
+@pytest.mark.parametrize("size", [{"hidden": 0}, {"layers": -1}])
+def test_sizes_that_make_no_sense(kind, size):
+    with pytest.raises(MetanetError, match="expected hidden ≥ 1 and layers ≥ 0"):
+        kind(**{"backend": "torch", **size})
+
+
+def test_networks_without_parameters():
+    graph = make_graph("nothing", [nodes("x", "input", 2)], [], {})
+    for kind in (GMN, NGGNN):
+        assert torch.isfinite(kind(8, 1, backend="torch")([graph])).all()
+    with pytest.raises(MetanetError, match="graph 'nothing' has no parameters"):
+        DMC(1, 8)([graph])

@@ -218,6 +218,16 @@ def test_gradients_agree_streamed_and_kept(networks):
     assert all(deviation(other, found[0]) < 1e-10 for other in found[1:])
 
 
+@pytest.mark.parametrize("direction", ["forward", "both"])
+@pytest.mark.parametrize("head", ["graph", "edge"])
+def test_nothing_is_computed_that_the_head_does_not_read(networks, head, direction):
+    """As distributed training asks: every parameter has a gradient."""
+    graphs = [networks[name][2] for name in ("SIREN", "residual block", "transformer layer")]
+    made = net(head, graphs=graphs, direction=direction)
+    sum((found**2).sum() for found in tensors(made(graphs))).backward()
+    assert [name for name, p in made.named_parameters() if p.grad is None] == []
+
+
 def test_domains_are_the_annotations(networks):
     for name in NETWORKS:
         graph = networks[name][2]

@@ -4,11 +4,13 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
+import paramgraph as pg
 from paramgraph.errors import MetanetError, StateDictError
 from paramgraph.graph import EdgeSet, ParameterView
-from paramgraph.metanets import GMN, Population, Stack, Vocabulary, collate
+from paramgraph.metanets import GMN, Population, Stack, Vocabulary, collate, wrap_phases
 from paramgraph.metanets.layout import feature_kind
 from paramgraph.metanets.stack import read_stacked, write_stacked
 
@@ -60,6 +62,8 @@ def test_reading_and_writing_back_are_transposes():
 def test_what_does_not_stack():
     with pytest.raises(MetanetError, match="expected '1.weight' of shape"):
         Stack(mlp(), {n: v.expand(2, *v.shape) if n != "1.weight" else v for n, v in mlp().values.items()})
+    with pytest.raises(MetanetError, match="graph 'nothing' has no parameters"):
+        Population([mlp(), make_graph("nothing", [nodes("x", "input", 2)], [], {})])
     with pytest.raises(StateDictError):
         Stack.of(mlp(), [everything().values])
     with pytest.raises(MetanetError, match="empty batch"):
@@ -96,6 +100,55 @@ def test_loaders(workers, context):
         if workers:
             assert all(item.graph in population.graphs() or any(item.graph is g for g in population.graphs()) for item in batch)
     assert sorted(seen) == labels.tolist()
+
+
+class Square(nn.Module):
+    """A layer whose weight is used as it is, or transposed: the graphs differ in nothing but how its values are read."""
+
+    def __init__(self, transposed):
+        super().__init__()
+        self.w, self.v, self.transposed = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 2)), transposed
+
+    def forward(self, x):
+        return torch.relu(x @ (self.w.T if self.transposed else self.w)) @ self.v
+
+
+def test_networks_that_read_a_tensor_differently_are_kept_apart():
+    torch.manual_seed(0)
+    model, other, x = Square(False).double(), Square(True).double(), torch.randn(3, 4, dtype=torch.float64)
+    other.load_state_dict({"w": model.w.detach().T.contiguous(), "v": model.v.detach()})
+    graphs = [pg.compile(m, x) for m in (other, model, other)]
+    net = GMN(8, 2, backend="torch").double()
+    scores = net(graphs)
+    assert deviation(scores[1], scores[0]) < 1e-10  # one function, written in two ways
+    assert deviation(net([graphs[1].with_values(other.state_dict())]), scores[:1]) > 1e-6
+    population = Population(graphs)
+    assert [len(stack) for stack in population.stacks] == [2, 1]
+    assert all(torch.equal(population[n][0].edge_values(population[n][0].edge_sets["w"])[0, :, :, 0], model.w.T) for n in range(3))
+
+
+class Sine(nn.Module):
+    def __init__(self, frequency):
+        super().__init__()
+        self.a, self.c, self.frequency = nn.Linear(2, 3), nn.Linear(3, 1), frequency
+
+    def forward(self, x):
+        return self.c(torch.sin(self.frequency * self.a(x)))
+
+
+def test_networks_of_one_look_and_other_groups_are_no_stack():
+    torch.manual_seed(0)
+    models = [Sine(frequency).double() for frequency in (1.0, 30.0, 30.0, 1.0)]
+    graphs = [pg.compile(m, torch.randn(5, 2, dtype=torch.float64)) for m in models]
+    population = Population([wrap_phases(graph) for graph in graphs])
+    assert [len(stack) for stack in population.stacks] == [2, 2]
+    # Networks as they were compiled can be wrapped later, each by its own period.
+    for stack in Population(graphs).stacks:
+        for network in wrap_phases(stack):
+            number = next(n for n, g in enumerate(graphs) if torch.equal(g.values["a.weight"].abs(), network.values["a.weight"].abs()))
+            x = torch.randn(4, 2, dtype=torch.float64)
+            wrapped = torch.func.functional_call(models[number], network.state_dict(), x)
+            assert torch.allclose(wrapped, models[number](x), atol=1e-9)
 
 
 def test_a_subset_keeps_networks_with_their_labels():

@@ -73,8 +73,8 @@ def both(job, sizes, engine, scale=0.0, zeros=False, at_hand=False, keeps=False)
         tensors = [t.detach() for t in function.double().edge_tensors()]
         inputs += [("sources", ends[0] + 0), ("targets", ends[1] + 0), *(("whole", t) for t in tensors)]
         counts.append(len(tensors))
-    shared = dict(backend=engine, job=job, encoder=encoder, steps=tuple(steps), forward=messages[0], backward=messages[1], total=False, emit=None)
-    shared |= dict(fold=True, keeps=keeps, kinds=tuple(kind for kind, _ in inputs), counts=tuple(counts))
+    shared = dict(backend=engine, job=job, encoder=encoder, steps=tuple(steps), forward=messages[0], backward=messages[1], extremes=0, total=False)
+    shared |= dict(emit=None, fold=True, keeps=keeps, kinds=tuple(kind for kind, _ in inputs), counts=tuple(counts))
     shared |= dict(shapes=((*sizes[2], WIDTH), (*sizes[1], WIDTH)))
     passes = [WrittenPass(**shared, width=WIDTH, buffers=Buffers(values, WIDTH)), JobPass(**shared)]
     found = []

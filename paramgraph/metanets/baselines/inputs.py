@@ -31,6 +31,8 @@ class Parameters:
     @property
     def flat(self) -> torch.Tensor:
         """All parameters after each other, `(networks, parameters)`."""
+        if not self.values:
+            raise MetanetError(f"graph {self.name!r} has no parameters for this metanet to read; leave it out, or choose GMN or ScaleGMN.")
         return torch.cat([value.flatten(1) for value in self.values.values()], dim=1)
 
 

@@ -33,8 +33,8 @@ class NGGNN(Remembers, Reader):
         v_i  ← v_i + MLP(v_i, aggregates of m_ij)
         e_ij ← e_ij + MLP(v_i, e_ij, v_j)
 
-    Of the paper's aggregators (those of PNA) mean and standard deviation are used, with its scalers (identity, amplification, attenuation);
-    minimum and maximum are not, for engines sum only. Probe features are left out.
+    The aggregators are those of PNA: mean, minimum, maximum and standard deviation, with its scalers (identity, amplification, attenuation).
+    Probe features are left out.
 
     Args:
         hidden: length of all states.
@@ -86,19 +86,20 @@ class _Layer(nn.Module):
         self.message = _Message(width)
         self.edge_update = None if last else _EdgeUpdate(width)
         self.norm = nn.LayerNorm(width)
-        self.first, self.last = nn.Linear(7 * width, width), nn.Linear(width, width)
+        self.first, self.last = nn.Linear(13 * width, width), nn.Linear(width, width)
         self.width = width
 
     def forward(self, nodes: torch.Tensor, edges: EdgeStates) -> torch.Tensor:
         layout, normed = edges.batch.layout, self.norm(nodes)
-        step = Step(self.message, Terms(layout, *self.message.at_nodes(normed)), 2 * self.width)
-        found = edges.reduce(forward=step, only=lambda job: job.kind != FEATURE, keeps=self.edge_update is not None).target
-        assert found is not None
-        degree = layout.in_degree.clamp(min=1).to(found.dtype)[:, None]
-        mean, square = (found / degree).split(self.width, dim=-1)
+        step = Step(self.message, Terms(layout, *self.message.at_nodes(normed)), 2 * self.width, extremes=self.width)
+        found = edges.reduce(forward=step, only=lambda job: job.kind != FEATURE, keeps=self.edge_update is not None)
+        assert found.target is not None and found.extremes is not None
+        degree = layout.in_degree.to(found.target.dtype)[:, None]
+        extremes = torch.where(degree > 0, found.extremes, 0.0)
+        mean, square = (found.target / degree.clamp(min=1)).split(self.width, dim=-1)
         deviation = torch.sqrt(F.relu(square - mean.square()) + 1e-5)
-        scaler = torch.log1p(layout.in_degree.to(found.dtype))[:, None] / 3.0
-        aggregates = torch.cat([mean, deviation], dim=-1)
+        scaler = torch.log1p(degree) / 3.0
+        aggregates = torch.cat([mean, deviation, extremes], dim=-1)
         seen = [normed, aggregates, aggregates * scaler, aggregates / scaler.clamp(min=0.1)]
         if self.edge_update is not None:
             edges.advance(self.edge_update, Terms(layout, *self.edge_update.at_nodes(normed)))
