@@ -68,19 +68,20 @@ class ScaledNodeUpdate(nn.Module):
         width: length of all states.
         directions: number of messages: along edges, and against them.
         strength: α.
-        invariants: whether invariant messages come too.
         dropout: of the hidden layer.
+        last: whether nothing reads the invariant states that come out.
     """
 
-    def __init__(self, width: int, directions: int, strength: float, invariants: bool, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, directions: int, strength: float, dropout: float = 0.0, last: bool = False) -> None:
         super().__init__()
         self.strength = strength
         self.linear = unit_linear((1 + directions) * width, width)
         self.read = nn.ModuleList(Invariant(width) for _ in range(directions))
-        self.first = nn.Linear((1 + directions * (2 if invariants else 1)) * width, width)
+        self.first = nn.Linear((1 + 2 * directions) * width, width)
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
-        self.gate, self.shift, self.inner = nn.Linear(width, width), nn.Linear(width, width), nn.Linear(width, width)
+        self.gate, self.shift = nn.Linear(width, width), nn.Linear(width, width)
+        self.inner = None if last else nn.Linear(width, width)
         nn.init.ones_(self.gate.bias)
 
     def forward(
@@ -100,7 +101,7 @@ class ScaledNodeUpdate(nn.Module):
             inner: `(rows, width)`, invariant.
             invariants: of both, `(rows, width)`.
             messages: equivariant, `(rows, width)` each.
-            read: invariant ones, if there are any.
+            read: invariant ones, as many.
             magnitude: whether magnitudes multiply a row.
             sign: whether signs do.
         """
@@ -109,7 +110,7 @@ class ScaledNodeUpdate(nn.Module):
         hidden = self.dropout(F.silu(self.norm(self.first(torch.cat(seen, dim=-1)))))
         update = self.linear(torch.cat([states, *messages], dim=-1)) * self.gate(hidden)
         update = update + at_rest(self.shift(hidden), magnitude, sign)
-        return states + self.strength * update, inner + self.strength * self.inner(hidden)
+        return states + self.strength * update, inner if self.inner is None else inner + self.strength * self.inner(hidden)
 
 
 def bounded(states: torch.Tensor, messages: Sequence[torch.Tensor], magnitude: Mask) -> list[torch.Tensor]:

@@ -156,7 +156,7 @@ class ScaleGMNLayer(nn.Module):
         self.backward_message = ScaledMessage(width) if updates_nodes and both else None
         self.forward_read = InvariantMessage(width) if updates_nodes else None
         self.backward_read = InvariantMessage(width) if updates_nodes and both else None
-        self.node_update = ScaledNodeUpdate(width, 1 + both, strength, invariants=True, dropout=dropout) if updates_nodes else None
+        self.node_update = ScaledNodeUpdate(width, 1 + both, strength, dropout, last=head == "node") if updates_nodes else None
         self.edge_update = ScaledEdgeUpdate(width, strength) if head in (None, "edge") else None
 
     def forward(

@@ -219,7 +219,7 @@ def test_gradients_agree_streamed_and_kept(networks):
 
 
 @pytest.mark.parametrize("direction", ["forward", "both"])
-@pytest.mark.parametrize("head", ["graph", "edge"])
+@pytest.mark.parametrize("head", ["graph", "node", "edge"])
 def test_nothing_is_computed_that_the_head_does_not_read(networks, head, direction):
     """As distributed training asks: every parameter has a gradient."""
     graphs = [networks[name][2] for name in ("SIREN", "residual block", "transformer layer")]
