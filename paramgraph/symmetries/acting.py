@@ -240,7 +240,9 @@ def computed_in(dtype: torch.dtype) -> torch.dtype:
 
 
 def out_of_range(name: str, dtype: torch.dtype) -> StateDictError:
-    return StateDictError(f"{name}: a multiplier leaves the range of {_short(computed_in(dtype))}. Sample with a smaller sigma.")
+    return StateDictError(
+        f"{name}: a multiplier leaves the range of {_short(computed_in(dtype))}. Convert the state dict to float64, or sample with a smaller sigma."
+    )
 
 
 def _short(dtype: torch.dtype) -> str:
