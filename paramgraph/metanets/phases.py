@@ -61,4 +61,4 @@ def _wrapped(group: SymmetryGroup, values: Mapping[str, torch.Tensor]) -> dict[s
             # Factors negate what reads their units, never a bias: all can be read before any acts.
             biases = torch.stack([values[member] for member in group.members(factor.offset)]).reshape(factor.size)
             steps.append((number, -torch.round(biases.detach().double() * (factor.frequency / math.pi))))
-    return Motion(group, tuple(steps)).act(values)
+    return {**values, **Motion(group, tuple(steps)).moved(values)}

@@ -33,6 +33,9 @@ class Motion:
             StateDictError: a tensor is missing, has another shape, leaves the range of its type, or holds neither floating-point nor complex numbers.
         """
         moved = self.moved(state_dict)
+        left = [name for name, tensor in moved.items() if tensor.device.type != "meta" and not bool(tensor.isfinite().all())]
+        if left and all(bool(state_dict[name].isfinite().all()) for name in moved):
+            raise StateDictError(f"{left[0]}: what it is moved to leaves the range of {moved[left[0]].dtype}. Draw with a smaller sigma.")
         bases = {name: moved.get(name, tensor).detach().clone() for name, tensor in state_dict.items()}
         aliases = self.group.aliases
         return {name: aliases[name].read(bases) if name in aliases else bases[name] for name in state_dict}
@@ -41,7 +44,7 @@ class Motion:
         """The tensors that the motion moves, without a copy of the others; the members of a stack share memory.
 
         Raises:
-            StateDictError: as of `act`.
+            StateDictError: a tensor is missing, has another shape, or holds neither floating-point nor complex numbers.
         """
         import torch
 
@@ -57,12 +60,8 @@ class Motion:
                     raise StateDictError(f"{member}: expected floating-point numbers, got {state_dict[member].dtype}. Convert the tensor first.")
             tensors = [state_dict[member].detach() for member in group.members(name)]
             current[name] = tensors[0] if name not in group.stacks else torch.stack(tensors).reshape(group.actions[name].shape)
-        before = dict(current)
         for number, step in self.steps:
             current.update(group.moves[number].act(step, current))
-        left = [name for name in names if not bool(current[name].isfinite().all())] if all(x.device.type != "meta" for x in before.values()) else []
-        if left and all(bool(tensor.isfinite().all()) for tensor in before.values()):
-            raise StateDictError(f"{left[0]}: what it is moved to leaves the range of {before[left[0]].dtype}. Draw with a smaller sigma.")
         out: dict[str, torch.Tensor] = {}
         for name in names:
             parts = [current[name]] if name not in group.stacks else current[name].reshape(-1, *group.member_shape(name)).unbind()
