@@ -67,7 +67,7 @@ def find_joins(program: Program) -> dict[Op, Join]:
         join = _join(op, readers, program.lineage)
         inside.update(join.inner)
         kinds: set[tuple[Any, ...]] = set()
-        for value, _ in join.operands:
+        for value in dict.fromkeys(value for value, _ in join.operands):  # a value that meets itself, as in a square, is no two branches
             producer = value.op
             read = () if producer is None else tuple(sorted((operand.kind, operand.shape) for operand in producer.inputs))
             kind = (value.kind, value.shape) if producer is None else (producer.kind, producer.name, value.shape, read)

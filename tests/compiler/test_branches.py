@@ -160,6 +160,20 @@ def test_networks_without_branches_have_no_joins() -> None:
             assert not find_joins(Lowering(traced.exported, name, traced.state).run())
 
 
+def test_a_value_that_meets_itself_makes_no_join() -> None:
+    class Squares(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(3, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.linear(x)
+            return h * h * h
+
+    traced = trace(Squares(), torch.randn(7, 3))
+    assert not find_joins(Lowering(traced.exported, "squares", traced.state).run())
+
+
 def stacked(name: str) -> tuple[object, GroupBuilder, list[object]]:
     model, inputs = CASES[name].build()
     traced = trace(model, inputs)
