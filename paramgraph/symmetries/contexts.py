@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -84,10 +84,7 @@ class Contexts(Families):
 
     def _single(self, axis: Sequence[Space], entries: Iterable[Entry]) -> set[Space]:
         """The spaces without parts that occur exactly once in an axis."""
-        count = Counter(axis)
-        for unit in axis:
-            if unit.parts is not None:
-                count.update(self._inside(unit))
+        count = self._counted(axis)
         restricted = {id for id, _ in entries}
         return {unit for unit in axis if unit.parts is None and count[unit] == 1 and unit.id not in restricted}
 
@@ -108,10 +105,7 @@ class Contexts(Families):
         if key in self._seen:
             return
         self._seen.add(key)
-        count = Counter(units)
-        for unit in units if parted else ():
-            if unit.parts is not None:
-                count.update(self._inside(unit))
+        count = self._counted(units)
         once = self._once(units, count, entries)
         if cells:
             for unit, own in zip(units, self._beside(units, cells, entries), strict=True):
@@ -137,19 +131,26 @@ class Contexts(Families):
                 else:
                     self._visit_inside(inner, others, rest, entries, beside)
 
-    def _rest(self, units: Sequence[Space], entries: tuple[Entry, ...]) -> tuple[Counter[Space], set[Space]]:
-        """How often each space is in some units or inside them, and what occurs once."""
-        count = Counter(units)
+    def _counted(self, units: Sequence[Space]) -> dict[Space, int]:
+        """How often each space is in some units or inside them."""
+        count: dict[Space, int] = {}
         for unit in units:
+            count[unit] = count.get(unit, 0) + 1
             if unit.parts is not None:
-                count.update(self._inside(unit))
+                for inner, times in self._inside(unit).items():
+                    count[inner] = count.get(inner, 0) + times
+        return count
+
+    def _rest(self, units: Sequence[Space], entries: tuple[Entry, ...]) -> tuple[dict[Space, int], set[Space]]:
+        """How often each space is in some units or inside them, and what occurs once."""
+        count = self._counted(units)
         return count, self._once(units, count, entries)
 
     def _visit_inside(
         self,
         axis: Axis,
         others: Sequence[Space],
-        rest: tuple[Counter[Space], set[Space]],
+        rest: tuple[dict[Space, int], set[Space]],
         entries: tuple[Entry, ...],
         beside: Sequence[Sequence[Space]] = (),
     ) -> None:
@@ -186,11 +187,13 @@ class Contexts(Families):
             found = self._leaves[unit] = self.system.leaves(unit)
         return found
 
-    def _once(self, units: Iterable[Space], count: Counter[Space], entries: Iterable[Entry]) -> set[Space]:
+    def _once(self, units: Iterable[Space], count: Mapping[Space, int], entries: Sequence[Entry]) -> set[Space]:
         """What occurs exactly once. On one part of a space, everything occurs together with that space still."""
+        if not entries:
+            return {unit for unit in units if count[unit] == 1}
         restricted = Counter(self.system.spaces[id] for id, _ in entries)
         single = {unit for unit in units if count[unit] == 1 and unit not in restricted}
-        return single | {unit for unit, times in restricted.items() if times == 1 and not count[unit]}
+        return single | {unit for unit, times in restricted.items() if times == 1 and unit not in count}
 
     def _bases(self, units: Iterable[Space]) -> set[int]:
         """Ids under which the units, and the spaces inside their parts, have families."""
