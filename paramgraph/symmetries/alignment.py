@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from paramgraph.errors import GroupError
 from paramgraph.symmetries.canonical import balance, canonical_element, chosen
 from paramgraph.symmetries.element import GroupElement
 from paramgraph.symmetries.gauge import fitted
-from paramgraph.symmetries.matching import Matcher, State, product
+from paramgraph.symmetries.matching import Matcher, State, product, squared_distance
 from paramgraph.symmetries.rescaling import rescaled
 from paramgraph.symmetries.slices import compared, prepared
 
@@ -117,5 +117,5 @@ def _checked(a: ParamGraph, b: ParamGraph) -> list[str]:
     return names
 
 
-def _distance(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> float:
-    return math.sqrt(sum(float((a[name] - b[name]).double().square().sum()) for name in a))
+def _distance(a: State, b: State) -> float:
+    return math.sqrt(squared_distance(a, b))

@@ -51,6 +51,11 @@ def product(a: State, x: State) -> float:
     return sum(_product(a[name], x[name]) for name in a)
 
 
+def squared_distance(a: State, x: State) -> float:
+    """Of the tensors of `x`, from those of the same names."""
+    return sum(float((a[name] - value).double().square().sum()) for name, value in x.items())
+
+
 def _product(a: torch.Tensor, x: torch.Tensor) -> float:
     """Inner product of two tensors: by pieces, whose products stay in the caches, and whose sums are added in float64."""
     if a.numel() <= PIECE or not (a.is_contiguous() and x.is_contiguous()):

@@ -14,7 +14,7 @@ import numpy as np
 from paramgraph.symmetries.action import Array
 from paramgraph.symmetries.element import GroupElement
 from paramgraph.symmetries.gauge import block_view
-from paramgraph.symmetries.matching import State, from_tops, summed
+from paramgraph.symmetries.matching import State, from_tops, squared_distance, summed
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def rescaled(group: SymmetryGroup, goal: State, state: State) -> GroupElement:
     scales = group.scales
     own = {number: {n for v in factor.variables for n in scales.tensors.get(v, ()) if n in state}
            for number, factor in enumerate(group.factors) if factor.kind == "scale"}  # fmt: skip
-    enough = LEAST * sum(_squared(goal, state, {name}) for name in state)
+    enough = LEAST * squared_distance(goal, state)
     pending = {number for number, names in own.items() if names}
     for _ in range(SWEEPS):
         for number in sorted(pending):
@@ -59,11 +59,11 @@ def _stepped(group: SymmetryGroup, number: int, goal: State, state: dict[str, to
     """One step of one factor: the element, the state under it, and by how much it comes closer; 0 if it does not."""
     variables = group.factors[number].variables
     steps = _newton(group, variables, goal, state)
-    before = _squared(goal, state, set(state))
+    before = squared_distance(goal, state)
     for _ in range(HALVINGS):
         element = from_tops(group, number, steps)
         moved = element.act_on(state)
-        gained = before - _squared(goal, moved, set(state))
+        gained = before - squared_distance(goal, moved)
         if gained > 0:
             return element, moved, gained
         steps = [step / 2 for step in steps]
@@ -89,7 +89,3 @@ def _newton(group: SymmetryGroup, variables: Sequence[int], goal: State, state: 
                         # The second derivative, kept positive where the two are nearly opposite in size.
                         curvatures[v] = curvatures[v] + power**2 * np.maximum(2 * square - product, square)
     return [np.clip(-slopes[v] / np.where(curvatures[v] > 0, curvatures[v], 1.0), -FARTHEST, FARTHEST) for v in variables]
-
-
-def _squared(a: State, b: State, names: set[str]) -> float:
-    return sum(float((a[name] - b[name]).double().square().sum()) for name in names)

@@ -225,7 +225,7 @@ def test_other_networks_come_closer(kinds: list[str] | None) -> None:
     assert "after alignment" in str(found)
 
 
-@pytest.mark.parametrize("name", ["mlp, relu", "residual block", "llama block", "grouped-query attention"])
+@pytest.mark.parametrize("name", ["mlp, relu", "residual block", "llama block", "linear attention"])
 def test_with_scales_networks_come_closer_than_without(name: str) -> None:
     _, _, a = network(name, 0)
     _, _, b = network(name, 1)
