@@ -55,11 +55,7 @@ class TorchBackend:
     def to_nodes(self, block: Block, edge: torch.Tensor, end: End = "target") -> torch.Tensor:
         """See `Backend.to_nodes`."""
         index, size = _end(block, end)
-        if end == "target":
-            sums = edge.sum((3, 4))
-        else:
-            # One axis after the other: the outer one is summed row by row, where both at once would jump through memory.
-            sums = edge.sum(2).sum(3)
+        sums = edge.sum((3, 4)) if end == "target" else _over_targets(edge)
         batch, width = sums.shape[0], sums.shape[-1]
         rows = sums.reshape(batch, sums.shape[1] * sums.shape[2], width)
         if index is None:
@@ -78,6 +74,19 @@ class TorchBackend:
         index, _ = _end(block, end)
         rows = state if index is None else state.index_select(1, index.reshape(-1))
         return rows.reshape((batch, groups, 1, k, 1, width) if end == "source" else (batch, groups, m, 1, 1, width))
+
+
+def _over_targets(edge: torch.Tensor) -> torch.Tensor:
+    """Sums of `(batch, groups, m, k, positions, width)` over targets and positions, `(batch, groups, k, width)`.
+
+    One axis after the other, as both at once would jump through memory: first the longer one, for what is between them is new memory, and slow.
+    """
+    m, positions = edge.shape[2], edge.shape[4]
+    if m == 1:
+        return edge.squeeze(2).sum(3)
+    if positions == 1:
+        return edge.squeeze(4).sum(2)
+    return edge.sum(2).sum(3) if m >= positions else edge.sum(4).sum(2)
 
 
 def _end(block: Block, end: End) -> tuple[torch.Tensor | None, int]:
