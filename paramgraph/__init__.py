@@ -9,6 +9,7 @@ from paramgraph.graph import Diagnostic, EdgeSet, NodeSet, ParamGraph
 
 if TYPE_CHECKING:
     from paramgraph import metanets as metanets
+    from paramgraph import zoos as zoos
     from paramgraph.compiler import compile as compile
     from paramgraph.compiler.rules import rule as rule
     from paramgraph.compiler.rules import unregister as unregister
@@ -31,6 +32,7 @@ __all__ = [
     "rule",
     "unregister",
     "verify",
+    "zoos",
 ]
 
 # Public names by the module that holds them: imported when first used, so that `import paramgraph` stays light.
@@ -47,7 +49,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     from importlib import import_module
 
-    if name in ("metanets", "backends", "symmetries", "compiler", "exchange"):
+    if name in ("metanets", "backends", "symmetries", "compiler", "exchange", "zoos"):
         return import_module(f"paramgraph.{name}")
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)

@@ -29,7 +29,7 @@ def test_importing_the_package_stays_light() -> None:
     assert not modules_after("import paramgraph") & set(HEAVY)
 
 
-@pytest.mark.parametrize("name", ["exchange", "metanets", "backends", "cli", "errors", "graph"])
+@pytest.mark.parametrize("name", ["exchange", "metanets", "backends", "cli", "errors", "graph", "zoos"])
 def test_importing_a_part_stays_light(name: str) -> None:
     assert not modules_after(f"import paramgraph.{name}") & set(HEAVY)
 

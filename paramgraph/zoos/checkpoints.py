@@ -18,7 +18,7 @@ WRAPPED = ("module.", "_orig_mod.")
 """What `DataParallel` and `torch.compile` put before every name."""
 
 # What torch raises on damaged files of one kind or another.
-_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError)
+_DAMAGED = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
 
 class StandIn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,8 +105,8 @@ def gather(files: Sequence[Path], table: Table, read: Callable[[Path, int], Foun
         labels.append(found.label)
         rows.append(found.row)
     report(skipped, len(files), "files")
-    own = columns(rows)
-    known = {name: column for name, column in taken(table, np.array(kept)).items() if name not in own}
+    known = taken(table, np.array(kept))
+    own = {name: column for name, column in columns(rows).items() if name not in known}
     numbers, classes = numbered(labels)
     models = [kind.model for kind in kinds.values() if kind.model is not None]
     stacks: list[Stack] = [kind.growing.stack() for kind in kinds.values()]
@@ -136,7 +137,8 @@ def numbered(labels: Sequence[Any]) -> tuple[torch.Tensor | None, list[str]]:
         raise FileFormatError(f"expected a label for every network, but {sum(label is None for label in labels)} of {len(labels)} have none.")
     if any(isinstance(label, str) for label in labels):
         classes = sorted({str(label) for label in labels})
-        return torch.tensor([classes.index(str(label)) for label in labels]), classes
+        numbers = {name: number for number, name in enumerate(classes)}
+        return torch.tensor([numbers[str(label)] for label in labels]), classes
     try:
         return torch.as_tensor(np.array(labels)).to(torch.int64 if all(_whole(label) for label in labels) else torch.float32), []
     except (TypeError, ValueError) as error:
@@ -155,6 +157,19 @@ def as_label(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+def label_in(path: str, pattern: str | re.Pattern[str]) -> int | float | str:
+    """The label in a path, by a regular expression with one group.
+
+    Raises:
+        FileFormatError: it does not match, or has no group.
+    """
+    found = re.search(pattern, path)
+    if found is None or not found.groups() or found.group(1) is None:
+        shown = pattern if isinstance(pattern, str) else pattern.pattern
+        raise FileFormatError(f"expected a label in its path by a regular expression with one group, got {shown!r}, which finds none.")
+    return as_label(found.group(1))
 
 
 def unlike(sizes: set[int], several: int = 1) -> list[int]:

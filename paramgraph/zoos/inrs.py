@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ from paramgraph.compiler import compile
 from paramgraph.errors import FileFormatError, StateDictError
 from paramgraph.graph import ParamGraph
 from paramgraph.zoos.checkpoints import Checkpoints, facts, state_dict
-from paramgraph.zoos.gather import Found, as_label, gather, unlike
+from paramgraph.zoos.gather import Found, as_label, gather, label_in, unlike
 from paramgraph.zoos.paths import folder_of, number_in, split_files
 from paramgraph.zoos.population import Zoo
 from paramgraph.zoos.tables import Rows, Where, chosen, taken
@@ -121,7 +122,8 @@ def read_inrs(
     """
     root = folder_of(folder)
     files, table = split_files(root, splits, split, pattern)
-    table["image"] = _images(table["path"])
+    images = [number_in(path) for path in table["path"]]
+    table["image"] = np.array([-1 if image is None else image for image in images])
     numbers = chosen(len(files), table, rows, where)
     table = taken(table, numbers)
     checkpoint = Checkpoints()
@@ -143,20 +145,11 @@ def read_inrs(
     return zoo
 
 
-def _images(paths: Any) -> Any:
-    import numpy as np
-
-    return np.array([-1 if (number := number_in(path)) is None else number for path in paths])
-
-
 def _label(path: str, label: Any, known: Any) -> Any:
     if callable(label):
         return label(path)
     if isinstance(label, (str, re.Pattern)):
-        found = re.search(label, path)
-        if found is None or not found.groups():
-            raise FileFormatError(f"expected a label by {label!r} with one group, which {'does not match' if found is None else 'has none'}.")
-        return as_label(found.group(1))
+        return label_in(path, label)
     if known is not None:
         return as_label(known) if isinstance(known, str) else known
     for pattern in PATHS:

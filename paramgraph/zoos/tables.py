@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ Column = np.ndarray[Any, Any]
 Table = dict[str, Column]
 Where = Callable[[Table], Any]
 Rows = slice | Sequence[int] | Column
+
+# What Python would read as a number, but is a name: 007, 1_0.
+_NAME = re.compile(r"0[0-9]+|.*_.*")
 
 # Rows that are held as text at a time.
 _AT_ONCE = 20_000
@@ -52,14 +56,16 @@ def read_csv(path: Path) -> Table:
 
 def _column(texts: Sequence[str]) -> Column:
     """Integers, else numbers with NaN for gaps, else text."""
-    try:
-        return np.array([int(text) for text in texts], np.int64)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return np.array([float(text) if text else np.nan for text in texts])
-    except ValueError:
-        return np.array([sys.intern(text) for text in texts], object)
+    if not any(_NAME.fullmatch(text) for text in texts):
+        try:
+            return np.array([int(text) for text in texts], np.int64)
+        except (ValueError, OverflowError):
+            pass
+        try:
+            return np.array([float(text) if text else np.nan for text in texts])
+        except ValueError:
+            pass
+    return np.array([sys.intern(text) for text in texts], object)
 
 
 def _joined(columns: Sequence[Column]) -> Column:
@@ -172,11 +178,14 @@ def chosen(count: int, table: Table, rows: Rows | None, where: Where | None) -> 
     if rows is None:
         return numbers
     try:
-        return numbers[rows if isinstance(rows, slice) else np.asarray(rows)]
+        found = numbers[rows if isinstance(rows, slice) else np.asarray(rows)]
     except IndexError as error:
         raise UnknownNameError(f"rows: expected a slice, numbers, or a mask, of {len(numbers)} rows ({first_line(error)}).") from error
+    if len(np.unique(found)) != len(found):
+        raise UnknownNameError(f"rows: expected each row once, got {len(found) - len(np.unique(found))} of them again.")
+    return found
 
 
-def taken(table: Table, numbers: Iterable[int] | Column) -> Table:
+def taken(table: Table, numbers: Column) -> Table:
     """Some rows of a table."""
     return {name: column[numbers] for name, column in table.items()}
