@@ -7,6 +7,7 @@ say of the configuration is read without its classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def read_wild_park(
             "n_layers": len(config["channels"]) - 1,
             **{name: " ".join(map(str, config[name])) for name in ("channels", *PER_LAYER)},
         }
-        if label is None and not isinstance(row["score"], (int, float)):
+        if label is None and not isinstance(row["score"], Real):
             raise FileFormatError("expected a score in the splits, or in last_result; none is there. Give `splits`, `label`, or label=False.")
         found = label(str(table["path"][number])) if callable(label) else None if label is False else float(row["score"])
         return Found(tuple(config.items()), lambda: _built(config), state, found, row)
