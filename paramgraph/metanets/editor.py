@@ -119,12 +119,12 @@ def run(model: nn.Module, network: ParamGraph | Stack, *inputs: torch.Tensor) ->
         inputs: of the module, the same for all networks.
     """
     if isinstance(network, ParamGraph):
-        output: torch.Tensor = torch.func.functional_call(model, network.state_dict(), inputs)
+        output: torch.Tensor = torch.func.functional_call(model, network.state_dict(), inputs, tie_weights=False)
         return output
 
     def one(values: dict[str, torch.Tensor]) -> torch.Tensor:
         state = {n: values[n] if n in values else network.graph.aliases[n].read(values) for n in network.graph.names}
-        out: torch.Tensor = torch.func.functional_call(model, state, inputs)
+        out: torch.Tensor = torch.func.functional_call(model, state, inputs, tie_weights=False)
         return out
 
     try:

@@ -63,7 +63,7 @@ class Checkpoints:
             raise _damaged(error) from error
         try:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-            self._stand_ins.update((name, type("StandIn", (StandIn,), {})) for name in names if name not in self._stand_ins)
+            self._stand_ins.update((name, type(name.rpartition(".")[2], (StandIn,), {})) for name in names if name not in self._stand_ins)
             return self._load(path)
         except _DAMAGED as error:
             raise _damaged(error) from error
@@ -124,6 +124,8 @@ def _tensors(content: Any) -> dict[str, torch.Tensor]:
 def _contents(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"got a mapping with keys {[str(name) for name in content][:8]}"
+    if isinstance(content, StandIn):
+        return f"got a pickled {type(content).__name__}, which only its own code could read. Save its state_dict() instead"
     return f"got {type(content).__name__}"
 
 

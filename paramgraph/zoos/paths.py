@@ -14,6 +14,9 @@ from paramgraph.zoos.tables import Table, read_json
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 
+# Files of a split that are looked for, until one shows where all of them lie: some may be missing.
+_TRIED = 50
+
 
 def folder_of(folder: str | Path) -> Path:
     """The folder.
@@ -104,11 +107,12 @@ def _columns(content: Any, split: str, source: Path) -> Table:
 
 def _found(folder: Path, source: Path, paths: Sequence[str]) -> list[Path]:
     """Where the files lie: paths of splits start at some other folder, on the machine where they were written too."""
-    parts = Path(paths[0]).parts
-    for root in (folder, source.parent):
-        for start in range(len(parts)):
-            if (root / Path(*parts[start:])).is_file():
-                return [root / Path(*Path(path).parts[start:]) for path in paths]
+    for path in paths[:_TRIED]:
+        parts = Path(path).parts
+        for root in (folder, source.parent):
+            for start in range(len(parts)):
+                if (root / Path(*parts[start:])).is_file():
+                    return [root / Path(*Path(path).parts[start:]) for path in paths]
     raise FileFormatError(f"{source}: names {paths[0]!r}, which is not in {folder}. Unpack the data set there, or give its folder.")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 QUIET = 2.0
 
 
-def tracked(items: Sequence[T], what: str, progress: bool | None = None) -> Iterator[T]:
+def tracked(items: Iterable[T], what: str, progress: bool | None = None) -> Iterator[T]:
     """The items, with a bar on standard error from two seconds on.
 
     Args:
@@ -26,20 +26,21 @@ def tracked(items: Sequence[T], what: str, progress: bool | None = None) -> Iter
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    start = time.perf_counter()
+    start, total = time.perf_counter(), len(items) if isinstance(items, Sized) else None
     bar, task = None, None
     try:
-        for number, item in enumerate(items):
+        number = 0
+        for number, item in enumerate(items, 1):
             if bar is None and time.perf_counter() - start > QUIET:
                 columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
                 bar = Progress(*columns, console=console)
-                task = bar.add_task(what, total=len(items))
+                task = bar.add_task(what, total=total)
                 bar.start()
             if bar is not None and task is not None:
-                bar.update(task, completed=number)
+                bar.update(task, completed=number - 1)
             yield item
         if bar is not None and task is not None:
-            bar.update(task, completed=len(items))
+            bar.update(task, completed=number)
     finally:
         if bar is not None:
             bar.stop()

@@ -116,11 +116,10 @@ def read_small_cnns(
     """
     check_on_error(on_error)
     root = folder_of(folder)
-    table = read_csv(next((root / name for name in ("metrics.csv.gz", "metrics.csv") if (root / name).is_file()), root / "metrics.csv.gz"))
+    table = read_csv(next((root / name for name in ("metrics.csv.gz", "metrics.csv") if (root / name).is_file()), root / "metrics.csv.gz"), progress)
     table.pop("", None)  # the index that pandas writes
     count = len(next(iter(table.values())))
-    weights = _mapped(root / "weights.npy", count)
-    parts, channels, kernel = _layout(root / "layout.csv", weights.shape[1])
+    parts, channels, kernel = _layout(root / "layout.csv", _mapped(root / "weights.npy", count).shape[1])
     table["row"] = np.arange(count)
     activations = column_of(table, "config.activation", "metrics.csv.gz")
     met = np.ones(count, bool)
@@ -148,7 +147,7 @@ def read_small_cnns(
         (batch,) = unlike({*channels, kernel, stride})
         graph = compile(model, torch.zeros(batch, channels[0], 29, 29), name=f"small cnn, {kind}")
         wanted = numbers[activations[numbers] == kind]
-        values, kept = _read(weights, parts, graph, wanted, tracked(_blocks(wanted), f"reading small CNNs, {kind}", progress))
+        values, kept = _read(root / "weights.npy", parts, graph, wanted, tracked(_blocks(wanted), f"reading small CNNs, {kind}", progress))
         bad = np.setdiff1d(wanted, kept).tolist()
         if bad and on_error == "raise":
             raise FileFormatError(f"{_unfit(root, bad[0])} Pass on_error='skip' to leave such networks out.")
@@ -164,13 +163,14 @@ def read_small_cnns(
 
 
 def _read(
-    weights: np.ndarray[Any, Any], parts: Sequence[_Part], graph: ParamGraph, wanted: np.ndarray[Any, Any], blocks: Iterable[np.ndarray[Any, Any]]
+    path: Path, parts: Sequence[_Part], graph: ParamGraph, wanted: np.ndarray[Any, Any], blocks: Iterable[np.ndarray[Any, Any]]
 ) -> tuple[dict[str, torch.Tensor], list[int]]:
     """Values of the networks whose weights are finite, and the rows of those."""
     values = {name: torch.empty(len(wanted), *value.shape) for name, value in graph.values.items()}
     kept: list[int] = []
     for block in blocks:
-        content = weights[block]
+        # Mapped anew: what a map has touched counts as this process's memory as long as it is open.
+        content = np.load(path, mmap_mode="r")[block]
         finite = np.isfinite(content).all(axis=1)
         if not finite.all():
             content, block = content[finite], block[finite]

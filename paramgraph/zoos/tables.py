@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paramgraph.errors import FileFormatError, UnknownNameError, first_line
+from paramgraph.zoos.progress import tracked
 
 Column = np.ndarray[Any, Any]
 Table = dict[str, Column]
@@ -22,14 +23,18 @@ Where = Callable[[Table], Any]
 Rows = slice | Sequence[int] | Column
 
 # What Python would read as a number, but is a name: 007, 1_0.
-_NAME = re.compile(r"0[0-9]+|.*_.*")
+_NAME = re.compile(r"^0[0-9]|_", re.MULTILINE)
 
 # Rows that are held as text at a time.
 _AT_ONCE = 20_000
 
 
-def read_csv(path: Path) -> Table:
+def read_csv(path: Path, progress: bool | None = False) -> Table:
     """A CSV file, compressed or not, with names in its first line: numbers where a whole column is numbers, else text. Gaps are NaN, or empty.
+
+    Args:
+        path: of the file.
+        progress: whether to show a bar if it takes long; None where standard error is a terminal.
 
     Raises:
         FileFormatError: there is no such file, or it is damaged.
@@ -40,7 +45,8 @@ def read_csv(path: Path) -> Table:
         with opened(path, "rt", newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
             names = next(rows, [])
-            while block := list(islice(rows, _AT_ONCE)):
+            blocks = iter(lambda: list(islice(rows, _AT_ONCE)), [])
+            for block in tracked(blocks, f"reading {path.name}", progress):
                 for number, row in enumerate(block):
                     if len(row) != len(names):
                         where = rows.line_num - len(block) + number + 1
@@ -56,7 +62,7 @@ def read_csv(path: Path) -> Table:
 
 def _column(texts: Sequence[str]) -> Column:
     """Integers, else numbers with NaN for gaps, else text."""
-    if not any(_NAME.fullmatch(text) for text in texts):
+    if not _NAME.search("\n".join(texts)):
         try:
             return np.array([int(text) for text in texts], np.int64)
         except (ValueError, OverflowError):

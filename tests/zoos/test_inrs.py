@@ -126,6 +126,9 @@ def test_splits_choose_files_and_bring_labels(tmp_path):
         pg.zoos.read_inrs(tmp_path, split="train")
     (tmp_path / "foreign.json").write_text(json.dumps({"train": ["/somewhere/else/" + path for path in paths[1:]]}))
     assert len(pg.zoos.read_inrs(tmp_path, splits="foreign.json")) == 3
+    (tmp_path / "partly.json").write_text(json.dumps({"train": ["mnist-inrs/gone.pth", *paths]}))
+    with pytest.warns(UserWarning, match="gone.pth: cannot be opened .No such file"):
+        assert len(pg.zoos.read_inrs(tmp_path, splits="partly.json", on_error="skip")) == 4
     (tmp_path / "gone.json").write_text(json.dumps({"train": ["nowhere.pth"]}))
     with pytest.raises(FileFormatError, match="names 'nowhere.pth'"):
         pg.zoos.read_inrs(tmp_path, splits="gone.json")

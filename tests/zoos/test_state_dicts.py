@@ -103,6 +103,32 @@ def test_nested_state_dicts_with_facts_beside(tmp_path, key):
         pg.zoos.read_state_dicts(tmp_path, mlp(), X, label="accuracy")
 
 
+class Tied(nn.Module):
+    """One matrix under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)
+        self.out.weight = self.into.weight
+
+    def forward(self, x):
+        return torch.relu(self.into(x)) @ self.out.weight
+
+
+def test_tied_weights_and_old_formats(tmp_path):
+    nets = [Tied() for _ in range(3)]
+    torch.save(nets[0].state_dict(), tmp_path / "0.pt")
+    save_file({"into.weight": nets[1].into.weight.detach()}, tmp_path / "1.safetensors")  # a shared tensor once
+    torch.save(nets[2].state_dict(), tmp_path / "2.pt", _use_new_zipfile_serialization=False)
+    same(pg.zoos.read_state_dicts(tmp_path, Tied(), X), nets)
+
+
+def test_pickled_networks_are_refused(tmp_path):
+    torch.save(mlp(), tmp_path / "0.pt")
+    with pytest.raises(FileFormatError, match=r"got a pickled Sequential.*Save its state_dict\(\)"):
+        pg.zoos.read_state_dicts(tmp_path, mlp(), X)
+
+
 def test_names_of_wrapped_networks_are_unwrapped(tmp_path):
     nets = [mlp(), mlp()]
     torch.save({f"module.{name}": value for name, value in nets[0].state_dict().items()}, tmp_path / "a.pt")
