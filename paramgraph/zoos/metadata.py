@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ NAMING = ("path", "file", "filename", "name", "id")
 
 
 class Metadata:
-    """Finds what is known of files below a folder. Each JSON or CSV file is read once."""
+    """Finds what is known of files below a folder. Files that several checkpoints share are kept for the next ones."""
 
     def __init__(self, root: Path, source: Source) -> None:
         self._root = root
         self._source: Source = [source] if isinstance(source, str) else source
-        self._lines = cache(json_lines)
+        self._lines = lru_cache(8)(json_lines)  # files come run by run
         self._named = cache(_named_rows)
 
     def __call__(self, path: Path) -> dict[str, Any]:

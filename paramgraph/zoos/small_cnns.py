@@ -205,6 +205,8 @@ def _layout(path: Path, width: int) -> tuple[list[_Part], list[int], int]:
     """The tensors, kernels and biases of convolutions and then of a dense layer; channels; and the size of the kernels."""
     table = read_csv(path)
     names, starts, ends, shapes = (column_of(table, name, "layout.csv") for name in ("varname", "start_idx", "end_idx", "shape"))
+    if starts.dtype.kind != "i" or ends.dtype.kind != "i":
+        raise FileFormatError(f"{path}: expected numbers of columns in start_idx and end_idx, got {starts[:3].tolist()} and {ends[:3].tolist()}.")
     entries = []
     for varname, start, end, text in zip(names, starts, ends, shapes, strict=True):
         shape = tuple(int(size) for size in re.findall(r"\d+", str(text)))
@@ -217,6 +219,8 @@ def _layout(path: Path, width: int) -> tuple[list[_Part], list[int], int]:
     if [start for start, *_ in entries] != bounds[:-1] or bounds[-1] != width:
         raise FileFormatError(f"{path}: expected tensors that cover the {width} columns of weights.npy without gaps, got bounds {bounds}.")
     kernels = {layer: shape for _, _, layer, kind, shape in entries if kind == "kernel"}
+    if len(kernels) < 2:
+        raise FileFormatError(f"{path}: expected kernels of convolutions and of a dense layer, got {kernels}.")
     *convs, dense = kernels.values()
     channels = [convs[0][2] if convs and len(convs[0]) == 4 else 0, *(shape[-1] for shape in convs)]
     sizes = {size for shape in convs for size in shape[:2]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from paramgraph.zoos.gather import Found, gather, label_in
 from paramgraph.zoos.metadata import Metadata, Source
 from paramgraph.zoos.paths import folder_of, listed, relative
 from paramgraph.zoos.population import Zoo
+from paramgraph.zoos.progress import tracked
 from paramgraph.zoos.tables import Rows, Where, chosen, column_of, columns, taken
 
 Facts = dict[str, Any]
@@ -76,7 +77,7 @@ def read_state_dicts(
         raise UnknownNameError("expected example inputs to compile the network with, as `inputs`.")
     one = None if several else _compiled(model, inputs)
     files = listed(root, pattern)
-    about = _about(files, Metadata(root, metadata))
+    about = _about(tracked(files, "reading metadata", progress), Metadata(root, metadata))
     table = {"path": relative(files, root), **columns([{} if isinstance(found, ParamGraphError) else found for found in about])}
     numbers = chosen(len(files), table, rows, where)
     checkpoint = Checkpoints()
@@ -109,7 +110,7 @@ class _Chosen(Facts):
         raise UnknownNameError(f"the function of the network looks at {name!r}, which is not among `by`, {list(self)}. Add it there.")
 
 
-def _about(files: Sequence[Path], metadata: Metadata) -> list[Facts | ParamGraphError]:
+def _about(files: Iterable[Path], metadata: Metadata) -> list[Facts | ParamGraphError]:
     """What is known of each file; an error where that cannot be read, which counts when the file's turn comes."""
     found: list[Facts | ParamGraphError] = []
     for path in files:

@@ -42,9 +42,11 @@ def read_csv(path: Path, progress: bool | None = False) -> Table:
     opened = gzip.open if path.suffix == ".gz" else open
     parts: dict[str, list[Column]] = {}
     try:
-        with opened(path, "rt", newline="", encoding="utf-8") as file:
+        with opened(path, "rt", newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             names = next(rows, [])
+            if len(set(names)) != len(names):
+                raise FileFormatError(f"{path}: expected a name of its own for each column, got {names}.")
             blocks = iter(lambda: list(islice(rows, _AT_ONCE)), [])
             for block in tracked(blocks, f"reading {path.name}", progress):
                 for number, row in enumerate(block):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from paramgraph.compiler import compile
-from paramgraph.errors import FileFormatError
+from paramgraph.errors import FileFormatError, StateDictError
 from paramgraph.graph import ParamGraph
 from paramgraph.zoos.checkpoints import Checkpoints, plain, state_dict
 from paramgraph.zoos.gather import Found, gather, unlike
@@ -154,6 +154,7 @@ def read_wild_park(
         if isinstance(config, dict) and "fc.bias" in state:
             config.setdefault("n_classes", len(state["fc.bias"]))
         config = checked(config)
+        _check_shapes(state, config)
         result = content.get("last_result")
         result = result if isinstance(result, Mapping) else {}
         row = {
@@ -168,6 +169,22 @@ def read_wild_park(
         return Found(tuple(config.items()), lambda: _built(config), state, found, row)
 
     return gather([files[number] for number in numbers], table, read, on_error, progress, "CNNs")
+
+
+def _check_shapes(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    """Before anything is made in the sizes of the configuration: weights that are not of those sizes.
+
+    Raises:
+        StateDictError: a weight has another shape.
+    """
+    channels = config["channels"]
+    expected = {
+        f"layers.{number}.weight": (channels[number + 1], channels[number], kernel, kernel) for number, kernel in enumerate(config["kernel_size"])
+    }
+    for name, shape in {**expected, "fc.weight": (config["n_classes"], channels[-1])}.items():
+        got = tuple(state[name].shape) if name in state else "none"
+        if got != shape:
+            raise StateDictError(f"{name}: expected shape {shape} by its config, got {got}.")
 
 
 def _built(config: Mapping[str, Any]) -> tuple[ParamGraph, nn.Module]:

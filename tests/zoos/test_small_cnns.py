@@ -168,6 +168,9 @@ def test_a_layout_in_another_order_is_followed(tmp_path):
         ("layout.csv", lambda old: b"\n".join(old.split(b"\n")[:-2]), "without gaps"),
         ("layout.csv", lambda old: old.replace(b"bias", b"gamma"), "kernel or bias"),
         ("layout.csv", lambda old: b"", "the file is empty"),
+        ("layout.csv", lambda old: old.replace(b",16,", b",sixteen,"), "expected numbers of columns"),
+        ("layout.csv", lambda old: b'varname,start_idx,end_idx,shape\na/kernel:0,0,4970,"(3, 3)"\n', "as large as"),
+        ("layout.csv", lambda old: b'varname,start_idx,end_idx,shape\na/kernel:0,0,4970,"(70, 71)"\n', "kernels of convolutions"),
     ],
 )
 def test_damaged_files_say_what_is_wrong(tmp_path, name, change, said):

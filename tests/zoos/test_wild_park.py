@@ -177,6 +177,8 @@ def test_configurations_are_read_without_their_classes(tmp_path, monkeypatch):
         ({"activation": ["relu", "swish"]}, "got .'swish'"),
         ({"kernel_size": [3, 0]}, "expected sizes"),
         ({"kernel_size": [3, 7]}, "layers.1.weight: expected shape"),
+        ({"channels": [3, 4, 10**9]}, "layers.1.weight: expected shape"),
+        ({"padding": [1, -1]}, "expected sizes"),
     ],
 )
 def test_configurations_that_do_not_fit_say_so(tmp_path, change, said):
