@@ -2,13 +2,15 @@
 
     python benchmarks/metanet_speed.py                             all cases but those that take minutes
     python benchmarks/metanet_speed.py inrs resnet18 vit_b_16      some of them
+    python benchmarks/metanet_speed.py --plain small_cnns          also the same metanets written as DGL and PyG document it (plain.py)
     python benchmarks/metanet_speed.py --published                 operations and memory of ScaleGMN at the published size
     python benchmarks/metanet_speed.py --streamed resnet18         GMN of width 64 over networks too large to keep their edge states
 
 Every engine runs in a process of its own, and their repeats take turns, so that a busy machine slows all of them alike. Time is the least of the
 repeats' processor time; memory is the highest resident size of the passes, less that of the process before the first of them (one over a small
-network has been made by then). Ratios are the best other engine over `torch`. Where there are too many edges to keep states of, all engines go tile
-by tile.
+network has been made by then). Ratios are the best other engine, and the best plain version, over `torch`. Where there are too many edges to keep
+states of, all engines go tile by tile; plain versions keep everything, as autograd does. Their graph is made before time is taken, and counts as
+memory.
 Targets: three times as fast in a fifth of the memory where there are over 100,000 edges, and never slower.
 """
 
@@ -20,7 +22,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ import paramgraph as pg
 from paramgraph.metanets import GMN, ScaleGMN, Stack
 
 BACKENDS = ("torch", "dgl", "pyg")
+PLAIN = ("dgl-plain", "pyg-plain")
 CASES = ("inrs", "small_cnns", "resnet18", "vit_b_16")
 QUICK = ("inrs", "small_cnns")
 # Operations of the released code per graph, forward and backward, and bytes of activations of a batch of 128: Kalogeropoulos et al. 2024.
@@ -76,19 +80,38 @@ def measure(case: str, metanet: str, backend: str, hidden: int, layers: int, cou
     graphs = networks(case, count)
     edges = sum(len(g) * g.graph.num_edges if isinstance(g, Stack) else g.num_edges for g in graphs)
     torch.manual_seed(0)
-    make = {"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet]
-    make(hidden, layers, backend=backend, **options)(networks("inrs", 1)).sum().backward()  # loads what any first pass loads
-    net = make(hidden, layers, backend=backend, **options)
-    with torch.no_grad():
-        net([graphs[0].take([0])] if isinstance(graphs[0], Stack) else graphs)
+    make = partial({"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet], hidden, layers, "torch" if backend in PLAIN else backend, **options)
+    small = networks("inrs", 1)
+    prepared(knowing(make(), small), backend, small)().sum().backward()  # loads what any first pass loads
+    net = knowing(make(), [graphs[0].take([0])] if isinstance(graphs[0], Stack) else graphs)
     before = resident("VmRSS")
     forget_peak()
+    run = prepared(net, backend, graphs)
     while True:
         start = time.process_time()
-        net(graphs).square().sum().backward()
+        run().square().sum().backward()
         seconds = time.process_time() - start
         net.zero_grad()
         yield {"seconds": seconds, "bytes": resident("VmHWM") - before, "edges": edges}
+
+
+def knowing(net: Any, graphs: list[Any]) -> Any:
+    """The metanet, after it has learned the types and sizes of some networks."""
+    with torch.no_grad():
+        net(graphs)
+    return net
+
+
+def prepared(net: Any, backend: str, graphs: list[Any]) -> Callable[[], torch.Tensor]:
+    """A forward pass of the metanet over networks, or of its plain version over one graph of them, which is made here."""
+    if backend not in PLAIN:
+        return partial(net, graphs)
+    if backend == "dgl-plain":
+        from plain_dgl import PlainDGL as Version
+    else:
+        from plain_pyg import PlainPyG as Version
+    plain = Version(net)
+    return partial(plain, plain.prepare(graphs))
 
 
 def resident(which: str) -> float:
@@ -164,6 +187,11 @@ def in_turns(repeats: int, each: list[dict[str, Any]]) -> list[dict[str, float]]
     return [{"seconds": min(s["seconds"] for s in steps), "bytes": steps[-1]["bytes"], "edges": steps[-1]["edges"]} for steps in found]
 
 
+def ratio(rows: dict[str, dict[str, float]], names: Sequence[str], key: str) -> str:
+    """The best of some over `torch`."""
+    return f"{min(rows[name][key] for name in names) / max(rows['torch'][key], 1e-9):.1f}×"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(QUICK), help=f"of {', '.join(CASES)}")
@@ -171,12 +199,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--count", type=int, default=32, help="networks per batch of small ones")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--backends", nargs="*", default=list(BACKENDS))
+    parser.add_argument("--backends", nargs="*", default=list(BACKENDS), help=f"of {', '.join((*BACKENDS, *PLAIN))}, or an engine of your own")
+    parser.add_argument("--plain", action="store_true", help=f"also {' and '.join(PLAIN)}")
     parser.add_argument("--metanets", nargs="*", default=["GMN", "ScaleGMN"])
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--streamed", action="store_true")
     options = parser.parse_args()
-    console = Console(width=130)
+    console = Console(width=180)
     if options.published:
         for direction, released in RELEASED_FLOPS.items():
             found = flops(direction)
@@ -193,17 +222,18 @@ def main() -> None:
             said = f"{found['seconds']:.0f} s of processor time, {found['bytes'] / 2**30:.2f} GiB"
             console.print(f"{case}, GMN over {found['edges']:,.0f} edges: {said}", highlight=False)
         return
-    table = Table("case", "metanet", "edges", *options.backends, "faster", "less memory")
+    backends = list(dict.fromkeys([*options.backends, *(PLAIN if options.plain else ())]))
+    plain, others = [name for name in backends if name in PLAIN], [name for name in backends if name not in ("torch", *PLAIN)]
+    compared = [names for names in (others, plain) if names and "torch" in backends]
+    titles = [title + ("\nthan plain" if names is plain else "") for names in compared for title in ("faster", "less memory")]
+    table = Table("case", "metanet", "edges", *backends, *titles)
     for case in options.cases:
         for metanet in options.metanets:
             shared = {"case": case, "metanet": metanet, "hidden": options.hidden, "layers": options.layers, "count": options.count}
-            found = in_turns(options.repeats, [{"backend": backend, "options": {}, **shared} for backend in options.backends])
-            rows = dict(zip(options.backends, found, strict=True))
+            found = in_turns(options.repeats, [{"backend": backend, "options": {}, **shared} for backend in backends])
+            rows = dict(zip(backends, found, strict=True))
             cells = [f"{row['seconds']:.2f} s, {row['bytes'] / 2**20:,.0f} MiB" for row in rows.values()]
-            others = [row for name, row in rows.items() if name != "torch"]
-            ratios = ["", ""]
-            if "torch" in rows and others:
-                ratios = [f"{min(row[key] for row in others) / max(rows['torch'][key], 1e-9):.1f}×" for key in ("seconds", "bytes")]
+            ratios = [ratio(rows, names, key) for names in compared for key in ("seconds", "bytes")]
             table.add_row(case, metanet, f"{next(iter(rows.values()))['edges']:,.0f}", *cells, *ratios)
     console.print(table)
 
