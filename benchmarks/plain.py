@@ -1,13 +1,14 @@
 """GMN and ScaleGMN written plainly, as the documentation of graph libraries writes message passing: what all such versions share.
 
-A plain metanet takes the parameters of one of ours and computes the same predictions. Encoders, updates of nodes and graphs, and heads are ours: they
-are functions of one edge, node or graph. What differs lies between. All edges are materialised once, as indices into one graph of all networks; every
-layer gathers the states of both ends at every edge, concatenates them with the edge's, applies the perceptron, and collects messages; and autograd
-differentiates. `plain_dgl` and `plain_pyg` do that with the means of their libraries.
+A plain metanet takes the parameters of one of ours and computes the same predictions. Encoders, updates of nodes and graphs, and heads
+are ours: they are functions of one edge, node or graph. What differs lies between. All edges are materialised once, as indices into one
+graph of all networks; every layer gathers the states of both ends at every edge, concatenates them with the edge's, applies the
+perceptron, and collects messages; and autograd differentiates. `plain_dgl` and `plain_pyg` do that with the means of their libraries;
+`split_dgl` also computes at the nodes what depends on one end, which DGL's guide suggests on its page about efficiency.
 
-Left out is what our passes do: terms of one end computed at the nodes, last layers after the sum or multiplied into what follows, blocks without
-indices, tiles, gradients written out. ScaleGMN's equations have two linear functions outside perceptrons, of what a node sends and of what it has
-collected; these are computed at the nodes here too, as layers of both libraries do (`GraphConv`, `GCNConv`).
+Left out is what our passes do beside that: last layers after the sum or multiplied into what follows, blocks without indices, tiles,
+gradients written out. ScaleGMN's equations have two linear functions outside perceptrons, of what a node sends and of what it has
+collected; these are computed at the nodes in every version, as layers of both libraries do (`GraphConv`, `GCNConv`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from paramgraph.metanets.scale_nodes import at_rest
 from paramgraph.metanets.scalegmn import Rewired
 
 # Options that do not change what is computed.
-FREE = {"hidden", "layers", "backend", "out", "readout_norm", "dropout", "vocabulary", "keep_edges", "tile_edges", "pack_edges", "recompute"}
+FREE = set("hidden layers backend out readout_norm dropout vocabulary keep_edges tile_edges pack_edges recompute".split())
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Plain(nn.Module):
         defaults = {name: parameter.default for name, parameter in inspect.signature(type(net).__init__).parameters.items()}
         others = sorted(name for name, given in net._options.items() if name not in FREE and given != defaults[name])
         if others or net.vocabulary is None or not net.layers:
-            raise ValueError(f"expected a metanet with layers that knows its types, with default options; got others for {others or 'none'}.")
+            raise ValueError(f"expected a metanet with layers, a vocabulary and default options; got other options: {others or 'none'}.")
         self.net = net
         make = self.gmn_layer if isinstance(net, GMN) else self.scalegmn_layer
         self.layers = nn.ModuleList(make(layer) for layer in net.layers)
@@ -115,8 +116,9 @@ class Plain(nn.Module):
         rows, graph = batch.rows, batch.graph
         assert batch.kinds is not None
         magnitude, sign = rows.masks()
-        table, scale, *_ = net.edge_encoder.edge_tensors(net.edge_encoder.codes(net.embeddings, rows.edges), net.embeddings, rows.edges)
-        edges = {kind: torch.cat([encoded(net.edge_encoder, run, kind, table, scale) for run in runs]) for kind, runs in batch.kinds.items()}
+        encoder = net.edge_encoder
+        table, scale, *_ = encoder.edge_tensors(encoder.codes(net.embeddings, rows.edges), net.embeddings, rows.edges)
+        edges = {kind: torch.cat([encoded(encoder, run, kind, table, scale) for run in runs]) for kind, runs in batch.kinds.items()}
         inner = net.node_encoder(net.embeddings, rows.nodes)
         nodes = at_rest(inner, magnitude, sign)
         invariants = net.read_norm(net.read(nodes, magnitude, sign) + inner)

@@ -1,6 +1,6 @@
 """Plain metanets with DGL: functions of edges given to `apply_edges` and `update_all`, as chapter 2 of its user guide writes them.
 
-One graph of all networks, as `dgl.batch` makes it; ScaleGMN's kinds of edges, for which its equations differ, are edge types of a heterograph.
+One graph of all networks, as `dgl.batch` makes it. ScaleGMN's kinds of edges, whose equations differ, are edge types of a heterograph.
 """
 
 from __future__ import annotations

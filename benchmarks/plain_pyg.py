@@ -1,6 +1,6 @@
-"""Plain metanets with PyTorch Geometric: `MessagePassing` layers with `message`, `edge_update` and `aggr`, as its documentation writes them.
+"""Plain metanets with PyTorch Geometric: `MessagePassing` layers with `message`, `edge_update` and `aggr`, as it documents them.
 
-One graph of all networks, as its loader's batches are; ScaleGMN's kinds of edges, for which its equations differ, have an `edge_index` each.
+One graph of all networks, as its loader's batches are. ScaleGMN's kinds of edges, whose equations differ, have an `edge_index` each.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from metanet_speed import networks  # noqa: E402
 from plain_dgl import PlainDGL  # noqa: E402
 from plain_pyg import PlainPyG  # noqa: E402
+from split_dgl import SplitDGL  # noqa: E402
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 CASES = ["inrs", "small_cnns", "mixture"]
@@ -64,7 +65,7 @@ def deviation(found, expected):
     return max(float(((f - e).abs().max() / e.abs().max().clamp(min=least)).detach()) for f, e in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize("plain", [PlainDGL, PlainPyG])
+@pytest.mark.parametrize("plain", [PlainDGL, PlainPyG, SplitDGL])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("make", [GMN, ScaleGMN])
