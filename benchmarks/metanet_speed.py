@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--streamed", action="store_true")
     options = parser.parse_args()
-    console = Console(width=150)
+    console = Console(width=160)
     if options.published:
         for direction, released in RELEASED_FLOPS.items():
             found = flops(direction)
@@ -237,8 +237,8 @@ def main() -> None:
     others = {"others": [name for name in backends if name not in ("torch", *VERSIONS)], "plain": PLAIN, "split": SPLIT}
     compared = {title: [name for name in names if name in backends] for title, names in others.items()}
     compared = {title: names for title, names in compared.items() if names and "torch" in backends}
-    keys = ("seconds",) if options.hold else ("seconds", "bytes")
-    table = Table("case", "metanet", "edges", *backends, *(f"faster, less\nmemory than\n{title}" for title in compared))
+    keys, better = (("seconds",), "faster") if options.hold else (("seconds", "bytes"), "faster, less\nmemory")
+    table = Table("case", "metanet", "edges", *backends, *(f"{better} than\n{title}" for title in compared))
     for case in options.cases:
         for metanet in options.metanets:
             shared = {"case": case, "metanet": metanet, "hidden": options.hidden, "layers": options.layers, "count": options.count}
