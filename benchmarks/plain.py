@@ -122,12 +122,13 @@ class Plain(nn.Module):
         inner = net.node_encoder(net.embeddings, rows.nodes)
         nodes = at_rest(inner, magnitude, sign)
         invariants = net.read_norm(net.read(nodes, magnitude, sign) + inner)
+        degree = rows.in_degree.clamp(min=1).to(nodes.dtype)[:, None]
         for layer in self.layers:
             sent = nodes * torch.rsqrt(nodes.square().mean(-1, keepdim=True) + 1e-6)
             sent = sent if magnitude is None else torch.where(magnitude, nodes, sent)
             moved, read = layer.collect(graph, sent, invariants, edges)
             ours = layer.layer
-            messages = ours.forward_message.finish(moved, rows.in_degree), ours.forward_read.finish(read, rows.in_degree)
+            messages = ours.forward_message.mix(moved / degree.sqrt()), ours.forward_read.last(read / degree)
             if ours.edge_update is not None:
                 edges = layer.update_edges(graph, invariants, edges)
             nodes, inner = ours.node_update(nodes, inner, invariants, messages[:1], messages[1:], magnitude, sign)
