@@ -2,13 +2,17 @@
 
     python benchmarks/metanet_speed.py                             all cases but those that take minutes
     python benchmarks/metanet_speed.py inrs resnet18 vit_b_16      some of them
+    python benchmarks/metanet_speed.py --plain small_cnns          also the same metanets as one would write them with DGL or PyG (plain.py)
     python benchmarks/metanet_speed.py --published                 operations and memory of ScaleGMN at the published size
     python benchmarks/metanet_speed.py --streamed resnet18         GMN of width 64 over networks too large to keep their edge states
 
-Every engine runs in a process of its own, and their repeats take turns, so that a busy machine slows all of them alike. Time is the least of the
-repeats' processor time; memory is the highest resident size of the passes, less that of the process before the first of them (one over a small
-network has been made by then). Ratios are the best other engine over `torch`. Where there are too many edges to keep states of, all engines go tile
-by tile.
+Every engine runs in a process of its own, and their repeats take turns, so that a busy machine slows all of them alike. Time is the least
+of the repeats' processor time; memory is the highest resident size of the passes, less that of the process before the first of them (one
+over a small network has been made by then). Ratios are the best of other engines, of plain versions, and of the split one, over `torch`.
+Where there are too many edges to keep states of, all engines go tile by tile; plain versions keep everything, as autograd does. Their
+graph is made before time is taken, and counts as memory. Large tensors that are freed go back to the system, and the next ones cost page
+faults, most of all on virtual machines: `--hold` compares times without those (and takes much memory: large batches on a few backends at
+a time).
 Targets: three times as fast in a fifth of the memory where there are over 100,000 edges, and never slower.
 """
 
@@ -17,10 +21,13 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +41,15 @@ import paramgraph as pg
 from paramgraph.metanets import GMN, ScaleGMN, Stack
 
 BACKENDS = ("torch", "dgl", "pyg")
+PLAIN, SPLIT = ("dgl-plain", "pyg-plain"), ("dgl-split",)
+VERSIONS = {"dgl-plain": ("plain_dgl", "PlainDGL"), "pyg-plain": ("plain_pyg", "PlainPyG"), "dgl-split": ("split_dgl", "SplitDGL")}
 CASES = ("inrs", "small_cnns", "resnet18", "vit_b_16")
 QUICK = ("inrs", "small_cnns")
 # Operations of the released code per graph, forward and backward, and bytes of activations of a batch of 128: Kalogeropoulos et al. 2024.
 RELEASED_FLOPS = {"forward": 9.26e9, "both": 16.1e9}
 RELEASED_MEMORY = 11.0 * 2**30
+# Environment in which glibc's allocator gives nothing back to the system.
+HOLDING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 class Siren(nn.Module):
@@ -76,19 +87,35 @@ def measure(case: str, metanet: str, backend: str, hidden: int, layers: int, cou
     graphs = networks(case, count)
     edges = sum(len(g) * g.graph.num_edges if isinstance(g, Stack) else g.num_edges for g in graphs)
     torch.manual_seed(0)
-    make = {"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet]
-    make(hidden, layers, backend=backend, **options)(networks("inrs", 1)).sum().backward()  # loads what any first pass loads
-    net = make(hidden, layers, backend=backend, **options)
-    with torch.no_grad():
-        net([graphs[0].take([0])] if isinstance(graphs[0], Stack) else graphs)
+    make = partial({"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet], hidden, layers, "torch" if backend in VERSIONS else backend, **options)
+    small = networks("inrs", 1)
+    prepared(knowing(make(), small), backend, small)().sum().backward()  # loads what any first pass loads
+    net = knowing(make(), [graphs[0].take([0])] if isinstance(graphs[0], Stack) else graphs)
     before = resident("VmRSS")
     forget_peak()
+    run = prepared(net, backend, graphs)
     while True:
         start = time.process_time()
-        net(graphs).square().sum().backward()
+        run().square().sum().backward()
         seconds = time.process_time() - start
         net.zero_grad()
         yield {"seconds": seconds, "bytes": resident("VmHWM") - before, "edges": edges}
+
+
+def knowing(net: Any, graphs: list[Any]) -> Any:
+    """The metanet, after it has learned the types and sizes of some networks."""
+    with torch.no_grad():
+        net(graphs)
+    return net
+
+
+def prepared(net: Any, backend: str, graphs: list[Any]) -> Callable[[], torch.Tensor]:
+    """A forward pass of the metanet over networks, or of its plain version over one graph of them, which is made here."""
+    if backend not in VERSIONS:
+        return partial(net, graphs)
+    module, name = VERSIONS[backend]
+    plain = getattr(import_module(module), name)(net)
+    return partial(plain, plain.prepare(graphs))
 
 
 def resident(which: str) -> float:
@@ -122,13 +149,19 @@ def answer(**arguments: Any) -> None:
 
 
 class Apart:
-    """`measure` in a process of its own, which waits between steps."""
+    """`measure` in a process of its own, which waits between steps.
 
-    def __init__(self, **arguments: Any) -> None:
+    Args:
+        environment: what to add to that of this process.
+        arguments: of `measure`.
+    """
+
+    def __init__(self, environment: dict[str, str], **arguments: Any) -> None:
         self.arguments = arguments
         code = f"import sys, json; sys.path.insert(0, {str(__file__).rsplit('/', 1)[0]!r}); import metanet_speed; "
         code += f"metanet_speed.answer(**json.loads({json.dumps(arguments)!r}))"
-        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe, environment = subprocess.PIPE, {**os.environ, **environment}
+        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True, env=environment)
 
     def step(self) -> dict[str, float]:
         """One step's answer."""
@@ -148,13 +181,13 @@ class Apart:
         self._process.wait()
 
 
-def in_turns(repeats: int, each: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Least seconds and most bytes of several combinations, whose repeats take turns."""
+def in_turns(repeats: int, each: list[dict[str, Any]], hold: bool = False) -> list[dict[str, float]]:
+    """Least seconds and most bytes of several combinations, whose repeats take turns; `hold`: freed memory stays with its process."""
     found: list[list[dict[str, float]]] = [[] for _ in each]
     apart = []
     for number, arguments in enumerate(each):
         # One after the other to begin with: compiling a large network needs memory.
-        apart.append(Apart(**arguments))
+        apart.append(Apart(HOLDING if hold else {}, **arguments))
         found[number].append(apart[-1].step())
     for _ in range(repeats - 1):
         for one, steps in zip(apart, found, strict=True):
@@ -164,6 +197,11 @@ def in_turns(repeats: int, each: list[dict[str, Any]]) -> list[dict[str, float]]
     return [{"seconds": min(s["seconds"] for s in steps), "bytes": steps[-1]["bytes"], "edges": steps[-1]["edges"]} for steps in found]
 
 
+def ratio(rows: dict[str, dict[str, float]], names: Sequence[str], key: str) -> str:
+    """The best of some over `torch`."""
+    return f"{min(rows[name][key] for name in names) / max(rows['torch'][key], 1e-9):.1f}×"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(QUICK), help=f"of {', '.join(CASES)}")
@@ -171,12 +209,14 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--count", type=int, default=32, help="networks per batch of small ones")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--backends", nargs="*", default=list(BACKENDS))
+    parser.add_argument("--backends", nargs="*", default=list(BACKENDS), help=f"of {', '.join([*BACKENDS, *VERSIONS])}, or your own")
+    parser.add_argument("--plain", action="store_true", help=f"also {', '.join(VERSIONS)}")
+    parser.add_argument("--hold", action="store_true", help="processes keep the memory that they free: times without page faults (glibc)")
     parser.add_argument("--metanets", nargs="*", default=["GMN", "ScaleGMN"])
     parser.add_argument("--published", action="store_true")
     parser.add_argument("--streamed", action="store_true")
     options = parser.parse_args()
-    console = Console(width=130)
+    console = Console(width=160)
     if options.published:
         for direction, released in RELEASED_FLOPS.items():
             found = flops(direction)
@@ -193,18 +233,20 @@ def main() -> None:
             said = f"{found['seconds']:.0f} s of processor time, {found['bytes'] / 2**30:.2f} GiB"
             console.print(f"{case}, GMN over {found['edges']:,.0f} edges: {said}", highlight=False)
         return
-    table = Table("case", "metanet", "edges", *options.backends, "faster", "less memory")
+    backends = list(dict.fromkeys([*options.backends, *(VERSIONS if options.plain else ())]))
+    others = {"others": [name for name in backends if name not in ("torch", *VERSIONS)], "plain": PLAIN, "split": SPLIT}
+    compared = {title: [name for name in names if name in backends] for title, names in others.items()}
+    compared = {title: names for title, names in compared.items() if names and "torch" in backends}
+    keys, better = (("seconds",), "faster") if options.hold else (("seconds", "bytes"), "faster, less\nmemory")
+    table = Table("case", "metanet", "edges", *backends, *(f"{better} than\n{title}" for title in compared))
     for case in options.cases:
         for metanet in options.metanets:
             shared = {"case": case, "metanet": metanet, "hidden": options.hidden, "layers": options.layers, "count": options.count}
-            found = in_turns(options.repeats, [{"backend": backend, "options": {}, **shared} for backend in options.backends])
-            rows = dict(zip(options.backends, found, strict=True))
-            cells = [f"{row['seconds']:.2f} s, {row['bytes'] / 2**20:,.0f} MiB" for row in rows.values()]
-            others = [row for name, row in rows.items() if name != "torch"]
-            ratios = ["", ""]
-            if "torch" in rows and others:
-                ratios = [f"{min(row[key] for row in others) / max(rows['torch'][key], 1e-9):.1f}×" for key in ("seconds", "bytes")]
-            table.add_row(case, metanet, f"{next(iter(rows.values()))['edges']:,.0f}", *cells, *ratios)
+            found = in_turns(options.repeats, [{"backend": backend, "options": {}, **shared} for backend in backends], options.hold)
+            rows = dict(zip(backends, found, strict=True))
+            cells = ["\n".join((f"{row['seconds']:.2f} s", f"{row['bytes'] / 2**20:,.0f} MiB")[: len(keys)]) for row in found]
+            ratios = ["\n".join(ratio(rows, names, key) for key in keys) for names in compared.values()]
+            table.add_row(case, metanet, f"{found[0]['edges']:,.0f}", *cells, *ratios)
     console.print(table)
 
 
