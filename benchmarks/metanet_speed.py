@@ -3,6 +3,7 @@
     python benchmarks/metanet_speed.py                             all cases but those that take minutes
     python benchmarks/metanet_speed.py inrs resnet18 vit_b_16      some of them
     python benchmarks/metanet_speed.py --plain small_cnns          also the same metanets as one would write them with DGL or PyG (plain.py)
+    python benchmarks/metanet_speed.py --backends torch torch-compiled dgl pyg     also by torch.compile, which takes a minute at first
     python benchmarks/metanet_speed.py --published                 operations and memory of ScaleGMN at the published size
     python benchmarks/metanet_speed.py --streamed resnet18         GMN of width 64 over networks too large to keep their edge states
 
@@ -43,6 +44,7 @@ from paramgraph.metanets import GMN, ScaleGMN, Stack
 BACKENDS = ("torch", "dgl", "pyg")
 PLAIN, SPLIT = ("dgl-plain", "pyg-plain"), ("dgl-split",)
 VERSIONS = {"dgl-plain": ("plain_dgl", "PlainDGL"), "pyg-plain": ("plain_pyg", "PlainPyG"), "dgl-split": ("split_dgl", "SplitDGL")}
+COMPILED = "torch-compiled"
 CASES = ("inrs", "small_cnns", "resnet18", "vit_b_16")
 QUICK = ("inrs", "small_cnns")
 # Operations of the released code per graph, forward and backward, and bytes of activations of a batch of 128: Kalogeropoulos et al. 2024.
@@ -87,10 +89,14 @@ def measure(case: str, metanet: str, backend: str, hidden: int, layers: int, cou
     graphs = networks(case, count)
     edges = sum(len(g) * g.graph.num_edges if isinstance(g, Stack) else g.num_edges for g in graphs)
     torch.manual_seed(0)
-    make = partial({"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet], hidden, layers, "torch" if backend in VERSIONS else backend, **options)
+    make = partial({"GMN": GMN, "ScaleGMN": ScaleGMN}[metanet], hidden, layers, "torch" if backend in (*VERSIONS, COMPILED) else backend, **options)
     small = networks("inrs", 1)
     prepared(knowing(make(), small), backend, small)().sum().backward()  # loads what any first pass loads
     net = knowing(make(), [graphs[0].take([0])] if isinstance(graphs[0], Stack) else graphs)
+    if backend == COMPILED:
+        net = torch.compile(net)
+        net(graphs).sum().backward()
+        net.zero_grad()
     before = resident("VmRSS")
     forget_peak()
     run = prepared(net, backend, graphs)
@@ -234,7 +240,7 @@ def main() -> None:
             console.print(f"{case}, GMN over {found['edges']:,.0f} edges: {said}", highlight=False)
         return
     backends = list(dict.fromkeys([*options.backends, *(VERSIONS if options.plain else ())]))
-    others = {"others": [name for name in backends if name not in ("torch", *VERSIONS)], "plain": PLAIN, "split": SPLIT}
+    others = {"others": [name for name in backends if name not in ("torch", COMPILED, *VERSIONS)], "plain": PLAIN, "split": SPLIT}
     compared = {title: [name for name in names if name in backends] for title, names in others.items()}
     compared = {title: names for title, names in compared.items() if names and "torch" in backends}
     keys, better = (("seconds",), "faster") if options.hold else (("seconds", "bytes"), "faster, less\nmemory")
