@@ -59,7 +59,8 @@ def train(make: Callable[[], nn.Module], splits: dict[str, tuple[Stack, torch.Te
     """Test accuracy at the first epoch of the best validation accuracy."""
     torch.manual_seed(seed)
     data = Population([splits["train"][0]], splits["train"][1])
-    loader = DataLoader(data, batch_size=options.batch, shuffle=True, drop_last=True, collate_fn=collate, num_workers=options.workers)
+    batch = min(options.batch, len(data))
+    loader = DataLoader(data, batch_size=batch, shuffle=True, drop_last=True, collate_fn=collate, num_workers=options.workers)
     net = make()
     net(next(iter(loader))[0])  # a first batch teaches it the types
     optimiser = torch.optim.AdamW(net.parameters(), options.rate, weight_decay=1e-2)

@@ -105,6 +105,6 @@ def population(folder: Path, cache: Path, count: int, device: str = "cpu", at_on
     graph = pg.compile(Siren(), grid()[:4], name="inr")
     stack = pg.metanets.Stack(graph, torch.load(file, weights_only=True))
     with torch.no_grad():
-        error = (pg.metanets.run(Siren(), stack.take(range(100)), grid())[..., 0] - pictures[:100].reshape(100, -1)).square().mean()
+        error = (pg.metanets.run(Siren(), stack.take(slice(0, 100)), grid())[..., 0] - pictures[:100].flatten(1)).square().mean()
     print(f"{count} networks of {graph.num_parameters:,} parameters; peak signal-to-noise ratio {-10 * math.log10(error):.1f} dB")
     return stack, labels, pictures

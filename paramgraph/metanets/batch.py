@@ -44,9 +44,9 @@ class Group:
         return [graph.edge_values(edges) for graph in self.graphs]
 
     def bases(self) -> Mapping[str, list[torch.Tensor]]:
-        """Base tensors by name."""
+        """Base tensors by name, in the order of the graph: a stack's may have been given in any."""
         if self.stack is not None:
-            return {name: [value] for name, value in self.stack.values.items()}
+            return {name: [self.stack.values[name]] for name in self.graph.values}
         return {name: [graph.values[name] for graph in self.graphs] for name in self.graph.values}
 
 
@@ -107,15 +107,7 @@ class Batch:
                     continue
                 for number, value in enumerate(group.read(edges)):
                     # A sum of huge values can overflow, so what is reported is looked at element by element.
-                    finite = torch.isfinite(value.detach().to(self.dtype))
-                    if bool(finite.all()):
-                        continue
-                    if group.stack is not None:
-                        number = int((~finite.reshape(finite.shape[0], -1).all(1)).nonzero()[0, 0])
-                    raise MetanetError(
-                        f"{_where(group, number, edges)}: {edges.parameter.name!r} has NaN or infinite values; a metanet cannot read them. "
-                        "Replace them first, e.g. `graph.with_values({... torch.nan_to_num(value) ...})`."
-                    )
+                    refuse_not_finite(group, number, edges, edges.parameter.name, value.detach().to(self.dtype))
 
 
 class Planner:
@@ -229,6 +221,27 @@ def check_values(group: Group, dtype: torch.dtype, device: torch.device) -> None
                 )
 
 
+def refuse_not_finite(group: Group, number: int, edges: EdgeSet | None, name: str, value: torch.Tensor) -> None:
+    """Raise `MetanetError` naming graph and set if a tensor has NaN or infinite values.
+
+    Args:
+        group: the networks.
+        number: of the network that the tensor is of; of a stack's, the first with such values is found.
+        edges: the edge set that reads it; None if none does.
+        name: of the tensor.
+        value: the tensor, of a stack with a leading axis.
+    """
+    finite = torch.isfinite(value)
+    if bool(finite.all()):
+        return
+    if group.stack is not None:
+        number = int((~finite.reshape(finite.shape[0], -1).all(1)).nonzero()[0, 0])
+    raise MetanetError(
+        f"{_where(group, number, edges)}: {name!r} has NaN or infinite values; a metanet cannot read them. "
+        "Replace them first, e.g. `graph.with_values({... torch.nan_to_num(value) ...})`."
+    )
+
+
 def _runs(job: Job, batch: Batch) -> Iterator[tuple[int, EdgeSet]]:
     """The edge sets of a packed job, each once for all networks of its group: number of the first network, and the set."""
     number = 0
@@ -238,7 +251,6 @@ def _runs(job: Job, batch: Batch) -> Iterator[tuple[int, EdgeSet]]:
         number += batch.group_of(part.graph).count
 
 
-def _where(group: Group, number: int, edges: EdgeSet) -> str:
-    if group.stack is not None:
-        return f"graph {group.graph.name!r} (number {number} of a stack), edge set {edges.name!r}"
-    return f"graph {group.graphs[number].name!r}, edge set {edges.name!r}"
+def _where(group: Group, number: int, edges: EdgeSet | None) -> str:
+    graph = f"graph {group.graphs[number].name!r}" if group.stack is None else f"graph {group.graph.name!r} (number {number} of a stack)"
+    return graph if edges is None else f"{graph}, edge set {edges.name!r}"

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from paramgraph.errors import MetanetError
 from paramgraph.exchange.codec import encode
 from paramgraph.graph import ParamGraph
-from paramgraph.metanets.stack import Stack
+from paramgraph.metanets.stack import Stack, as_numbers
 from paramgraph.metanets.structure import StructureCache
 
 # Structures by a name that all processes share: what a worker sends back names them instead of holding them.
@@ -42,8 +42,8 @@ class Population(Dataset[Any]):
     """
 
     def __init__(self, networks: Sequence[ParamGraph | Stack], labels: torch.Tensor | Sequence[Any] | None = None) -> None:
-        if not networks:
-            raise MetanetError("expected at least one network, got none.")
+        if isinstance(networks, ParamGraph) or not networks:
+            raise MetanetError(f"expected at least one network, in a list; got {'none' if not networks else 'a graph alone'}.")
         self.stacks, places = _stacked(networks)
         self._places = places
         count = len(places)
@@ -80,8 +80,18 @@ class Population(Dataset[Any]):
         return Drawn([(self._tokens[stack], self.stacks[stack].take(rows[stack])) for stack in rows], self.labels[torch.as_tensor(order)])
 
     def subset(self, numbers: Sequence[int] | torch.Tensor) -> Population:
-        """Some of the networks as a population of its own, e.g. a split. Networks are grouped by architecture."""
-        drawn = self.__getitems__([int(number) for number in numbers])
+        """Some of the networks as a population of its own, e.g. a split. Networks are grouped by architecture.
+
+        Args:
+            numbers: of the networks, or a mask that says of each whether it is one.
+
+        Raises:
+            MetanetError: there are none, or a mask is of another length.
+        """
+        chosen: list[int] = as_numbers(numbers, len(self)).tolist()
+        if not chosen:
+            raise MetanetError("expected at least one network in a subset, got none.")
+        drawn = self.__getitems__(chosen)
         return Population([stack for _, stack in drawn.stacks], drawn.labels)
 
     def graphs(self) -> list[ParamGraph]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, overload
 
@@ -117,15 +117,20 @@ def run(model: nn.Module, network: ParamGraph | Stack, *inputs: torch.Tensor) ->
         model: the module that the graph was compiled from, or one with the same state dict.
         network: the values.
         inputs: of the module, the same for all networks.
-    """
-    if isinstance(network, ParamGraph):
-        output: torch.Tensor = torch.func.functional_call(model, network.state_dict(), inputs, tie_weights=False)
-        return output
 
-    def one(values: dict[str, torch.Tensor]) -> torch.Tensor:
-        state = {n: values[n] if n in values else network.graph.aliases[n].read(values) for n in network.graph.names}
+    Raises:
+        MetanetError: the module has no such parameters.
+    """
+    graph = network if isinstance(network, ParamGraph) else network.graph
+    names = _places(model, graph)
+
+    def one(values: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        state = {n: values[n] if n in values else graph.aliases[n].read(values) for n in names}
         out: torch.Tensor = torch.func.functional_call(model, state, inputs, tie_weights=False)
         return out
+
+    if isinstance(network, ParamGraph):
+        return one(network.values)
 
     try:
         with _differentiable_attention():
@@ -134,6 +139,26 @@ def run(model: nn.Module, network: ParamGraph | Stack, *inputs: torch.Tensor) ->
         # Not all that torch computes can it compute for many networks at once: recurrent layers, random numbers, statistics that are updated.
         outputs = torch.stack([run(model, network[number], *inputs) for number in range(len(network))])
     return outputs
+
+
+def _places(model: nn.Module, graph: ParamGraph) -> list[str]:
+    """The names of a graph's tensors, one for each place in a module that holds one.
+
+    A parameter of two modules has two places, and both are given its value. A module of two names has one: torch would put the value there
+    twice, and then leave one of them behind.
+    """
+    places: dict[tuple[int, str], str] = {}
+    for name in graph.names:
+        path, _, attribute = name.rpartition(".")
+        try:
+            module = model.get_submodule(path)
+            getattr(module, attribute)
+        except AttributeError as error:
+            raise MetanetError(
+                f"graph {graph.name!r}: {type(model).__name__} has no parameter {name!r}; pass the module that the graph was compiled from."
+            ) from error
+        places.setdefault((id(module), attribute), name)
+    return list(places.values())
 
 
 @contextmanager

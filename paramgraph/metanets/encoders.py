@@ -124,7 +124,7 @@ class EdgeEncoder(nn.Module):
         of_codes, _, of_weight, of_bias = of_tensors
         numbers, values = _code_numbers(cut), _column(cut, raw, scale)
         if of_codes is not None:
-            per_code = of_states.view(-1, len(numbers) * of_states.shape[-1]).sum(0)
+            per_code = of_states.reshape(-1, len(numbers) * of_states.shape[-1]).sum(0)  # may be an expanded view
             of_codes.index_add_(0, numbers, per_code.view(len(numbers), -1))
         of_angles = torch.addcmul(bias, values, weight, out=scratch).cos_().mul_(of_states)
         if of_bias is not None:

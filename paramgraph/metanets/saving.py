@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from paramgraph.backends.protocol import Backend
-from paramgraph.errors import FileFormatError, MetanetError
+from paramgraph.errors import FileFormatError, MetanetError, first_line
 from paramgraph.metanets.editor import Editor
 from paramgraph.metanets.vocabulary import Vocabulary
 
@@ -65,21 +65,29 @@ def load_metanet(path: str | Path, backend: str | Backend | None = None, device:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise FileFormatError(f"{path}: expected a metanet written by `save_metanet`; the file cannot be read ({error}).") from error
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
+    found = header if isinstance(header, dict) else {}
+    if found.get("format") != FORMAT or found.get("version") != VERSION:
         raise FileFormatError(
             f"{path}: expected a metanet written by `save_metanet`, version {VERSION}; "
-            f"found format {header.get('format')!r}, version {header.get('version')!r}."
+            f"found format {found.get('format')!r}, version {found.get('version')!r}."
         )
-    metanet = _made(header, backend)
+    try:
+        metanet = _made(header, backend)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path}: its description is not as `save_metanet` writes it ({first_line(error)}); save the metanet again.") from error
     for value in tensors.values():
         if value.is_floating_point():
             metanet.to(value.dtype)
             break
-    expected = {name for name, value in metanet.state_dict().items() if isinstance(value, torch.Tensor)}
-    if expected != set(tensors):
-        odd = sorted(expected ^ set(tensors))
+    state = metanet.state_dict()
+    expected = {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if expected.keys() != tensors.keys():
+        odd = sorted(expected.keys() ^ tensors.keys())
         raise FileFormatError(f"{path}: the weights do not fit the options; {odd[:5]} are missing or unknown.")
-    extra = {name: value for name, value in metanet.state_dict().items() if not isinstance(value, torch.Tensor)}
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
+            raise FileFormatError(f"{path}: the weights do not fit the options; expected {name} of shape {shape}, got {tuple(tensors[name].shape)}.")
+    extra = {name: value for name, value in state.items() if not isinstance(value, torch.Tensor)}
     metanet.load_state_dict({**tensors, **extra})
     return metanet.to(device).eval()
 
@@ -110,9 +118,10 @@ def _made(header: dict[str, Any], backend: str | Backend | None) -> nn.Module:
     options = dict(header["options"])
     if kind == "Editor":
         return Editor(_made(header["metanet"], backend), **options)
-    if header.get("vocabulary") is not None:
+    made = getattr(import_module(_KINDS[kind]), kind)
+    if "vocabulary" in inspect.signature(made.__init__).parameters:
         options["vocabulary"] = Vocabulary(*(tuple(names) for names in header["vocabulary"]))
     if backend is not None and "backend" in options:
         options["backend"] = backend
-    made: nn.Module = getattr(import_module(_KINDS[kind]), kind)(**options)
-    return made
+    metanet: nn.Module = made(**options)
+    return metanet

@@ -144,6 +144,9 @@ class ScaledMessage(nn.Module):
     def at_nodes(self, states: torch.Tensor, invariants: torch.Tensor, backward: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Terms of the nodes as sources and targets: what they send is equivariant, what receivers add is invariant."""
         sent, received = self.send(states), self.receive(invariants)
+        if backward:
+            # Zeros send zeros, whatever the parameters; the derivative leaves the range of the dtype where edges are nearly zero, as one over them is read.
+            sent = torch.where((states == 0).all(-1, keepdim=True), 0.0, sent)
         return (received, sent) if backward else (sent, received)
 
     def edge_tensors(self) -> tuple[torch.Tensor, ...]:

@@ -134,6 +134,7 @@ def bounded(states: torch.Tensor, messages: Sequence[torch.Tensor], magnitude: M
         if number:
             allowed, found = length(states) + length(messages[0]), length(message)
             long = (found > allowed) & (allowed > 0)
-            kept = message * torch.where(long, allowed / torch.where(long, found, 1.0), 1.0)
+            # By way of the direction, whose derivative squares no length: that of a message over its length leaves the range of the dtype.
+            kept = torch.where(long, direction(message) * (allowed / message.shape[-1] ** 0.5), message)
         result.append(torch.where(magnitude, kept, squashed))
     return result

@@ -67,8 +67,12 @@ class Stack:
         return (self[number] for number in range(len(self)))
 
     def take(self, numbers: Sequence[int] | torch.Tensor | slice) -> Stack:
-        """Some of the networks."""
-        index = numbers if isinstance(numbers, slice) else torch.as_tensor(numbers, dtype=torch.int64)
+        """Some of the networks: by number, or by a mask that says of each whether.
+
+        Raises:
+            MetanetError: the numbers are none, or a mask is of another length.
+        """
+        index = numbers if isinstance(numbers, slice) else as_numbers(numbers, len(self))
         return replace(self, values={name: value[index] for name, value in self.values.items()})
 
     def to(self, *args: Any, **options: Any) -> Stack:
@@ -94,6 +98,18 @@ class Stack:
 
     def __repr__(self) -> str:
         return f"Stack of {len(self)} × {self.graph.name} ({self.graph.num_parameters:,} parameters each)"
+
+
+def as_numbers(numbers: Sequence[int] | torch.Tensor, count: int) -> torch.Tensor:
+    """Numbers of networks, int64, from numbers or from a mask over all `count` of them."""
+    given = torch.as_tensor(numbers)
+    if given.dtype == torch.bool:
+        if given.shape != (count,):
+            raise MetanetError(f"expected a mask of {count} networks, got one of shape {tuple(given.shape)}.")
+        return given.nonzero()[:, 0]
+    if given.ndim != 1 or (given.numel() and (given.is_floating_point() or given.is_complex())):
+        raise MetanetError(f"expected a list of numbers of networks, or a mask; got {given.dtype} of shape {tuple(given.shape)}.")
+    return given.long()
 
 
 def read_stacked(view: ParameterView, base: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

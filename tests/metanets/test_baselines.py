@@ -1,5 +1,6 @@
 """Baselines: what they are invariant to, what they refuse, and that they learn."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,6 +12,8 @@ from paramgraph.errors import MetanetError
 from paramgraph.metanets import Stack
 from paramgraph.metanets.baselines import DMC, DWS, NFN, NGGNN, DeepSets, FlatMLP, Inr2Vec, StatNN
 from paramgraph.metanets.baselines.chain import EquivariantLinear, chain_of
+from paramgraph.metanets.baselines.inputs import Parameters
+from paramgraph.metanets.baselines.vectors import QUANTILES, statistics
 
 from .handmade import everything, mlp
 from .test_gmn import deviation
@@ -144,6 +147,54 @@ def test_nan_is_refused():
     for name in ONE:
         with pytest.raises(MetanetError, match="NaN"):
             make(name, graph)([graph.with_values(values)])
+
+
+def test_what_is_not_finite_is_named():
+    """The network, not the first of its structure; and the edge set that reads it."""
+    graph = chain()
+    values = {n: v.clone() for n, v in graph.values.items()}
+    values["2.weight"][1, 1] = float("inf")
+    bad = replace(graph.with_values(values), name="bad")
+    for name in ONE:
+        net = make(name, graph)
+        with pytest.raises(MetanetError, match="graph 'bad', edge set '2.weight'"):
+            net([graph, bad])
+        with pytest.raises(MetanetError, match=r"\(number 1 of a stack\), edge set '2.weight'"):
+            net(Stack.of(graph, [graph.values, bad.values]))
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_nothing_is_computed_before_all_networks_are_looked_at(name):
+    net = make(name, chain()).train()
+    before = {n: v.clone() for n, v in net.state_dict().items()}
+    with pytest.raises(MetanetError, match="one layout only"):
+        net([chain(0), chain(1), mlp(dtype=torch.float64)])
+    assert all(torch.equal(v, before[n]) for n, v in net.state_dict().items())
+    integers = {n: v.long() for n, v in chain().values.items()}
+    with pytest.raises(MetanetError, match="torch.int64, expected numbers of floating point"):
+        net([chain().with_values(integers)])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_order_of_a_stacks_tensors_does_not_matter(name):
+    graph = chain()
+    net = make(name, graph)
+    stack = Stack.of(graph, [chain(s).values for s in range(2)])
+    turned = Stack(graph, dict(reversed(stack.values.items())))
+    assert torch.equal(net(turned), net(stack))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_quantiles(dtype):
+    flat = torch.randn(2, 11).to(dtype)
+    found = statistics(Parameters("networks", {"a": flat, "b": flat[:, :1], "c": flat[:, :0]}))
+    assert found.shape == (2, 21)
+    assert deviation(found[:, 2:7].double(), flat.double().quantile(torch.tensor(QUANTILES, dtype=torch.float64), dim=1).T) < 1e-3
+    assert torch.equal(found[:, 9:14], flat[:, :1].expand(2, 5)) and not found[:, 14:].any()
+
+
+def test_statistics_of_large_tensors():
+    assert torch.isfinite(statistics(Parameters("networks", {"a": torch.randn(1, 2**24 + 1)}))).all()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -104,6 +104,44 @@ def test_stacks_come_back_as_stacks(network):
     assert deviation(run(model, together, *inputs)[1], run(model, alone[1], *inputs)) < 1e-10
 
 
+class Twice(nn.Module):
+    """A layer under two names, and a parameter of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.table, self.readout = nn.Linear(4, 4), nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.again, self.readout.weight = self.first, self.table.weight
+
+    def forward(self, tokens):
+        return self.readout(torch.tanh(self.again(torch.tanh(self.first(self.table(tokens))))))
+
+
+def test_networks_that_share_parameters_run():
+    torch.manual_seed(0)
+    model, tokens = Twice().double().eval(), torch.randint(5, (2, 3))
+    before = model(tokens)
+    graph = pg.compile(model, tokens)
+    made = randomise(editor("both"), graph)
+    stack = Stack.of(graph, [graph.values, {n: 2 * v for n, v in graph.values.items()}])
+    assert deviation(run(model, graph, tokens), before) < 1e-12
+    outputs = run(model, made(stack), tokens)
+    twin = Twice().double()
+    for number, edited in enumerate(made(stack)):
+        twin.load_state_dict({n: v.detach() for n, v in edited.state_dict().items()})
+        assert deviation(outputs[number], twin(tokens)) < 1e-12
+        assert deviation(run(model, edited, tokens), twin(tokens)) < 1e-12
+    outputs.square().sum().backward()
+    assert all(p.grad is not None for p in made.parameters())
+    assert torch.equal(model(tokens), before) and model.again is model.first
+
+
+def test_networks_run_through_their_own_modules(network):
+    _, inputs, graph = network
+    for item in (graph, Stack.of(graph, [graph.values])):
+        with pytest.raises(MetanetError, match="Twice has no parameter .*; pass the module that the graph was compiled from"):
+            run(Twice(), item, *inputs)
+
+
 def test_metanets_without_an_edge_head_do_not_edit():
     with pytest.raises(MetanetError, match="head='edge', out=1"):
         Editor(GMN(8, 1, backend="torch"))

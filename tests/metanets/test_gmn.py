@@ -22,11 +22,11 @@ VARIANTS = [
 BACKENDS = ["torch", "dgl", "pyg"]
 
 
-def gmn(dtype=torch.float64, backend="torch", head="graph", randomised=True, **options):
+def gmn(dtype=torch.float64, backend="torch", head="graph", randomised=True, layers=2, **options):
     """A small GMN that knows the handmade graphs, with the same parameters each time, none of them zero."""
     torch.manual_seed(0)
     vocabulary = Vocabulary.from_graphs([mlp(), everything()])
-    net = GMN(8, 2, backend=backend, head=head, out=2, vocabulary=vocabulary, **options).to(dtype)
+    net = GMN(8, layers, backend=backend, head=head, out=2, vocabulary=vocabulary, **options).to(dtype)
     if randomised:
         for parameter in net.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
@@ -160,6 +160,16 @@ def test_streaming_without_gradients_agrees():
         expected = gmn()(graphs)
         for tile in (1, 5, 1000):
             assert deviation(gmn(keep_edges=0, tile_edges=tile, pack_edges=3)(graphs), expected) < 1e-10
+
+
+def test_without_layers_all_ways_agree():
+    """The gradient of what is summed over a graph is one row for all its edges, in no memory of its own."""
+    graphs = [everything(0, torch.float64), mlp(1, dtype=torch.float64), everything(2, torch.float64)]
+    expected, gradients = values_and_gradients(gmn(layers=0), graphs)
+    for tile in (11, 60, 1000):
+        for pack in (0, 30):
+            found, others = values_and_gradients(gmn(layers=0, keep_edges=0, tile_edges=tile, pack_edges=pack), graphs)
+            assert deviation([found, *others], [expected, *gradients]) < 1e-10
 
 
 def test_gradients_reach_the_values_and_are_right():

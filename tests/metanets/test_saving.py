@@ -1,5 +1,7 @@
 """Metanets on disk, in mixed precision, and compiled."""
 
+import json
+
 import pytest
 import torch
 
@@ -61,6 +63,42 @@ def test_what_cannot_be_loaded(tmp_path):
     for name in ("text", "foreign", "absent"):
         with pytest.raises(FileFormatError, match="written by `save_metanet`"):
             load_metanet(tmp_path / name)
+
+
+CHANGES = {
+    "no options": lambda header, tensors: header.pop("options"),
+    "a list of options": lambda header, tensors: header.update(options=[1]),
+    "an unknown option": lambda header, tensors: header["options"].update(depth=3),
+    "an option of another type": lambda header, tensors: header["options"].update(hidden="8"),
+    "another width": lambda header, tensors: header["options"].update(hidden=4),
+    "another depth": lambda header, tensors: header["options"].update(layers=3),
+    "another kind": lambda header, tensors: header.update(kind="ScaleGMN"),
+    "a kind that holds another": lambda header, tensors: header.update(kind="Editor"),
+    "a kind that is no name": lambda header, tensors: header.update(kind=["GMN"]),
+    "no vocabulary": lambda header, tensors: header.update(vocabulary=None),
+    "a vocabulary without a type": lambda header, tensors: header["vocabulary"][0].pop(),
+    "a vocabulary of numbers": lambda header, tensors: header.update(vocabulary=[1, 2, 3]),
+    "a tensor of another shape": lambda header, tensors: tensors.update({"head.mlp.0.bias": torch.zeros(3)}),
+    "a later version": lambda header, tensors: header.update(version=2),
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "no mapping"])
+def test_descriptions_that_were_changed(change, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    net = KINDS["GMN"]()
+    net([mlp()])
+    save_metanet(net, tmp_path / "net")
+    with safe_open(tmp_path / "net", "pt") as file:
+        header = json.loads(file.metadata()["paramgraph"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    if change in CHANGES:
+        CHANGES[change](header, tensors)
+    save_file(tensors, tmp_path / "net", metadata={"paramgraph": json.dumps(header if change in CHANGES else [])})
+    with pytest.raises(FileFormatError, match="net"):
+        load_metanet(tmp_path / "net")
 
 
 @pytest.mark.parametrize(

@@ -341,6 +341,28 @@ def test_zeros_are_finite(networks, direction):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("head", ["graph", "edge"])
+@pytest.mark.parametrize("size", [1e-28, 1e-35])
+def test_neurons_that_decayed_are_finite(networks, size, head):
+    """Weight decay takes what a dead neuron reads and what reads it close to zero, not to zero; both ways, one over them is seen."""
+    _, _, graph = networks["flattened CNN"]
+    values = {n: v.float().clone() for n, v in graph.values.items()}
+    first, second = values["0.weight"], values["2.weight"]
+    first[1] *= size
+    values["0.bias"][1] *= size
+    second[:, 1] *= size
+    for value in values.values():
+        value.requires_grad_()
+    torch.manual_seed(0)
+    made = ScaleGMN(8, 3, backend="torch", direction="both", head=head)
+    found = made([graph.with_values(values)])
+    found = found if head == "graph" else torch.cat([v.reshape(-1) for v in found[0].values()])
+    found.square().sum().backward()
+    assert torch.isfinite(found).all()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+    assert all(torch.isfinite(v.grad).all() for v in values.values())
+
+
 @pytest.mark.parametrize("mode", ["residual", "mask", "both"])
 def test_editing_commutes_with_the_group(networks, mode):
     model, x, graph = networks["flattened CNN"]

@@ -168,6 +168,26 @@ def test_a_population_is_pickled_whole_and_data_sets_of_ones_own_are_collated():
     assert labels.tolist() == [3, 4] and gmn(torch.float32)(batch).shape == (2, 2)
 
 
+def test_networks_are_taken_by_number_or_mask():
+    graphs = [mlp(s) for s in range(4)]
+    stack, population = Stack.of(graphs[0], [g.values for g in graphs]), Population(graphs, [3, 1, 3, 2])
+    for numbers in ([0, 2], torch.tensor([0, 2]), range(0, 3, 2), slice(0, 3, 2), population.labels == 3, [True, False, True, False]):
+        taken = stack.take(numbers)
+        assert len(taken) == 2 and torch.equal(taken[1].values["1.weight"], graphs[2].values["1.weight"])
+        if not isinstance(numbers, slice):
+            chosen = population.subset(numbers)
+            assert chosen.labels.tolist() == [3, 3] and torch.equal(chosen[1][0].values["1.weight"], graphs[2].values["1.weight"])
+    for numbers in ([True, False], [0.5], 1, torch.zeros(2, 2).long()):
+        for take in (stack.take, population.subset):
+            with pytest.raises(MetanetError, match="a mask"):
+                take(numbers)
+    assert len(stack.take([])) == 0
+    with pytest.raises(MetanetError, match="in a subset"):
+        population.subset([])
+    with pytest.raises(MetanetError, match="a graph alone"):
+        Population(graphs[0])
+
+
 def test_labels_must_be_as_many():
     with pytest.raises(MetanetError, match="expected 2 labels"):
         Population([mlp(0), mlp(1)], [1, 2, 3])

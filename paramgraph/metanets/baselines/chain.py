@@ -19,7 +19,7 @@ from torch import nn
 
 from paramgraph.errors import MetanetError
 from paramgraph.graph import ParamGraph
-from paramgraph.metanets.baselines.inputs import Baseline, Parameters, UnitSizes, check_layout, layout_of, perceptron
+from paramgraph.metanets.baselines.inputs import Baseline, Parameters, UnitSizes, layout_of, perceptron
 from paramgraph.metanets.encoders import frequencies as spread
 from paramgraph.metanets.heads import ReadoutNorm
 from paramgraph.metanets.stack import Stack
@@ -165,7 +165,6 @@ class _ChainNet(Baseline):
 
     def predict(self, networks: Parameters) -> torch.Tensor:
         """See `Baseline.predict`."""
-        check_layout(networks, self.layout, type(self).__name__)
         read = [tensor.read(networks.values[tensor.name]) for tensor in self.chain]
         tensors = [self._encoded(tensor, value) for tensor, value in zip(self.chain, self.sizes(read), strict=True)]
         norms = iter(self.norms)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from paramgraph.errors import MetanetError
-from paramgraph.metanets.batch import Group, Networks, Planner, check_graphs, check_values
+from paramgraph.graph import ParamGraph
+from paramgraph.metanets.batch import Group, Networks, Planner, check_graphs, check_values, refuse_not_finite
 from paramgraph.metanets.options import Remembers
 from paramgraph.metanets.stack import Stack
 
@@ -37,7 +38,13 @@ class Parameters:
 
 
 class Baseline(Remembers):
-    """A map from networks to vectors that reads tensors; subclasses give `predict`."""
+    """A map from networks to vectors that reads tensors; subclasses give `predict`.
+
+    Attributes:
+        layout: names and shapes of the tensors that it reads, if it reads networks of one layout; None: of any.
+    """
+
+    layout: dict[str, tuple[int, ...]] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,11 +62,14 @@ class Baseline(Remembers):
         """A function of networks of one structure, over all networks, in the order given: `(networks, …)`."""
         groups, order = self._planner.grouped(check_graphs(networks))
         reference = next(self.parameters())
-        found = []
+        read = []
+        # All are looked at before anything is computed: statistics would have seen the first ones.
         for group, _ in groups:
             check_values(group, reference.dtype, reference.device)
-            found.append(function(parameters(group)))
-        return torch.cat(found)[order]
+            read.append(parameters(group))
+            if self.layout is not None:
+                check_layout(group.graph, self.layout, type(self).__name__)
+        return torch.cat([function(networks) for networks in read])[order]
 
     def predict(self, networks: Parameters) -> torch.Tensor:
         """`(networks, out)` of networks of one structure."""
@@ -73,19 +83,28 @@ def parameters(group: Group) -> Parameters:
         if tensors[0].is_floating_point():
             values[name] = tensors[0] if group.stack is not None else torch.stack(tensors)
             if not bool(torch.isfinite(values[name].detach()).all()):
-                raise MetanetError(f"graph {group.graph.name!r}: {name!r} has NaN or infinite values; a metanet cannot read them.")
+                readers = (edges for edges in group.graph.edge_sets.values() if edges.parameter is not None and edges.parameter.name == name)
+                edges = next(readers, None)
+                for number, value in enumerate(tensors):
+                    refuse_not_finite(group, number, edges, name, value.detach())
     return Parameters(group.graph.name, values)
 
 
-def check_layout(networks: Parameters, layout: dict[str, tuple[int, ...]], reader: str) -> None:
-    """Raise `MetanetError` unless networks have the one layout that a baseline was made for."""
-    found = {name: tuple(value.shape[1:]) for name, value in networks.values.items()}
-    if found != layout:
-        differing = next((n for n in {**layout, **found} if layout.get(n) != found.get(n)), "the order")
-        raise MetanetError(
-            f"graph {networks.name!r}: {reader} reads networks of one layout only; {differing!r} is {found.get(differing)}, "
-            f"expected {layout.get(differing)}. Use a metanet that reads graphs for mixed architectures."
-        )
+def check_layout(graph: ParamGraph, layout: dict[str, tuple[int, ...]], reader: str) -> None:
+    """Raise `MetanetError` unless a network has the one layout that a baseline was made for."""
+    found = layout_of(graph)
+    if list(found.items()) == list(layout.items()):
+        return
+    differing = next((n for n in {**layout, **found} if layout.get(n) != found.get(n)), None)
+    if differing is None:
+        difference = f"expected its tensors in the order {list(layout)[:5]}…, got {list(found)[:5]}…"
+    elif differing in graph.values and differing not in found:
+        difference = f"{differing!r} is {graph.values[differing].dtype}, expected numbers of floating point, {layout[differing]}; convert it"
+    else:
+        difference = f"{differing!r} is {found.get(differing, 'absent')}, expected {layout.get(differing, 'no such tensor')}"
+    raise MetanetError(
+        f"graph {graph.name!r}: {reader} reads networks of one layout only; {difference}. Use a metanet that reads graphs for mixed architectures."
+    )
 
 
 def layout_of(example: object) -> dict[str, tuple[int, ...]]:

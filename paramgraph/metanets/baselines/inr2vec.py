@@ -7,7 +7,7 @@ from torch import nn
 
 from paramgraph.graph import ParamGraph
 from paramgraph.metanets.baselines.chain import chain_of
-from paramgraph.metanets.baselines.inputs import Baseline, Parameters, check_layout, layout_of, perceptron
+from paramgraph.metanets.baselines.inputs import Baseline, Parameters, layout_of, perceptron
 from paramgraph.metanets.stack import Stack
 
 
@@ -60,7 +60,6 @@ class Inr2Vec(Baseline):
         return given
 
     def _embedded(self, networks: Parameters) -> torch.Tensor:
-        check_layout(networks, self.layout, "Inr2Vec")
         rows = self._rows(networks)
         count = rows.shape[0]
         rows = rows.flatten(0, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from paramgraph.graph import ParamGraph
-from paramgraph.metanets.baselines.inputs import Baseline, Parameters, check_layout, layout_of, perceptron
+from paramgraph.metanets.baselines.inputs import Baseline, Parameters, layout_of, perceptron
 from paramgraph.metanets.stack import Stack
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -32,7 +32,6 @@ class FlatMLP(Baseline):
 
     def predict(self, networks: Parameters) -> torch.Tensor:
         """See `Baseline.predict`."""
-        check_layout(networks, self.layout, "FlatMLP")
         prediction: torch.Tensor = self.mlp(_normalised(self.norm, networks.flat))
         return prediction
 
@@ -59,7 +58,6 @@ class StatNN(Baseline):
 
     def predict(self, networks: Parameters) -> torch.Tensor:
         """See `Baseline.predict`."""
-        check_layout(networks, self.layout, "StatNN")
         prediction: torch.Tensor = self.mlp(_normalised(self.norm, statistics(networks)))
         return prediction
 
@@ -69,9 +67,18 @@ def statistics(networks: Parameters) -> torch.Tensor:
     rows = []
     for value in networks.values.values():
         flat = value.flatten(1)
-        levels = flat.new_tensor(QUANTILES)
-        rows += [flat.mean(1, keepdim=True), flat.var(1, correction=0, keepdim=True), flat.quantile(levels, dim=1).T]
+        if not flat.shape[1]:
+            flat = flat.new_zeros(len(flat), 1)
+        rows += [flat.mean(1, keepdim=True), flat.var(1, correction=0, keepdim=True), _quantiles(flat)]
     return torch.cat(rows, dim=1)
+
+
+def _quantiles(rows: torch.Tensor) -> torch.Tensor:
+    """`QUANTILES` of every row, between neighbours by their distance: torch's own take rows of 16 million numbers at most, and no half precision."""
+    places = torch.tensor(QUANTILES, dtype=torch.float64, device=rows.device) * (rows.shape[1] - 1)
+    low = places.long()
+    ordered = rows.sort(dim=1).values
+    return torch.lerp(ordered[:, low], ordered[:, (low + 1).clamp(max=rows.shape[1] - 1)], (places - low).to(rows.dtype))
 
 
 def _normalised(norm: nn.BatchNorm1d, rows: torch.Tensor) -> torch.Tensor:
