@@ -145,7 +145,8 @@ class ScaledMessage(nn.Module):
         """Terms of the nodes as sources and targets: what they send is equivariant, what receivers add is invariant."""
         sent, received = self.send(states), self.receive(invariants)
         if backward:
-            # Zeros send zeros, whatever the parameters; the derivative leaves the range of the dtype where edges are nearly zero, as one over them is read.
+            # Zeros send zeros, whatever the parameters; the derivative leaves the range of the dtype at edges that are nearly zero, over which
+            # one is divided.
             sent = torch.where((states == 0).all(-1, keepdim=True), 0.0, sent)
         return (received, sent) if backward else (sent, received)
 
