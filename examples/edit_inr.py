@@ -52,6 +52,7 @@ def main() -> None:
     editor = Editor(kind(options.hidden, options.layers, backend="torch", head="edge", out=1, direction="both", **extra), scale=0.01)
     test = stack.take(slice(0, tenth)), wanted[:tenth]
     with torch.no_grad():
+        editor(stack.take(slice(tenth, tenth + options.batch)))  # a first batch teaches it the types, and the sizes of their values
         print(f"mean squared error against the dilated images, unedited: {error(model, *test):.4f}")
         edited = editor(test[0])
         print(f"  with the untrained editor, which is the identity:       {error(model, edited, test[1]):.4f}")

@@ -13,6 +13,7 @@ from torch import nn
 
 from paramgraph.backends.protocol import Backend
 from paramgraph.errors import FileFormatError, MetanetError, first_line
+from paramgraph.exchange.files import written_whole
 from paramgraph.metanets.editor import Editor
 from paramgraph.metanets.vocabulary import Vocabulary
 
@@ -38,12 +39,14 @@ def save_metanet(metanet: nn.Module, path: str | Path) -> None:
 
     Raises:
         MetanetError: the metanet is of another class, or has seen no batch yet and so has no vocabulary.
+        FileFormatError: the file cannot be written there; a file of that name stays as it was.
     """
     from safetensors.torch import save_file
 
     header = {"format": FORMAT, "version": VERSION, **_description(metanet)}
     tensors = {name: value.detach().contiguous() for name, value in metanet.state_dict().items() if isinstance(value, torch.Tensor)}
-    save_file(tensors, str(path), metadata={"paramgraph": json.dumps(header)})
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata={"paramgraph": json.dumps(header)})
 
 
 def load_metanet(path: str | Path, backend: str | Backend | None = None, device: str | torch.device = "cpu") -> nn.Module:

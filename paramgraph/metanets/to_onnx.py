@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from paramgraph.errors import MetanetError, MissingDependencyError
+from paramgraph.exchange.files import written_whole
 from paramgraph.graph import ParamGraph
 from paramgraph.metanets.heads import Prediction
 from paramgraph.metanets.stack import Stack
@@ -57,7 +58,8 @@ def export_onnx(metanet: nn.Module, example: ParamGraph | Stack, path: str | Pat
             )
     finally:
         metanet.train(training)
-    program.save(str(path))
+    with written_whole(path) as temporary:
+        program.save(str(temporary))
     read = {one.name for one in program.model.graph.inputs}
     return {name: given for name, given in names.items() if given in read}
 

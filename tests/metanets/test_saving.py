@@ -37,6 +37,25 @@ def test_saved_and_loaded(kind, dtype, tmp_path):
         assert other.backend.name == "pyg" and deviation(other(graphs), expected) < 1e-5
 
 
+def test_files_are_written_whole(tmp_path, monkeypatch):
+    graphs = [mlp()]
+    net = GMN(4, 1, "torch").eval()
+    net(graphs)
+    with pytest.raises(FileFormatError, match="no folder .*missing"):
+        save_metanet(net, tmp_path / "missing" / "net.safetensors")
+    path = tmp_path / "net.safetensors"
+    save_metanet(net, path)
+
+    def full(tensors, file, metadata):
+        file.write_bytes(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(FileFormatError, match="No space left"):
+        save_metanet(net, path)
+    assert torch.equal(load_metanet(path)(graphs), net(graphs)) and list(tmp_path.iterdir()) == [path]
+
+
 def test_editors(tmp_path):
     editor = Editor(GMN(8, 2, backend="torch", head="edge", out=2), mode="both", scale=0.3)
     editor([mlp()])
