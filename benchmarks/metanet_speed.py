@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--count", type=int, default=32, help="networks per batch of small ones")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--backends", nargs="*", default=list(BACKENDS), help=f"of {', '.join([*BACKENDS, *VERSIONS])}, or your own")
+    parser.add_argument("--backends", nargs="*", default=list(BACKENDS), help=f"of {', '.join([*BACKENDS, COMPILED, *VERSIONS])}, or your own")
     parser.add_argument("--plain", action="store_true", help=f"also {', '.join(VERSIONS)}")
     parser.add_argument("--hold", action="store_true", help="processes keep the memory that they free: times without page faults (glibc)")
     parser.add_argument("--metanets", nargs="*", default=["GMN", "ScaleGMN"])

@@ -5,8 +5,9 @@ Importing this package imports neither torch nor dgl; names are resolved on firs
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paramgraph.lazy import lazily
 
 if TYPE_CHECKING:
     from paramgraph.backends.protocol import Backend, Block
@@ -25,12 +26,4 @@ _CONTENTS = {
 
 __all__ = ["Backend", "Block", "Tile", "backend_names", "get_backend", "register_backend", "tile_edge_set"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _CONTENTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_CONTENTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _CONTENTS)

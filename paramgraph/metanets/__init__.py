@@ -5,8 +5,9 @@ Importing this package does not import torch; names are resolved on first use.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paramgraph.lazy import lazily
 
 if TYPE_CHECKING:
     from paramgraph.metanets.data import Population, collate
@@ -55,12 +56,4 @@ __all__ = [
     "wrap_phases",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _CONTENTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_CONTENTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _CONTENTS)

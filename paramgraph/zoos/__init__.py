@@ -5,8 +5,9 @@ Importing this package does not import torch; names are resolved on first use. N
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paramgraph.lazy import lazily
 
 if TYPE_CHECKING:
     from paramgraph.zoos.inrs import Siren, read_inrs
@@ -28,12 +29,4 @@ _CONTENTS = {
 
 __all__ = ["Siren", "SmallCNN", "WildCNN", "Zoo", "read_inrs", "read_small_cnns", "read_state_dicts", "read_wild_park"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _CONTENTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_CONTENTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _CONTENTS)

@@ -185,23 +185,3 @@ def test_gradients_reach_the_editor_of_a_stack_through_any_layer(kind):
     assert torch.backends.mha.get_fastpath_enabled() == fast
     with pytest.raises(RuntimeError, match="shape|size"):  # what is wrong with a network is still said
         run(model, stack, torch.randn(4, 5, 2, dtype=torch.float64))
-
-
-class TiedWeights(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.into, self.out = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)
-        self.out.weight = self.into.weight
-
-    def forward(self, x):
-        return torch.relu(self.into(x)) @ self.out.weight
-
-
-def test_networks_with_tied_weights_run_at_other_values():
-    x, nets = torch.randn(5, 4), [TiedWeights() for _ in range(3)]
-    graph = pg.compile(nets[0], x)
-    stack = Stack.of(graph, [net.state_dict() for net in nets])
-    outputs = run(nets[0], stack, x)
-    for number, net in enumerate(nets):
-        torch.testing.assert_close(outputs[number], net(x))
-        torch.testing.assert_close(run(nets[0], stack[number], x), net(x))

@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from paramgraph.lazy import lazily
 
 if TYPE_CHECKING:
     from paramgraph.metanets.baselines.chain import DWS, NFN
@@ -26,24 +27,16 @@ if TYPE_CHECKING:
     from paramgraph.metanets.baselines.vectors import FlatMLP, StatNN
 
 _CONTENTS = {
-    "DMC": "convolution",
-    "DWS": "chain",
-    "DeepSets": "deepsets",
-    "FlatMLP": "vectors",
-    "Inr2Vec": "inr2vec",
-    "NFN": "chain",
-    "NGGNN": "neural_graphs",
-    "StatNN": "vectors",
+    "DMC": "paramgraph.metanets.baselines.convolution",
+    "DWS": "paramgraph.metanets.baselines.chain",
+    "DeepSets": "paramgraph.metanets.baselines.deepsets",
+    "FlatMLP": "paramgraph.metanets.baselines.vectors",
+    "Inr2Vec": "paramgraph.metanets.baselines.inr2vec",
+    "NFN": "paramgraph.metanets.baselines.chain",
+    "NGGNN": "paramgraph.metanets.baselines.neural_graphs",
+    "StatNN": "paramgraph.metanets.baselines.vectors",
 }
 
 __all__ = ["DMC", "DWS", "DeepSets", "FlatMLP", "Inr2Vec", "NFN", "NGGNN", "StatNN"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _CONTENTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_CONTENTS[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, _CONTENTS)
