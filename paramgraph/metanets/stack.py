@@ -100,7 +100,7 @@ class Stack:
         return f"Stack of {len(self)} × {self.graph.name} ({self.graph.num_parameters:,} parameters each)"
 
 
-def as_numbers(numbers: Sequence[int] | torch.Tensor, count: int) -> torch.Tensor:
+def as_numbers(numbers: Sequence[int] | torch.Tensor | np.ndarray[Any, Any], count: int) -> torch.Tensor:
     """Numbers of networks, int64, from numbers or from a mask over all `count` of them."""
     given = torch.as_tensor(numbers)
     if given.dtype == torch.bool:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,6 @@ def label_in(path: str, pattern: str | re.Pattern[str]) -> int | float | str:
     return as_label(found.group(1))
 
 
-def unlike(sizes: set[int], several: int = 1) -> list[int]:
-    """Sizes for example inputs that occur nowhere in a network."""
-    found = [size for size in (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41) if size not in sizes]
-    return found[:several]
+def unlike(sizes: set[int]) -> int:
+    """A batch size for example inputs that occurs nowhere in a network."""
+    return next(size for size in count(5) if size not in sizes)

@@ -162,6 +162,6 @@ def _built(layers: tuple[Layer, ...], w0: float, offset: float | None) -> tuple[
     if offset is None:
         offset = 0.5 if layers[0][0].startswith("seq.") else 0.0
     model = Siren(layers, w0, offset).eval()
-    (batch,) = unlike({size for _, *sizes in layers for size in sizes})
+    batch = unlike({size for _, *sizes in layers for size in sizes})
     name = "-".join(str(size) for size in (layers[0][1], *(outputs for _, _, outputs in layers)))
     return compile(model, torch.zeros(batch, layers[0][1]), name=f"siren {name}"), model

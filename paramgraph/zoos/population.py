@@ -11,7 +11,7 @@ from torch import nn
 
 from paramgraph.errors import MetanetError
 from paramgraph.metanets.data import Population
-from paramgraph.metanets.stack import Stack
+from paramgraph.metanets.stack import Stack, as_numbers
 
 
 class Zoo(Population):
@@ -65,8 +65,8 @@ class Zoo(Population):
         self.skipped = tuple(skipped)
 
     def subset(self, numbers: Sequence[int] | torch.Tensor | np.ndarray[Any, Any]) -> Zoo:
-        """Some of the networks, in the order given; their table and labels with them. Values are copied."""
-        index = [int(number) for number in numbers]
+        """Some of the networks, in the order given, by number or by a mask; their table and labels with them. Values are copied."""
+        index: list[int] = as_numbers(numbers, len(self)).tolist()
         if not index:
             raise MetanetError("expected at least one network, got none.")
         rows: dict[int, list[int]] = {}

@@ -144,7 +144,7 @@ def read_small_cnns(
     place_of: dict[int, tuple[int, int]] = {}
     for kind in sorted(set(activations[numbers].tolist())):
         model = SmallCNN(channels, parts[-1].shape[-1], kind, kernel, stride).eval()
-        (batch,) = unlike({*channels, kernel, stride})
+        batch = unlike({*channels, kernel, stride})
         graph = compile(model, torch.zeros(batch, channels[0], 29, 29), name=f"small cnn, {kind}")
         wanted = numbers[activations[numbers] == kind]
         values, kept = _read(root / "weights.npy", parts, graph, wanted, tracked(_blocks(wanted), f"reading small CNNs, {kind}", progress))

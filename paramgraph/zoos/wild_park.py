@@ -189,5 +189,5 @@ def _check_shapes(state: Mapping[str, torch.Tensor], config: Mapping[str, Any]) 
 
 def _built(config: Mapping[str, Any]) -> tuple[ParamGraph, nn.Module]:
     model = WildCNN(config).eval()
-    (batch,) = unlike({*config["channels"], *config["kernel_size"], config["n_classes"]})
+    batch = unlike({*config["channels"], *config["kernel_size"], config["n_classes"]})
     return compile(model, torch.zeros(batch, config["channels"][0], 29, 29), name="wild cnn"), model

@@ -42,6 +42,11 @@ def test_subsets_are_zoos_with_tables():
     assert part.table["name"].tolist() == ["e", "d", "b"] and part.labels.tolist() == [9, 8, 6]
     assert torch.equal(part[0][0].values["weight"], graphs[4].values["weight"])
     assert torch.equal(part[1][0].values["weight"], graphs[3].values["weight"])
+    masked = found.subset(found.table["name"] != "b")
+    assert masked.table["name"].tolist() == list("acde") and masked.labels.tolist() == [5, 7, 8, 9]
+    assert torch.equal(masked[1][0].values["weight"], graphs[2].values["weight"])
+    with pytest.raises(MetanetError, match="mask of 5"):
+        found.subset(np.array([True, False]))
     with pytest.raises(MetanetError):
         found.subset([])
     other = pickle.loads(pickle.dumps(part))
